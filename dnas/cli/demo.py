@@ -1,0 +1,125 @@
+"""``dnas demo``: the four jobs on images made by code."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dnas.cli.common import SeedOption, note
+
+PRESET = "fasterseg_demo"
+DATA = "streets"
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="The folder to write; its report.html is the result.")],
+    seed: SeedOption = 0,
+) -> None:
+    """Measure, search, derive, retrain, evaluate and export on built-in images; a few minutes on two CPU cores."""
+    from dnas.cli.common import network_at_hand
+    from dnas.cli.jobs import derive_from_run, run_retraining, run_search
+    from dnas.config import to_mapping
+    from dnas.errors import UserError
+    from dnas.training import RichProgress
+    from search_spaces import load_space
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists already; give another folder, or remove it")
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    space = load_space(PRESET)
+    data = _data(space.input_size)
+    table = _measure(out)
+    with RichProgress() as progress:
+        _say(started, "2/6 searching teacher and student")
+        run_search(space, data, table, out / "search", seed=seed, device="cpu", progress=progress)
+        _say(started, "3/6 deriving the discrete networks")
+        found = {which: derive_from_run(out / "search", which) for which in ("teacher", "student")}
+        for which, derivation in found.items():
+            derivation.architecture.save(out / f"{which}.yaml")
+        _say(started, "4/6 retraining the teacher, then the student distilled from it")
+        for which, derivation in found.items():
+            run_retraining(
+                {"architecture": to_mapping(derivation.architecture)},
+                data,
+                out / which,
+                space.retrain,
+                source=which,
+                teacher=None if which == "teacher" else network_at_hand(str(out / "teacher")),
+                seed=seed,
+                device="cpu",
+                progress=progress,
+            )
+    _finish(out, started)
+
+
+def _data(size: tuple[int, int]):  # type: ignore[no-untyped-def]
+    from dnas.data import load_data_config
+
+    return load_data_config(DATA, [f"size=[{size[0]}, {size[1]}]"])
+
+
+def _measure(out: Path):  # type: ignore[no-untyped-def]
+    from dnas.cli.common import MeasuringBar
+    from dnas.latency import Effort, build_table, make_target
+    from search_spaces import load_space
+
+    space = load_space(PRESET)
+    inventory = space.inventory()
+    note(f"1/6 measuring {len(inventory)} operators on this machine's CPU")
+    with MeasuringBar("measuring") as bar:
+        return build_table(
+            inventory,
+            out / "table.json",
+            # One thread: measurements on a machine that does other work too agree far better.
+            make_target("cpu", threads=1),
+            space=space.name,
+            input_size=space.input_size,
+            effort=Effort(rounds=3, time_per_entry=0.05, warm_up_s=0.005, extra_rounds=1),
+            budget_s=40,
+            progress=bar,
+        )
+
+
+def _finish(out: Path, started: float) -> None:
+    from dnas.cli.common import network_at_hand
+    from dnas.cli.reporting import gather_report
+    from dnas.export import export_onnx
+    from dnas.report import headline, write_report
+
+    _say(started, "5/6 exporting the student")
+    student = network_at_hand(str(out / "student"))
+    assert student.input_size is not None
+    assert student.labels is not None
+    assert student.augmentation is not None
+    parity = export_onnx(
+        student.network,
+        out / "student.onnx",
+        student.input_size,
+        class_names=student.labels.names,
+        mean=student.augmentation.mean,
+        std=student.augmentation.std,
+    )
+    note(f"    student.onnx differs from PyTorch by at most {parity.max_abs_difference:.2g}")
+    _say(started, "6/6 checking latencies, evaluating, writing the report")
+    report = gather_report(
+        out / "search",
+        out / "student",
+        out / "teacher",
+        networks=8,
+        title="dnas demo",
+        commands=(f"dnas demo --out {out}",),
+    )
+    write_report(out / "report.html", report)
+    for figures in report.networks:
+        facts = ", ".join(f"{fact.label} {fact.value} {fact.unit}" for fact in headline(figures))
+        note(f"    {figures.name}: {facts}")
+    _say(started, f"done: open {out / 'report.html'}")
+
+
+def _say(started: float, text: str) -> None:
+    minutes, seconds = divmod(round(time.perf_counter() - started), 60)
+    note(f"[{minutes}:{seconds:02d}] {text}")

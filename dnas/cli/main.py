@@ -1,0 +1,78 @@
+"""The commands put together, and what becomes of errors.
+
+Commands import what they need when they run: ``dnas --help`` answers without loading torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+import dnas
+from dnas.cli import demo, derivation, latency, networks, searching
+from dnas.errors import UserError
+
+app = typer.Typer(
+    name="dnas",
+    help="Search real-time segmentation networks by gradient descent, priced with latencies of your own device.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(latency.app, name="latency")
+app.command("demo")(demo.demo)
+app.command("search")(searching.search)
+app.command("derive")(derivation.derive)
+app.command("retrain")(searching.retrain)
+app.command("report")(searching.report)
+app.command("evaluate")(networks.evaluate)
+app.command("export")(networks.export)
+app.command("benchmark")(networks.benchmark)
+app.command("networks")(networks.networks)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(dnas.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    0 on success; 2 and one line on standard error for a user's mistake; 130 after Ctrl-C, with how to go on.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status: Any = app(given, standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return _fail(str(error) or "interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        # What typer raises for wrong options and arguments; its class is private to the typer release.
+        describe = getattr(error, "format_message", None)
+        if describe is None:
+            raise
+        text = describe()
+        return _fail(text, 2) if text else 2
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"dnas: {' '.join(message.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,187 @@
+"""``dnas evaluate``, ``dnas export``, ``dnas benchmark`` and ``dnas networks``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from dnas.cli.common import (
+    DataOption,
+    DataSetOption,
+    DeviceOption,
+    JsonOption,
+    NetworkAtHand,
+    network_at_hand,
+    note,
+    parse_size,
+    print_json,
+    require_classes,
+    training_progress,
+)
+from dnas.errors import UserError
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of dnas retrain.")]
+SizeOption = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Input size; default: the network's own.")]
+
+
+def evaluate(
+    run: RunArgument,
+    data: DataOption,
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 1,
+    device: DeviceOption = "auto",
+    data_settings: DataSetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a retrained network on images: mIoU, IoU of every class, pixel accuracy."""
+    from dnas.data import load_data_config, open_dataset
+    from dnas.training import evaluate as score
+    from dnas.training import resolve_device
+
+    if split not in ("train", "val", "test"):
+        raise UserError(f"split {split!r}: expected train, val or test")
+    at_hand = _of_run(run)
+    split_name = cast("Literal['train', 'val', 'test']", split)
+    dataset = open_dataset(load_data_config(data, data_settings or []), split_name)
+    require_classes(dataset.labels.num_classes, at_hand.num_classes, dataset.name, str(run))
+    assert at_hand.augmentation is not None
+    with training_progress() as progress:
+        progress.begin(f"evaluating {len(dataset)} images", len(dataset))
+        result = score(
+            at_hand.network,
+            dataset,
+            at_hand.augmentation,
+            device=resolve_device(device),
+            batch_size=batch_size,
+            progress=progress,
+        )
+    if as_json:
+        print_json(result.to_mapping())
+        return
+    for name, value in result.iou.items():
+        print(f"  {name:<16} {'absent' if value is None else f'{100 * value:5.1f} %'}")
+    print(f"mIoU {100 * result.miou:.2f} %   pixel accuracy {100 * result.pixel_accuracy:.2f} %   {result.images} images")
+
+
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    file_format: Annotated[str, typer.Option("--format", help="onnx, torch or tensorrt.")] = "onnx",
+    size: SizeOption = None,
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch open (not tensorrt).")] = False,
+) -> None:
+    """Write a retrained network for a runtime, and check that it still computes the same."""
+    from dnas import export as exporting
+
+    at_hand = _of_run(run)
+    assert at_hand.labels is not None
+    assert at_hand.augmentation is not None
+    if precision not in ("fp32", "fp16"):
+        raise UserError(f"precision {precision!r}: expected fp32 or fp16")
+    chosen = cast("Literal['fp32', 'fp16']", precision)
+    input_size = parse_size(size) or at_hand.input_size or (0, 0)
+    names, mean, std = at_hand.labels.names, at_hand.augmentation.mean, at_hand.augmentation.std
+    if file_format in ("onnx", "torch"):
+        write = exporting.export_onnx if file_format == "onnx" else exporting.export_torch
+        parity = write(
+            at_hand.network,
+            out,
+            input_size,
+            dynamic_batch=dynamic_batch,
+            class_names=names,
+            mean=mean,
+            std=std,
+            precision=chosen,
+        )
+    elif file_format == "tensorrt":
+        if dynamic_batch:
+            raise UserError("--dynamic-batch is for onnx and torch; a TensorRT engine has one batch size")
+        parity = exporting.export_tensorrt(
+            at_hand.network, out, input_size, class_names=names, mean=mean, std=std, precision=chosen
+        )
+    else:
+        raise UserError(f"format {file_format!r}: expected onnx, torch or tensorrt")
+    note(
+        f"{out}: {file_format}, {input_size[0]}x{input_size[1]}; differs from PyTorch by at most "
+        f"{parity.max_abs_difference:.2g}, {100 * parity.equal_argmax:.2f} % of the pixels agree"
+    )
+
+
+def benchmark(
+    network: Annotated[str, typer.Argument(metavar="NETWORK|RUN|FILE", help="A name, run, .yaml, .onnx, .pt2, .engine.")],
+    size: SizeOption = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    backend: Annotated[str | None, typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, tensorrt.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Classes of an untrained network.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="About how long to measure.")] = 3.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency, frames a second, parameters, multiply-adds and peak memory."""
+    from dnas.export import benchmark as measure
+
+    wanted = parse_size(size)
+    options = {"device": device, "backend": backend, "precision": precision, "threads": threads, "seconds": seconds}
+    if network.endswith((".onnx", ".pt2", ".engine", ".plan")):
+        result = measure(network, wanted, **options)  # type: ignore[arg-type]
+    else:
+        at_hand = network_at_hand(network, classes)
+        input_size = wanted or at_hand.input_size
+        if input_size is None:
+            raise UserError(f"{network}: give the input size, --size HEIGHTxWIDTH")
+        result = measure(at_hand.network, input_size, **options)  # type: ignore[arg-type]
+    if as_json:
+        print_json(result)
+        return
+    latency = result["latency_ms"]
+    height, width = result["input_size"]
+    print(f"{network} at {height}x{width} on {result['device']}, {result['backend']}, {result['precision']}")
+    print(f"  latency        {latency['median']:.3f} ms (10 % {latency['p10']:.3f}, 90 % {latency['p90']:.3f})")
+    print(f"  frames         {result['fps']:.1f} a second")
+    for key, unit, name in (("parameters", 1e6, "M"), ("multiply_adds", 1e9, "G")):
+        value = result[key]
+        print(f"  {key.replace('_', '-'):<14} {'unknown' if value is None else f'{value / unit:.3f} {name}'}")
+    print(f"  peak memory    {result['peak_memory_mb']:.0f} MB")
+
+
+def networks(as_json: JsonOption = False) -> None:
+    """List the published networks with parameters and multiply-adds at their papers' input size."""
+    import torch
+
+    from dnas.networks import create_network, list_networks, network_facts
+    from dnas.profile import count_multiply_adds, count_parameters
+
+    rows: list[dict[str, Any]] = []
+    for name in list_networks():
+        facts = network_facts(name)
+        with torch.device("meta"):
+            network = create_network(name)
+        rows.append(
+            {
+                "name": name,
+                "parameters": count_parameters(network),
+                "multiply_adds": count_multiply_adds(network, facts.input_size, elementwise=facts.elementwise),
+                "input_size": list(facts.input_size),
+                "source": facts.source,
+            }
+        )
+    if as_json:
+        print_json(rows)
+        return
+    print(f"{'name':<20} {'parameters':>11} {'multiply-adds':>14}  input size")
+    for row in rows:
+        height, width = row["input_size"]
+        print(
+            f"{row['name']:<20} {row['parameters'] / 1e6:>9.2f} M {row['multiply_adds'] / 1e9:>12.2f} G"
+            f"  {height}x{width}"
+        )
+
+
+def _of_run(run: Path) -> NetworkAtHand:
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder, expected a run of dnas retrain")
+    return network_at_hand(str(run))

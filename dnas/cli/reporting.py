@@ -1,0 +1,225 @@
+"""From run folders to the content of a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from derive import Architecture
+from dnas.cli.checking import CheckResult, check_table
+from dnas.cli.common import NetworkAtHand, network_at_hand
+from dnas.config import parse_config
+from dnas.data import DataConfig, SegmentationDataset, eval_transform, open_dataset
+from dnas.errors import UserError
+from dnas.export import benchmark
+from dnas.latency import Effort, LatencyTable
+from dnas.profile import count_multiply_adds, count_parameters
+from dnas.report import (
+    ClassLabels,
+    DerivedArchitecture,
+    Example,
+    LatencySummary,
+    NetworkFigures,
+    ReportData,
+    Reproduction,
+    agreement_scatter,
+    architecture_drawing,
+    examples_sheet,
+    retraining_curves,
+    save_png,
+    search_curves,
+)
+from dnas.runs import RunFolder
+from dnas.training import Evaluation, evaluate
+from search_spaces import FasterSegSpace, space_from
+
+
+def gather_report(
+    search_run: Path | None,
+    student: Path | None,
+    teacher: Path | None,
+    *,
+    networks: int = 12,
+    examples: int = 4,
+    title: str = "dnas",
+    commands: tuple[str, ...] = (),
+) -> ReportData:
+    """Everything that the given runs can show; at least one must be given.
+
+    Networks are evaluated, benchmarked and checked against the latency table here and now, on this machine's CPU or
+    the device of the table.
+    """
+    if search_run is None and student is None and teacher is None:
+        raise UserError("report: give at least one of --search, --student and --teacher")
+    at_hand = {
+        name: network_at_hand(str(path)) for name, path in (("student", student), ("teacher", teacher)) if path
+    }
+    search = None if search_run is None else RunFolder.open(search_run, "search")
+    table = _table_of(search_run)
+    architectures = {name: a for name, found in at_hand.items() if (a := _architecture_of(found)) is not None}
+    check = None
+    if search is not None and table is not None and networks >= 2:
+        check = _check(search, table, architectures, networks)
+    scores = {name: _evaluate(found) for name, found in at_hand.items()}
+    first = next(iter(at_hand.values()), None)
+    reference = search or (first.run if first else None)
+    assert reference is not None
+    return ReportData(
+        title=title,
+        subtitle=_subtitle(reference),
+        latency=None if table is None else _summary(table),
+        search_records=[] if search is None else search.records(),
+        architectures=[
+            DerivedArchitecture(name=name, graph=architecture.graph(), note=_note(architecture))
+            for name, architecture in architectures.items()
+        ],
+        networks=[_figures(name, found, scores[name], table, check) for name, found in at_hand.items()],
+        retrain_records={name: found.run.records() for name, found in at_hand.items() if found.run},
+        agreement=None if check is None else check.for_report(),
+        labels=None if first is None or first.labels is None else ClassLabels(
+            names=first.labels.names, colours=first.labels.colours
+        ),
+        examples=[] if first is None else _examples(first, examples),
+        class_iou={name: score.iou for name, score in scores.items()},
+        reproduction=_reproduction(reference, commands),
+    )
+
+
+def write_pictures(data: ReportData, folder: Path) -> None:
+    """The report's figures as PNG files, for a README or a talk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if data.search_records:
+        save_png(search_curves(data.search_records), folder / "search.png")
+    if data.retrain_records:
+        save_png(retraining_curves(data.retrain_records), folder / "retraining.png")
+    for derived in data.architectures:
+        save_png(architecture_drawing(derived.graph, derived.name), folder / f"architecture_{derived.name}.png")
+    if data.agreement is not None:
+        save_png(agreement_scatter(data.agreement), folder / "latency_check.png")
+    if data.examples and data.labels is not None:
+        save_png(examples_sheet(data.examples, data.labels), folder / "examples.png")
+
+
+def _table_of(search_run: Path | None) -> LatencyTable | None:
+    path = None if search_run is None else search_run / "table.json"
+    return None if path is None or not path.exists() else LatencyTable.load(path)
+
+
+def _architecture_of(found: NetworkAtHand) -> Architecture | None:
+    described = found.run.configuration["network"].get("architecture") if found.run else None
+    return None if described is None else parse_config(Architecture, described, found.name)
+
+
+def _check(
+    search: RunFolder, table: LatencyTable, architectures: dict[str, Architecture], networks: int
+) -> CheckResult | None:
+    space = space_from(search.configuration.get("space", {}), str(search.path))
+    if not isinstance(space, FasterSegSpace):
+        return None
+    effort = Effort(rounds=5, time_per_entry=0.3)
+    return check_table(table, space, networks, derived=architectures, effort=effort)
+
+
+def _evaluate(found: NetworkAtHand) -> Evaluation:
+    assert found.augmentation is not None
+    return evaluate(found.network, _validation_data(found), found.augmentation, device="cpu")
+
+
+def _validation_data(found: NetworkAtHand) -> SegmentationDataset:
+    assert found.run is not None
+    source = str(found.run.path / "configuration.yaml")
+    return open_dataset(parse_config(DataConfig, found.run.configuration["data"], source), "val")
+
+
+def _figures(
+    name: str, found: NetworkAtHand, score: Evaluation, table: LatencyTable | None, check: CheckResult | None
+) -> NetworkFigures:
+    assert found.input_size is not None
+    size = found.input_size
+    predicted = measured = None
+    if check is not None and name in check.names:
+        predicted, measured = check.predicted[check.names.index(name)], check.measured[check.names.index(name)]
+    else:
+        threads = None if table is None else table.provenance.threads
+        measured = benchmark(found.network, size, threads=threads, seconds=1.0)["latency_ms"]["median"]
+    return NetworkFigures(
+        name=name,
+        miou=score.miou,
+        pixel_accuracy=score.pixel_accuracy,
+        latency_ms=measured,
+        predicted_latency_ms=predicted,
+        parameters=count_parameters(found.network),
+        multiply_adds=count_multiply_adds(found.network, size),
+    )
+
+
+def _examples(found: NetworkAtHand, count: int) -> list[Example]:
+    """Predictions on validation images spread over the split."""
+    assert found.augmentation is not None
+    data, transform = _validation_data(found), eval_transform(found.augmentation)
+    chosen = [i * len(data) // max(1, count) for i in range(min(count, len(data)))]
+    examples = []
+    for index in chosen:
+        image, mask = data[index]
+        normalised, labels = transform(image, mask)
+        with torch.no_grad():
+            logits = found.network(normalised[None])
+        examples.append(
+            Example(
+                name=data.file_name(index),
+                image=image.permute(1, 2, 0).numpy().astype(np.uint8),
+                prediction=logits[0].argmax(0).numpy(),
+                truth=labels.numpy(),
+            )
+        )
+    return examples
+
+
+def _summary(table: LatencyTable) -> LatencySummary:
+    provenance = table.provenance
+    return LatencySummary(
+        device=provenance.device.name,
+        backend=provenance.backend,
+        precision=provenance.precision,
+        entries=len(table),
+        input_size=provenance.input_size,
+        slowest=[(key, entry.median) for key, entry in table.slowest(8)],
+        details={
+            "threads": provenance.threads,
+            "batch": provenance.batch,
+            "memory format": provenance.memory_format,
+            "measured": provenance.date,
+            "took": f"{provenance.seconds:.0f} s",
+            **provenance.software,
+        },
+    )
+
+
+def _note(architecture: Architecture) -> str:
+    doubts = [cell.margin for branch in architecture.branches for cell in branch.cells if cell.margin is not None]
+    rule = architecture.provenance.get("rule", "given")
+    if not doubts:
+        return f"rule: {rule}"
+    return f"rule: {rule}; the closest choice of an operator was decided by {min(doubts):.3f} in probability"
+
+
+def _subtitle(run: RunFolder) -> str:
+    data = run.configuration["data"]
+    preset = run.configuration.get("preset")
+    where = "" if data.get("size") is None else " at {}x{}".format(*data["size"])
+    return f"{'' if preset is None else f'{preset}, '}{data['dataset']}{where}"
+
+
+def _reproduction(run: RunFolder, commands: tuple[str, ...]) -> Reproduction:
+    environment: dict[str, Any] = run.environment
+    versions = {name: environment.get(name) for name in ("dnas", "python", "torch", "torchvision", "numpy", "cuda")}
+    return Reproduction(
+        commands=commands or tuple(filter(None, [environment.get("command")])),
+        seed=run.seed,
+        versions={name: str(version) for name, version in versions.items() if version is not None},
+        commit=environment.get("git_commit"),
+        details={name: environment.get(name) for name in ("device", "platform", "threads", "date")},
+    )

@@ -1,0 +1,161 @@
+"""``dnas search``, ``dnas retrain`` and ``dnas report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dnas.cli.common import (
+    DataOption,
+    DataSetOption,
+    DeviceOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    SpaceArgument,
+    TensorBoardOption,
+    note,
+    training_progress,
+)
+from dnas.errors import UserError
+
+RunOption = Annotated[Path, typer.Option("--out", help="The run folder to write.")]
+
+
+def search(
+    space: SpaceArgument,
+    data: DataOption,
+    table: Annotated[Path, typer.Option("--table", help="Latency table of the target device.")],
+    out: RunOption,
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    settings: SetOption = None,
+    data_settings: DataSetOption = None,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Use a table of another device or input size.")
+    ] = False,
+    tensorboard: TensorBoardOption = False,
+) -> None:
+    """Search the architectures of SPACE on images, priced by a latency table."""
+    from dnas.cli.jobs import run_search
+    from dnas.data import load_data_config
+    from dnas.latency import LatencyTable
+    from dnas.training import end_processes
+    from search_spaces import load_space
+
+    chosen = load_space(space, settings or [])
+    prices = LatencyTable.load(table)
+    images = load_data_config(data, data_settings or [])
+    with training_progress() as progress:
+        result = run_search(
+            chosen,
+            images,
+            prices,
+            out,
+            seed=seed,
+            resume=resume,
+            device=device,
+            allow_mismatch=allow_mismatch,
+            tensorboard=tensorboard,
+            progress=progress,
+        )
+    end_processes()
+    scores = ", ".join(f"{name} mIoU {100 * miou:.1f} %" for name, miou in result.miou.items())
+    note(f"{out}: searched {result.epochs} epochs; in the supernet {scores}. Next: dnas derive {out} --out student.yaml")
+
+
+def retrain(
+    network: Annotated[str, typer.Argument(metavar="ARCHITECTURE", help="architecture.yaml, or a network's name.")],
+    data: DataOption,
+    out: RunOption,
+    teacher: Annotated[str | None, typer.Option("--teacher", help="Run of the teacher, to distil from.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="SPACE", help="Whose training settings; default: the space's own.")
+    ] = None,
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    settings: SetOption = None,
+    data_settings: DataSetOption = None,
+    tensorboard: TensorBoardOption = False,
+) -> None:
+    """Train a derived (or published) network from scratch, distilled from a teacher if there is one."""
+    from derive import Architecture
+    from dnas.cli.common import network_at_hand
+    from dnas.cli.jobs import run_retraining
+    from dnas.config import apply_overrides, parse_config, to_mapping
+    from dnas.data import load_data_config
+    from dnas.networks import list_networks
+    from dnas.training import RetrainConfig, end_processes
+
+    classes, space = None, recipe
+    description: dict[str, object]
+    if Path(network).is_file() or network.endswith((".yaml", ".yml")):
+        architecture = Architecture.load(network)
+        description = {"architecture": to_mapping(architecture)}
+        classes = architecture.num_classes
+        space = recipe or architecture.provenance.get("space")
+    elif network in list_networks():
+        description = {"name": network}
+    else:
+        raise UserError(
+            f"{network}: no architecture file and no network; networks: {', '.join(list_networks())}"
+        )
+    values = apply_overrides(_recipe(space, required=recipe is not None), settings or [])
+    config = parse_config(RetrainConfig, values, f"{network}: retrain")
+    images = load_data_config(data, data_settings or [])
+    guide = None if teacher is None else network_at_hand(teacher)
+    if guide is not None and guide.run is None:
+        raise UserError(f"{teacher}: expected the run folder of a retrained teacher")
+    with training_progress() as progress:
+        result = run_retraining(
+            description,
+            images,
+            out,
+            config,
+            source=network,
+            num_classes=classes,
+            teacher=guide,
+            seed=seed,
+            resume=resume,
+            device=device,
+            tensorboard=tensorboard,
+            progress=progress,
+        )
+    end_processes()
+    note(f"{out}: best mIoU {100 * result.best_miou:.2f} % after epoch {result.best_epoch + 1} of {result.epochs}")
+
+
+def _recipe(space: str | None, required: bool) -> dict[str, object]:
+    """The training settings of a space; the defaults when it is not to be found and was not asked for."""
+    from dnas.config import to_mapping
+    from dnas.training import RetrainConfig
+    from search_spaces import load_space, preset_names
+
+    if space and (required or space in preset_names() or Path(space).is_file()):
+        return to_mapping(load_space(space).retrain)
+    note("retrain: default training settings; choose others with --recipe SPACE or --set KEY=VALUE")
+    return to_mapping(RetrainConfig())
+
+
+def report(
+    out: Annotated[Path, typer.Option("--out", help="The HTML page to write.")],
+    search_run: Annotated[Path | None, typer.Option("--search", help="Run of dnas search.")] = None,
+    student: Annotated[Path | None, typer.Option("--student", help="Run of the retrained student.")] = None,
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="Run of the retrained teacher.")] = None,
+    networks: Annotated[int, typer.Option("--networks", min=0, help="Networks of the latency check; 0: none.")] = 12,
+    examples: Annotated[int, typer.Option("--examples", min=0, help="Example images.")] = 4,
+    pictures: Annotated[Path | None, typer.Option("--pictures", help="Also write the figures as PNG there.")] = None,
+) -> None:
+    """Write one self-contained HTML page about a search and its retrained networks."""
+    from dnas.cli.reporting import gather_report, write_pictures
+    from dnas.report import write_report
+
+    data = gather_report(search_run, student, teacher, networks=networks, examples=examples)
+    write_report(out, data)
+    if pictures is not None:
+        write_pictures(data, pictures)
+    note(f"{out}: written")

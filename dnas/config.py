@@ -1,0 +1,155 @@
+"""Typed configuration: YAML and dictionaries into frozen dataclasses, every mistake reported by its dotted path."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+
+import pydantic
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import dataclass_transform
+
+from dnas.errors import UserError
+from dnas.files import parse_yaml
+
+T = TypeVar("T")
+
+__all__ = ["Field", "apply_overrides", "config", "parse_config", "to_mapping"]
+
+_WORDING = {
+    "Value error, ": "",
+    "Input should be": "expected",
+    "Input is": "is",
+    "a valid array": "a list",
+    "an object": "a mapping",
+}
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, Field))
+def config(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen keyword-only dataclass whose values are checked, and that knows no extra keys."""
+    settings = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+    return cast("type[T]", pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls))
+
+
+def parse_config(cls: type[T], values: Mapping[str, Any], source: str) -> T:
+    """Check ``values`` against the dataclass ``cls``.
+
+    ``source`` (a file or preset name) opens the error. Types are taken strictly: ``true`` is no number and ``"3"`` no
+    integer; an integer passes for a float. Raises :class:`UserError` naming every offending key by its dotted path,
+    what was given and what is expected.
+    """
+    unplain = [f"{'.'.join(path) or 'the whole'}: {problem}" for path, problem in _unplain(values, ())]
+    if unplain:
+        raise UserError(f"{source}: " + "; ".join(unplain))
+    try:
+        return pydantic.TypeAdapter(cls).validate_json(json.dumps(values, default=dict), strict=True)
+    except pydantic.ValidationError as error:
+        problems = dict.fromkeys(_describe(cls, problem) for problem in error.errors(include_url=False))
+        raise UserError(f"{source}: " + "; ".join(problems)) from None
+
+
+def _unplain(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Where a value holds what neither JSON nor a configuration can: no finite number, text, list or mapping."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, (str, int, float, type(None))):
+                yield path, f"given the key {key!r}, expected text"
+            yield from _unplain(inner, (*path, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _unplain(inner, (*path, str(index)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, f"given {value}, expected a finite number"
+    elif not isinstance(value, (str, int, float, type(None))):
+        yield path, f"given a {type(value).__name__}, expected a number, text, a list or a mapping"
+
+
+def _describe(cls: type, problem: Any) -> str:
+    parts, known = _locate(cls, problem["loc"])
+    path = ".".join(parts) or "the whole"
+    kind, message = problem["type"], problem["msg"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _locate(cls, problem["loc"][:-1])[1]
+        return f"{path}: unknown key, known keys: {', '.join(known) or 'none'}"
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{path}: missing, it has no default"
+    for theirs, ours in _WORDING.items():
+        message = message.replace(theirs, ours)
+    given = json.dumps(problem["input"], default=str)
+    given = given if len(given) <= 60 else given[:57] + "..."
+    return f"{path}: given {given}, {message}"
+
+
+def _locate(cls: Any, location: Iterable[int | str]) -> tuple[list[str], list[str]]:
+    """The dotted path of a location that pydantic reports, and the keys that the configuration class there knows.
+
+    Beside keys and indices, pydantic names the member of a union that it tried, and marks what is wrong with a key of
+    a mapping by ``[key]``; neither stands in the user's file.
+    """
+    path: list[str] = []
+    members, chosen = _members(cls), False
+    for part in location:
+        if len(members) > 1 and not chosen:
+            members = [member for member in members if getattr(member, "__name__", None) == part] or members
+            chosen = True
+        elif part != "[key]":
+            path.append(str(part))
+            members = [inner for member in members for inner in _inside(member, part)]
+            chosen = False
+    fields = [name for member in members for name in getattr(member, "__pydantic_fields__", ())]
+    return path, list(dict.fromkeys(fields))
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union without None; any other annotation is its own only member."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [member for option in get_args(annotation) if option is not type(None) for member in _members(option)]
+    return [annotation]
+
+
+def _inside(annotation: Any, part: int | str) -> list[Any]:
+    """What the annotation says about the value at one key or index below it; nothing if it says nothing."""
+    fields = getattr(annotation, "__pydantic_fields__", {})
+    if part in fields:
+        return _members(fields[part].annotation)
+    arguments = [argument for argument in get_args(annotation) if argument is not Ellipsis]
+    origin = get_origin(annotation)
+    if not arguments or not isinstance(origin, type):
+        return []
+    if issubclass(origin, Mapping):
+        return _members(arguments[-1])
+    if issubclass(origin, Sequence) and isinstance(part, int):
+        return _members(arguments[min(part, len(arguments) - 1)])
+    return []
+
+
+def to_mapping(value: Any) -> dict[str, Any]:
+    """A configuration as plain containers, ready for YAML or JSON; ``parse_config`` of it gives the same value."""
+    mapping: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value), default=str))
+    return mapping
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """``values`` with each ``dotted.key=value`` of ``overrides`` put in its place; the value is read as YAML."""
+    result: dict[str, Any] = copy.deepcopy(dict(values))
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator or not path:
+            raise UserError(f"--set {override}: expected KEY=VALUE, for example search.epochs=3")
+        *parents, name = path.split(".")
+        inner = result
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise UserError(f"--set {override}: {parent} is a value, not a group of keys")
+        inner[name] = parse_yaml(text, f"--set {path}")
+    return result

@@ -1,0 +1,32 @@
+"""Images and labels: datasets of files, datasets made by code, augmentation and batches.
+
+The way of an image: :func:`load_data_config` -> :func:`open_dataset` -> :func:`train_transform` -> :func:`batches`.
+"""
+
+from __future__ import annotations
+
+from dnas.data.batching import Batch, Batches, batches, split_halves
+from dnas.data.config import DataConfig, load_data_config, preset_names
+from dnas.data.dataset import SegmentationDataset, check_dataset
+from dnas.data.labels import IGNORE_LABEL, Labels
+from dnas.data.opening import open_dataset
+from dnas.data.transforms import AugmentationConfig, Transform, eval_transform, train_transform
+
+__all__ = [
+    "IGNORE_LABEL",
+    "AugmentationConfig",
+    "Batch",
+    "Batches",
+    "DataConfig",
+    "Labels",
+    "SegmentationDataset",
+    "Transform",
+    "batches",
+    "check_dataset",
+    "eval_transform",
+    "load_data_config",
+    "open_dataset",
+    "preset_names",
+    "split_halves",
+    "train_transform",
+]

@@ -1,0 +1,78 @@
+"""What every dataset offers, whether it reads files or makes its images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torchvision import tv_tensors
+
+from dnas.data.cache import PixelCache
+from dnas.data.labels import Labels
+from dnas.errors import UserError
+
+
+class SegmentationDataset(ABC):
+    """Images with a label for every pixel.
+
+    ``dataset[i]`` is an image, uint8 (3, H, W) RGB, and its mask, uint8 (H, W) with 255 = ignore. Reading the same
+    index again gives the same pixels. Content that cannot be used raises :class:`UserError` naming the file.
+    """
+
+    def __init__(
+        self, *, name: str, split: str, labels: Labels, count: int, size: tuple[int, int] | None, cache: bool
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.labels = labels
+        self._count = count
+        self._size = size
+        self._cache = PixelCache(count, size) if cache and size is not None else None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        index = self._position(index)
+        pair = self._cache.get(index) if self._cache else None
+        if pair is None:
+            pair = self._read(index)
+            if self._cache:
+                self._cache.put(index, *pair)
+        return tv_tensors.Image(pair[0]), tv_tensors.Mask(pair[1])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of item 0; of every item, where the configuration gives a size."""
+        return self._size or self._native_size(0)
+
+    @abstractmethod
+    def file_name(self, index: int) -> str:
+        """A name of item ``index`` for people: the image's path below the root, or where a made image comes from."""
+
+    @abstractmethod
+    def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image uint8 (3, H, W) and mask uint8 (H, W) of item ``index``, at the configured size."""
+
+    @abstractmethod
+    def _native_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of item ``index`` before resizing."""
+
+    def _position(self, index: int) -> int:
+        if not -self._count <= index < self._count:
+            raise IndexError(f"{self.name} {self.split} has {self._count} images, given index {index}")
+        return index % self._count
+
+
+def check_dataset(dataset: SegmentationDataset) -> tuple[str, ...]:
+    """Read every item and collect the problems, one line each; empty when all is well."""
+    problems = (_problem(dataset, index) for index in range(len(dataset)))
+    return tuple(problem for problem in problems if problem is not None)
+
+
+def _problem(dataset: SegmentationDataset, index: int) -> str | None:
+    try:
+        dataset[index]
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,0 +1,133 @@
+"""Where each dataset of files keeps its images and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torchvision.datasets import Cityscapes
+
+from dnas.data.config import DataConfig
+from dnas.data.file_dataset import FileDataset
+from dnas.data.labels import IGNORE_LABEL, Labels, builtin_classes, read_classes
+from dnas.data.masks import MaskDecoder, index_lookup
+from dnas.data.pairs import Pair, pair_by_stem, pair_files, require_folder
+from dnas.errors import UserError
+
+_SPLITS = ("train", "val", "test")
+
+
+def open_camvid(config: DataConfig, split: str) -> FileDataset:
+    """``SPLIT/images/NAME.jpg|png`` and ``SPLIT/labels/NAME.png``: 11 class indices, 11 for unlabelled."""
+    root = _root(config)
+    layout = "CamVid lies as SPLIT/images and SPLIT/labels with SPLIT one of train, val, test"
+    pairs = pair_by_stem(
+        require_folder(root / split / "images", layout), require_folder(root / split / "labels", layout)
+    )
+    classes = builtin_classes("camvid")
+    lookup = index_lookup(len(classes.classes), () if classes.ignore is None else (classes.ignore,))
+    return _file_dataset(config, split, classes.labels, pairs, MaskDecoder(lookup, classes.labels))
+
+
+def open_cityscapes(config: DataConfig, split: str) -> FileDataset:
+    """``leftImg8bit/SPLIT/CITY`` and the fine annotations ``gtFine/SPLIT/CITY``, raw ids to the 19 train ids."""
+    root = _root(config)
+    if split == "test":
+        raise UserError("cityscapes: the annotations of test are not public, use val")
+    layout = "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into the root"
+    images = require_folder(root / "leftImg8bit" / split, layout)
+    require_folder(root / "gtFine" / split, layout)
+    try:
+        listing = Cityscapes(root, split=split, mode="fine", target_type="semantic")
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{root}: not a complete Cityscapes folder ({error}); {layout}") from None
+    files = zip(map(Path, listing.images), (Path(targets[0]) for targets in listing.targets), strict=True)
+    pairs = pair_files((Pair(*pair) for pair in files if pair[0].name.endswith("_leftImg8bit.png")), images)
+    labels = builtin_classes("cityscapes").labels
+    return _file_dataset(config, split, labels, pairs, MaskDecoder(cityscapes_lookup(), labels))
+
+
+def cityscapes_lookup() -> torch.Tensor:
+    """int32 (256,): the train id of each raw Cityscapes id; 255 for ids that are not evaluated, -1 for no id at all."""
+    lookup = torch.full((256,), -1, dtype=torch.int32)
+    lookup[IGNORE_LABEL] = IGNORE_LABEL
+    for entry in Cityscapes.classes:
+        if entry.id >= 0:  # the licence plate has id -1 and is never drawn
+            lookup[entry.id] = IGNORE_LABEL if entry.ignore_in_eval else entry.train_id
+    return lookup
+
+
+def open_bdd100k(config: DataConfig, split: str) -> FileDataset:
+    """BDD100K's 10K segmentation images in either layout, 19 train ids.
+
+    ``images/10k/SPLIT/NAME.jpg`` with ``labels/sem_seg/masks/SPLIT/NAME.png``, or the older ``images/SPLIT/NAME.jpg``
+    with ``labels/SPLIT/NAME_train_id.png``.
+    """
+    root = _root(config)
+    if split == "test":
+        raise UserError("bdd100k: the annotations of test are not public, use val")
+    layout = "BDD100K lies as images/10k/SPLIT with labels/sem_seg/masks/SPLIT, or as images/SPLIT with labels/SPLIT"
+    images, masks, stem_of = root / "images" / "10k" / split, root / "labels" / "sem_seg" / "masks" / split, str
+    older: Callable[[str], str | None] = _older_bdd_stem
+    if not images.is_dir() and (root / "images" / split).is_dir():
+        images, masks = root / "images" / split, root / "labels" / split
+        pairs = pair_by_stem(images, require_folder(masks, layout), older)
+    else:
+        pairs = pair_by_stem(require_folder(images, layout), require_folder(masks, layout), stem_of)
+    labels = builtin_classes("cityscapes").labels
+    return _file_dataset(config, split, labels, pairs, MaskDecoder(index_lookup(labels.num_classes), labels))
+
+
+def _older_bdd_stem(stem: str) -> str | None:
+    return stem.removesuffix("_train_id") if stem.endswith("_train_id") else None
+
+
+def open_folder(config: DataConfig, split: str) -> FileDataset:
+    """``SPLIT/images`` and ``SPLIT/labels`` (or ``masks``) paired by stem, with the classes of a classes file.
+
+    Masks hold class indices (grey or palette) or the colours of the classes file.
+    """
+    root = _root(config)
+    layout = "expected SPLIT/images and SPLIT/labels with SPLIT one of train, val, test, and a classes.yaml beside them"
+    require_folder(root, layout)
+    if not (root / split).is_dir():
+        raise _missing_split(root, split)
+    images = require_folder(root / split / "images", layout)
+    masks = root / split / "labels"
+    if not masks.is_dir() and (root / split / "masks").is_dir():
+        masks = root / split / "masks"
+    pairs = pair_by_stem(images, require_folder(masks, layout))
+    classes = read_classes(config.classes or root / "classes.yaml")
+    lookup = index_lookup(len(classes.classes), () if classes.ignore is None else (classes.ignore,))
+    decoder = MaskDecoder(lookup, classes.labels, accept_colours=True, ignore_colour=classes.ignore_colour)
+    return _file_dataset(config, split, classes.labels, pairs, decoder)
+
+
+def _missing_split(root: Path, split: str) -> UserError:
+    found = [name for name in _SPLITS if (root / name).is_dir()]
+    if not found:
+        return UserError(f"{root}: holds none of the folders train, val and test, each with images and labels")
+    advice = f"move some of the images of {root / found[0]} and their masks there, one in ten for example"
+    return UserError(f"{root / split}: there is no {split} split, only {' and '.join(found)}; {advice}")
+
+
+def _root(config: DataConfig) -> Path:
+    if config.root is None:  # DataConfig refuses this; the check is for the type
+        raise UserError(f"{config.dataset}: needs a root, the folder of its files")
+    return Path(config.root)
+
+
+def _file_dataset(
+    config: DataConfig, split: str, labels: Labels, pairs: tuple[Pair, ...], decoder: MaskDecoder
+) -> FileDataset:
+    return FileDataset(
+        name=config.dataset,
+        split=split,
+        labels=labels,
+        root=_root(config),
+        pairs=pairs,
+        decoder=decoder,
+        size=config.size,
+        cache=config.cache,
+    )

@@ -1,0 +1,49 @@
+"""From a configuration to a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dnas.data import rectangles, streets
+from dnas.data.config import DataConfig
+from dnas.data.dataset import SegmentationDataset
+from dnas.data.layouts import open_bdd100k, open_camvid, open_cityscapes, open_folder
+from dnas.errors import UserError
+
+_DEFAULT_IMAGES = {"train": 200, "val": 40, "test": 40}
+
+
+def open_dataset(config: DataConfig, split: str) -> SegmentationDataset:
+    """The ``train``, ``val`` or ``test`` part of a dataset.
+
+    Folders and pairs of files are checked now, the content of files when it is read. Raises :class:`UserError` for an
+    unknown split and for files that are missing or do not pair.
+    """
+    if split not in _DEFAULT_IMAGES:
+        raise UserError(f"{config.dataset}: unknown split {split!r}, expected one of {', '.join(_DEFAULT_IMAGES)}")
+    openers: dict[str, Callable[[DataConfig, str], SegmentationDataset]] = {
+        "streets": _open_streets,
+        "rectangles": _open_rectangles,
+        "camvid": open_camvid,
+        "cityscapes": open_cityscapes,
+        "bdd100k": open_bdd100k,
+        "folder": open_folder,
+    }
+    return openers[config.dataset](config, split)
+
+
+def _open_streets(config: DataConfig, split: str) -> SegmentationDataset:
+    size = config.size or streets.DEFAULT_SIZE
+    count = _count(config, split)
+    return streets.StreetsDataset(split=split, count=count, size=size, seed=config.seed, cache=config.cache)
+
+
+def _open_rectangles(config: DataConfig, split: str) -> SegmentationDataset:
+    size = config.size or rectangles.DEFAULT_SIZE
+    count = _count(config, split)
+    return rectangles.RectanglesDataset(split=split, count=count, size=size, seed=config.seed, cache=config.cache)
+
+
+def _count(config: DataConfig, split: str) -> int:
+    given = (count for name, count in (config.images or {}).items() if name == split)
+    return next(given, _DEFAULT_IMAGES[split])

@@ -1,0 +1,79 @@
+"""Lists of image and mask files that belong together, checked before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnas.data.decode import IMAGE_SUFFIXES
+from dnas.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of one item."""
+
+    image: Path
+    mask: Path
+
+
+def require_folder(path: Path, layout: str) -> Path:
+    """``path`` if it is a folder; else a :class:`UserError` with the expected ``layout`` and what is there instead."""
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{path}: is a file, expected a folder; {layout}")
+    above = path.parent
+    while not above.is_dir() and above != above.parent:
+        above = above.parent
+    found = sorted(entry.name for entry in above.iterdir() if not entry.name.startswith("."))[:8]
+    raise UserError(f"{path}: no such folder; {layout}; {above} holds {', '.join(found) or 'nothing'}")
+
+
+def pair_by_stem(images: Path, masks: Path, mask_stem: Callable[[str], str | None] = str) -> tuple[Pair, ...]:
+    """Pairs of the image files of two folders, sorted by name.
+
+    ``mask_stem`` gives the image's stem for a mask's, or None for files of the mask folder that are no masks. An image
+    without a mask, the reverse, two files of one stem, and folders without images are a :class:`UserError`.
+    """
+    image_files = _by_stem(images, lambda stem: stem)
+    mask_files = _by_stem(masks, mask_stem)
+    if not image_files:
+        raise UserError(f"{images}: holds no images, expected files such as NAME.jpg or NAME.png")
+    _refuse_single(image_files, mask_files, "image without a mask", masks)
+    _refuse_single(mask_files, image_files, "mask without an image", images)
+    return tuple(Pair(image_files[stem], mask_files[stem]) for stem in sorted(image_files))
+
+
+def pair_files(pairs: Iterable[Pair], where: Path) -> tuple[Pair, ...]:
+    """Given pairs, sorted by image; an empty list or a mask that does not exist is a :class:`UserError`."""
+    ordered = tuple(sorted(pairs, key=lambda pair: pair.image))
+    if not ordered:
+        raise UserError(f"{where}: holds no images")
+    missing = [pair for pair in ordered if not pair.mask.is_file()]
+    if missing:
+        raise UserError(f"{missing[0].image}: image without a mask{_more(missing)}; expected {missing[0].mask}")
+    return ordered
+
+
+def _by_stem(folder: Path, stem_of: Callable[[str], str | None]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        stem = stem_of(path.stem)
+        if stem is None or path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if stem in files:
+            raise UserError(f"{path}: same name as {files[stem].name}, expected one file for each name; remove one")
+        files[stem] = path
+    return files
+
+
+def _refuse_single(files: dict[str, Path], others: dict[str, Path], problem: str, where: Path) -> None:
+    single = [path for stem, path in files.items() if stem not in others]
+    if single:
+        raise UserError(f"{single[0]}: {problem}{_more(single)}; expected the same name in {where}, add or remove it")
+
+
+def _more(problems: list[Path] | list[Pair]) -> str:
+    return f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -1,0 +1,162 @@
+"""From stored pixels to what a network is fed: augmentation for training, normalisation for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import pydantic
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+from typing_extensions import Self
+
+from dnas.config import Field, config
+from dnas.data.decode import resize_image, resize_mask
+from dnas.data.labels import IGNORE_LABEL
+
+Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[torch.Tensor, torch.Tensor]]
+"""Image uint8 (3, H, W) and mask uint8 (H, W) to a float32 image (3, h, w) and int64 labels (h, w)."""
+
+_Side = Annotated[int, Field(ge=1, le=16384)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Channel = tuple[_Share, _Share, _Share]
+_Deviation = Annotated[float, Field(gt=0)]
+
+
+@config
+class AugmentationConfig:
+    """Random changes of training images, and the normalisation of all images.
+
+    crop: (height, width) of the training images, cut at random and padded where the image is smaller; null is the
+        image's own size.
+    scale: range of the random factor that images are resized by before the crop.
+    flip: probability of a horizontal flip.
+    brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x. hue: shifts from -x to x of a full turn.
+    mean, std: of each channel in 0..1; the defaults are ImageNet's, which pretrained networks expect.
+    """
+
+    crop: tuple[_Side, _Side] | None = None
+    scale: tuple[Annotated[float, Field(gt=0, le=16)], Annotated[float, Field(gt=0, le=16)]] = (1.0, 1.0)
+    flip: _Share = 0.5
+    brightness: _Share = 0.0
+    contrast: _Share = 0.0
+    saturation: _Share = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    mean: _Channel = (0.485, 0.456, 0.406)
+    std: tuple[_Deviation, _Deviation, _Deviation] = (0.229, 0.224, 0.225)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale runs from {self.scale[0]} to {self.scale[1]}, expected the smaller number first")
+        return self
+
+
+class EvalTransform:
+    """Normalises an image and widens its labels; see :func:`eval_transform`."""
+
+    def __init__(self, config: AugmentationConfig) -> None:
+        self._mean, self._std = list(config.mean), list(config.std)
+
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float32 (3, H, W) and int64 (H, W) of the same size."""
+        plain = F.to_dtype(image.as_subclass(torch.Tensor), torch.float32, scale=True)
+        return F.normalize(plain, self._mean, self._std), mask.as_subclass(torch.Tensor).to(torch.int64)
+
+
+class TrainTransform:
+    """Scale, crop, flip, colours, normalisation; see :func:`train_transform`."""
+
+    def __init__(self, config: AugmentationConfig) -> None:
+        self._config = config
+        self._jitter = v2.ColorJitter(
+            brightness=config.brightness, contrast=config.contrast, saturation=config.saturation, hue=config.hue
+        )
+        self._fill = [round(255 * value) for value in config.mean]
+        self._normalise = EvalTransform(config)
+
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float32 (3, h, w) and int64 (h, w) of the crop's size, drawn from torch's CPU generator."""
+        image, mask = self._scale_and_crop(image, mask)
+        if torch.rand(()).item() < self._config.flip:
+            image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
+        return self._normalise(self._recolour(image), mask)
+
+    def _scale_and_crop(
+        self, image: tv_tensors.Image, mask: tv_tensors.Mask
+    ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        height, width = int(image.shape[-2]), int(image.shape[-1])
+        crop = self._config.crop or (height, width)
+        low, high = self._config.scale
+        scale = low + (high - low) * torch.rand(()).item()
+        top, tall, rows, above = _window(height, crop[0], scale)
+        left, wide, columns, before = _window(width, crop[1], scale)
+        # Cropping before resizing gives the same picture (to a fraction of a pixel) for a fraction of the work.
+        image = tv_tensors.Image(resize_image(F.crop(image, top, left, tall, wide), (rows, columns)))
+        mask = tv_tensors.Mask(resize_mask(F.crop(mask, top, left, tall, wide), (rows, columns)))
+        padding = [before, above, crop[1] - columns - before, crop[0] - rows - above]
+        if any(padding):
+            image = F.pad(image, padding, fill=self._fill)
+            mask = F.pad(mask, padding, fill=IGNORE_LABEL)
+        return image, mask
+
+    def _recolour(self, image: tv_tensors.Image) -> tv_tensors.Image:
+        drawn = self._jitter.make_params([image])
+        changes: tuple[tuple[Callable[..., tv_tensors.Image], float | None], ...] = (
+            (F.adjust_brightness, drawn["brightness_factor"]),
+            (adjust_contrast, drawn["contrast_factor"]),
+            (F.adjust_saturation, drawn["saturation_factor"]),
+            (F.adjust_hue, drawn["hue_factor"]),
+        )
+        for position in drawn["fn_idx"].tolist():
+            change, factor = changes[position]
+            if factor is not None:
+                image = change(image, factor)
+        return image
+
+
+def adjust_contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
+    """Blend uint8 (3, H, W) with its mean grey, as torchvision's ``adjust_contrast``.
+
+    The mean is summed exactly, in double precision: torchvision's float32 sum depends on the number of threads, and a
+    worker process has one where the main process has many.
+    """
+    mean = F.rgb_to_grayscale(image).as_subclass(torch.Tensor).to(torch.float64).mean().item()
+    blended = image.as_subclass(torch.Tensor).to(torch.float32).mul_(factor).add_((1 - factor) * mean)
+    result: torch.Tensor = tv_tensors.wrap(blended.clamp_(0, 255).to(torch.uint8), like=image)
+    return result
+
+
+def _window(length: int, crop: int, scale: float) -> tuple[int, int, int, int]:
+    """Where to cut along one side.
+
+    Returns start and length of the window in the image, its length after scaling, and the padding in front of it:
+    a crop within the scaled image, or the whole image somewhere within a larger crop.
+    """
+    scaled = max(1, round(length * scale))
+    resized = min(crop, scaled)
+    free = _random_integer(abs(scaled - crop))
+    if scaled <= crop:
+        return 0, length, resized, free
+    cut = min(length, max(1, round(resized * length / scaled)))
+    return min(round(free * length / scaled), length - cut), cut, resized, 0
+
+
+def _random_integer(largest: int) -> int:
+    return int(torch.randint(largest + 1, ()).item())
+
+
+def train_transform(config: AugmentationConfig) -> Transform:
+    """The training transform: random scale, crop, flip and colours, then normalisation.
+
+    It draws from torch's CPU generator; :func:`dnas.data.batches` seeds that for every sample, so that a sample depends
+    on nothing else.
+    """
+    return TrainTransform(config)
+
+
+def eval_transform(config: AugmentationConfig) -> Transform:
+    """The transform without randomness: normalisation only, every pixel stays in its place."""
+    return EvalTransform(config)

@@ -1,0 +1,12 @@
+"""The one exception that is meant for the user."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: a wrong path, an unknown key, a broken file.
+
+    The message is one line that says what was given, what was expected and what to do. The command line prints it on
+    standard error and ends with status 2; library callers catch it like any exception.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

@@ -1,0 +1,257 @@
+"""Latency, speed, size and memory of a network or of an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dnas.errors import UserError
+from dnas.export.memory import with_peak_memory
+from dnas.export.metadata import ExportMetadata
+from dnas.export.onnx_file import count_initialisers, onnx_bytes, read_onnx
+from dnas.export.runtimes import OnnxModule, ProgramModule
+from dnas.export.tensorrt_engine import TensorRTModule, build_engine, import_tensorrt, read_engine
+from dnas.export.torch_file import read_program
+from dnas.latency.measure import measure
+from dnas.latency.statistics import Effort
+from dnas.latency.target import make_target, resolve_device
+from dnas.profile import count_multiply_adds, count_parameters
+
+# Backends that run a graph of their own instead of the PyTorch module, and the precisions they are offered in.
+_RUNTIMES = {"onnxruntime": ("fp32",), "tensorrt": ("fp32", "fp16")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is timed: the module, how ``measure`` is to run it, and what is known about it."""
+
+    module: nn.Module
+    shape: tuple[int, int, int, int]
+    run_as: str
+    backend: str
+    precision: str
+    parameters: int | None
+    multiply_adds: int | None
+    file: str | None = None
+    run_precision: str = "fp32"
+
+
+def benchmark(
+    network: nn.Module | str | Path,
+    input_size: tuple[int, int] | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    backend: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    batch: int = 1,
+    seconds: float = 3.0,
+) -> dict[str, Any]:
+    """Measure a network, or a file (``.onnx``, ``.pt2``, ``.engine``) in its own runtime.
+
+    A network needs ``input_size`` (height, width); ``backend`` is eager (default), compiled, cudagraph, onnxruntime or
+    tensorrt. A file knows its size, backend and precision: they may be given only where the file leaves them open.
+    About ``seconds`` are spent on timing. The result is ready for JSON: ``latency_ms`` of one batch (median, p10, p90),
+    ``fps`` (images a second), ``parameters``, ``multiply_adds`` (one image; None where a file does not tell),
+    ``input_size``, ``batch``, ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``.
+    Raises :class:`UserError` for what this machine or the file cannot do.
+    """
+    place = resolve_device(device)
+    if isinstance(network, nn.Module):
+        if input_size is None:
+            raise UserError("a network has no input size of its own; give one, for example 512x1024")
+        subject = _of_network(network, (batch, 3, *input_size), place, backend or "eager", precision or "fp32", threads)
+    else:
+        subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch)
+    return _measured(subject, place, threads, seconds)
+
+
+def _of_network(
+    network: nn.Module,
+    shape: tuple[int, int, int, int],
+    device: torch.device,
+    backend: str,
+    precision: str,
+    threads: int | None,
+) -> _Subject:
+    size = (shape[2], shape[3])
+    if backend in _RUNTIMES:
+        if precision not in _RUNTIMES[backend]:
+            known = ", ".join(_RUNTIMES[backend])
+            raise UserError(f"backend {backend} runs {known}, given precision {precision}")
+        make_target(device, threads=threads)  # checks the number of threads
+        module, run_as, run_precision = _runtime(network, shape, device, backend, precision, threads), "eager", "fp32"
+    else:
+        module, run_as, run_precision = network, backend, precision
+    return _Subject(
+        module=module,
+        shape=shape,
+        run_as=run_as,
+        backend=backend,
+        precision=precision,
+        parameters=count_parameters(network),
+        multiply_adds=count_multiply_adds(network, size),
+        run_precision=run_precision,
+    )
+
+
+def _runtime(
+    network: nn.Module,
+    shape: tuple[int, int, int, int],
+    device: torch.device,
+    backend: str,
+    precision: str,
+    threads: int | None,
+) -> nn.Module:
+    trt = import_tensorrt() if backend == "tensorrt" else None
+    if trt is not None and device.type != "cuda":
+        raise UserError(f"backend tensorrt cannot run on {device}: it needs --device cuda")
+    model = onnx_bytes(network, (shape[2], shape[3]), batch=shape[0], precision=precision)
+    return (
+        OnnxModule(model, device, threads) if trt is None else TensorRTModule(build_engine(trt, model, 4 << 30), device)
+    )
+
+
+def _of_file(
+    path: Path,
+    input_size: tuple[int, int] | None,
+    device: torch.device,
+    backend: str | None,
+    precision: str | None,
+    threads: int | None,
+    batch: int,
+) -> _Subject:
+    readers: dict[str, Callable[..., tuple[_Subject, tuple[str, ...]]]] = {
+        ".onnx": _of_onnx,
+        ".pt2": _of_program,
+        ".engine": _of_engine,
+        ".plan": _of_engine,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path}: cannot benchmark this kind of file, known: {', '.join(readers)}")
+    subject, backends = reader(path, device=device, backend=backend, threads=threads, batch=batch)
+    if backend is not None and backend not in backends:
+        raise UserError(f"{path}: runs in {' or '.join(backends)}, given backend {backend}")
+    if precision is not None and precision != subject.precision:
+        raise UserError(f"{path}: was exported in {subject.precision}, given precision {precision}; export it anew")
+    if input_size is not None and tuple(input_size) != subject.shape[2:]:
+        given, own = ("x".join(map(str, size)) for size in (input_size, subject.shape[2:]))
+        raise UserError(f"{path}: was exported for input size {own}, given {given}; export it anew")
+    return subject
+
+
+def _of_onnx(
+    path: Path, *, device: torch.device, backend: str | None, threads: int | None, batch: int
+) -> tuple[_Subject, tuple[str, ...]]:
+    model, described = read_onnx(path)
+    make_target(device, threads=threads)
+    try:
+        module = OnnxModule(str(path), device, threads)
+    except UserError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        raise UserError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()[:300]}") from error
+    shape = _fixed_shape(path, module.input.shape, batch)
+    if module.input.type != "tensor(float)":
+        raise UserError(f"{path}: takes {module.input.type}, expected float32 images")
+    subject = _Subject(
+        module=module,
+        shape=shape,
+        run_as="eager",
+        backend="onnxruntime",
+        precision=described.precision if described else "fp32",
+        parameters=count_initialisers(model),
+        multiply_adds=described.multiply_adds if described else None,
+        file=str(path),
+    )
+    return subject, ("onnxruntime",)
+
+
+def _of_program(
+    path: Path, *, device: torch.device, backend: str | None, threads: int | None, batch: int
+) -> tuple[_Subject, tuple[str, ...]]:
+    program, described = read_program(path)
+    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1:
+        raise UserError(f"{path}: takes {len(inputs)} inputs, expected one of images (N, 3, H, W)")
+    backends = ("eager", "compiled", "cudagraph")
+    subject = _Subject(
+        module=ProgramModule(program, device),
+        shape=_fixed_shape(path, inputs[0].meta["val"].shape, batch),
+        run_as=backend if backend in backends else "eager",
+        backend=backend or "eager",
+        precision=described.precision if described else "fp32",
+        parameters=sum(value.numel() for value in program.parameters()),
+        multiply_adds=described.multiply_adds if described else None,
+        file=str(path),
+    )
+    return subject, backends
+
+
+def _of_engine(
+    path: Path, *, device: torch.device, backend: str | None, threads: int | None, batch: int
+) -> tuple[_Subject, tuple[str, ...]]:
+    content, described = read_engine(path)
+    import_tensorrt()
+    if device.type != "cuda":
+        raise UserError(f"{path}: a TensorRT engine cannot run on {device}: it needs --device cuda")
+    module = TensorRTModule(content, device)
+    described = described or ExportMetadata(input_size=(0, 0))
+    subject = _Subject(
+        module=module,
+        shape=_fixed_shape(path, module.input_shape, batch),
+        run_as="eager",
+        backend="tensorrt",
+        precision=described.precision,
+        parameters=described.parameters,
+        multiply_adds=described.multiply_adds,
+        file=str(path),
+    )
+    return subject, ("tensorrt",)
+
+
+def _fixed_shape(path: Path, shape: Any, batch: int) -> tuple[int, int, int, int]:
+    """The input shape that a file asks for, an open batch size filled by ``batch``."""
+    sizes = [size if isinstance(size, int) else None for size in shape]
+    if len(sizes) != 4 or sizes[1] != 3 or sizes[2] is None or sizes[3] is None:
+        raise UserError(f"{path}: takes an input of shape {list(shape)}, expected images (N, 3, H, W) of fixed size")
+    if sizes[0] is not None and batch not in (1, sizes[0]):
+        raise UserError(f"{path}: was exported for batch {sizes[0]}, given {batch}; export it anew")
+    return (sizes[0] or batch, 3, sizes[2], sizes[3])
+
+
+def _measured(subject: _Subject, device: torch.device, threads: int | None, seconds: float) -> dict[str, Any]:
+    images = torch.randn(subject.shape, generator=torch.Generator().manual_seed(0))
+    effort = Effort(time_per_entry=seconds, warm_up_s=0.1 * seconds)
+    measurement, peak = with_peak_memory(
+        device,
+        lambda: measure(
+            subject.module,
+            [images],
+            device=device,
+            backend=subject.run_as,
+            precision=subject.run_precision,
+            threads=threads,
+            effort=effort,
+        ),
+    )
+    return {
+        "latency_ms": {"median": measurement.median, "p10": measurement.p10, "p90": measurement.p90},
+        "fps": 1000 * subject.shape[0] / measurement.median,
+        "parameters": subject.parameters,
+        "multiply_adds": subject.multiply_adds,
+        "input_size": list(subject.shape[2:]),
+        "batch": subject.shape[0],
+        "device": str(device),
+        "backend": subject.backend,
+        "precision": subject.precision,
+        "threads": torch.get_num_threads() if threads is None else threads,
+        "peak_memory_mb": peak,
+        "file": subject.file,
+    }

@@ -1,0 +1,43 @@
+"""Peak memory of a piece of work."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def with_peak_memory(device: torch.device, work: Callable[[], T]) -> tuple[T, float]:
+    """The result of ``work`` and the most memory in use while it ran, in MB (10^6 bytes).
+
+    On CUDA that is what PyTorch's allocator handed out; on a CPU the resident memory of the whole process, Python and
+    its libraries included (on systems that cannot reset the peak: the process's peak so far).
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        result = work()
+        return result, torch.cuda.max_memory_allocated(device) / 1e6
+    _reset_peak()
+    result = work()
+    return result, _peak_resident() / 1e6
+
+
+def _reset_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak_resident() -> int:
+    """Peak resident memory in bytes: since the last reset where the kernel keeps it, else since the process began."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

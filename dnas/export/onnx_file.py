@@ -1,0 +1,145 @@
+"""ONNX: export with a parity check, and what a file says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from dnas.errors import UserError
+from dnas.export.metadata import ExportMetadata, describe
+from dnas.export.parity import TOLERANCES, Parity, check_parity
+from dnas.export.runtimes import OnnxModule
+from dnas.export.trace import quiet_torch, trace
+from dnas.files import write_atomically
+
+OPSET = 20
+
+
+def export_onnx(
+    network: nn.Module,
+    out: str | Path,
+    input_size: tuple[int, int],
+    *,
+    dynamic_batch: bool = False,
+    batch: int = 1,
+    class_names: Iterable[str] = (),
+    mean: Iterable[float] = (),
+    std: Iterable[float] = (),
+    images: torch.Tensor | None = None,
+    fold_batch_norm: bool = True,
+    precision: str = "fp32",
+    tolerance: float | None = None,
+) -> Parity:
+    """Write the network as an ONNX file (opset 20) with input ``images`` and output ``logits``.
+
+    ``input_size`` is (height, width), fixed in the file; the batch size is ``batch`` or, with ``dynamic_batch``, open.
+    The file is compared with the network through ONNX Runtime on random images and on ``images`` (N, 3, H, W)
+    normalised; class names, ``mean``, ``std``, the input size, parameters and multiply-adds go into its metadata.
+    Raises :class:`UserError`, and leaves no file, when the network cannot be exported or the outputs differ.
+    """
+    size = None if dynamic_batch else batch
+    described = describe(
+        network, input_size, class_names=tuple(class_names), mean=tuple(mean), std=tuple(std), precision=precision
+    )
+    model = onnx_bytes(
+        network, input_size, batch=size, fold_batch_norm=fold_batch_norm, precision=precision, metadata=described
+    )
+    parity = check_parity(
+        network,
+        OnnxModule(model),
+        input_size,
+        batch=size,
+        images=images,
+        tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
+        what=f"{out}: the ONNX file",
+    )
+    write_atomically(out, lambda stream: stream.write(model))
+    return parity
+
+
+def onnx_bytes(
+    network: nn.Module,
+    input_size: tuple[int, int],
+    *,
+    batch: int | None = 1,
+    fold_batch_norm: bool = True,
+    precision: str = "fp32",
+    metadata: ExportMetadata | None = None,
+) -> bytes:
+    """The network as the content of an ONNX file; ``batch`` None leaves the batch size open."""
+    program = trace(network, input_size, batch=batch, fold_batch_norm=fold_batch_norm, precision=precision)
+    try:
+        with quiet_torch():
+            exported = torch.onnx.export(
+                program,
+                input_names=["images"],
+                output_names=["logits"],
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:
+        raise UserError(f"the network cannot be written as ONNX: {str(error).strip()[:300]}") from error
+    if exported is None:
+        raise UserError("the network cannot be written as ONNX: torch.onnx.export returned nothing")
+    model = exported.model_proto
+    _strip(model)
+    onnx.helper.set_model_props(model, metadata.to_texts() if metadata is not None else {})
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _strip(model: Any) -> None:
+    """Drop the exporter's notes: stack traces with the paths of this machine, larger than a small network's weights."""
+    for holder in [model, model.graph, *model.functions]:
+        _strip_graph(holder)
+
+
+def _strip_graph(graph: Any) -> None:
+    for group in ("node", "input", "output", "value_info", "initializer"):
+        for item in getattr(graph, group, ()):
+            if not isinstance(item, str):
+                item.ClearField("metadata_props")
+                item.ClearField("doc_string")
+    for node in getattr(graph, "node", ()):
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _strip_graph(inner)
+    graph.ClearField("metadata_props")
+    graph.ClearField("doc_string")
+
+
+def read_onnx(path: str | Path) -> tuple[Any, ExportMetadata | None]:
+    """An ONNX file's content (``onnx.ModelProto``) and this package's metadata, if it has any."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such ONNX file")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[:1]
+        raise UserError(f"{path}: not a valid ONNX file ({''.join(reason)[:200]}); export it anew") from error
+    return model, ExportMetadata.from_texts({item.key: item.value for item in model.metadata_props})
+
+
+def count_initialisers(model: Any) -> int:
+    """The weights in an ONNX model: numbers in its floating-point initialisers but for the scales of ``Resize``.
+
+    A BatchNorm that was folded has left one bias a channel, so this is slightly below the PyTorch network's count.
+    """
+    shapes = {name for node in model.graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    floating = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+    count = 0
+    for item in model.graph.initializer:
+        if item.data_type in floating and item.name not in shapes and item.dims:
+            size = 1
+            for length in item.dims:
+                size *= int(length)
+            count += size
+    return count

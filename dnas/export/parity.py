@@ -1,0 +1,78 @@
+"""Does the exported file compute what the PyTorch network computes?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dnas.errors import UserError
+
+# Largest difference allowed, as a share of the largest logit (or of 1 where logits are small).
+TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2}
+
+Runtime = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """``max_abs_difference`` of the logits and share of pixels of equal argmax over ``images`` images."""
+
+    max_abs_difference: float
+    equal_argmax: float
+    images: int
+
+
+def check_parity(
+    network: nn.Module,
+    runtime: Runtime,
+    input_size: tuple[int, int],
+    *,
+    batch: int | None = 1,
+    images: torch.Tensor | None = None,
+    tolerance: float = TOLERANCES["fp32"],
+    what: str = "the exported file",
+) -> Parity:
+    """Compare ``runtime(images)`` with the network in eval mode on seeded random images and on ``images`` (N, 3, H, W).
+
+    Raises :class:`UserError` when a logit differs by more than ``tolerance`` times the largest logit (at least 1), is
+    not finite, or the shape differs. Equal argmax is reported and not judged: pixels whose logits tie may fall
+    either way, and a pixel that does not tie cannot flip within the tolerance.
+    """
+    reference = copy.deepcopy(network).eval().to("cpu", torch.float32)
+    largest, equal, pixels, count = 0.0, 0, 0, 0
+    for inputs in _batches(input_size, batch, images):
+        with torch.no_grad():
+            expected = reference(inputs)
+        found = runtime(inputs).detach().to("cpu", torch.float32)
+        if found.shape != expected.shape:
+            raise UserError(f"{what} returns shape {tuple(found.shape)}, the network {tuple(expected.shape)}")
+        difference = (found - expected).abs().max().item()
+        allowed = tolerance * max(1.0, expected.abs().max().item())
+        if not difference <= allowed:  # also catches NaN
+            raise UserError(
+                f"{what} differs from the PyTorch network by up to {difference:.3g} in a logit, allowed are "
+                f"{allowed:.3g}; nothing was written"
+            )
+        largest = max(largest, difference)
+        equal += int((found.argmax(1) == expected.argmax(1)).sum())
+        pixels += expected[:, 0].numel()
+        count += len(inputs)
+    return Parity(max_abs_difference=largest, equal_argmax=equal / pixels, images=count)
+
+
+def _batches(input_size: tuple[int, int], batch: int | None, images: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    """Random batches, an odd one where the batch size is open, then the given images."""
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, 3) if batch is None else (batch, batch):
+        yield torch.randn(size, 3, *input_size, generator=generator)
+    if images is None:
+        return
+    if tuple(images.shape[1:]) != (3, *input_size):
+        size_text = "x".join(map(str, input_size))
+        raise UserError(f"images of shape {tuple(images.shape)} given to compare, expected (N, 3, H, W) of {size_text}")
+    for image in images.to("cpu", torch.float32).unsqueeze(1):
+        yield image if batch is None else image.expand(batch, -1, -1, -1).contiguous()

@@ -1,0 +1,147 @@
+"""From a network to a ``torch.export`` program, with its BatchNorms folded into the convolutions before them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from dnas.errors import UserError
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+def trace(
+    network: nn.Module,
+    input_size: tuple[int, int],
+    *,
+    batch: int | None = 1,
+    fold_batch_norm: bool = True,
+    precision: str = "fp32",
+) -> ExportedProgram:
+    """The network in eval mode on the CPU as a program of images (batch, 3, height, width).
+
+    ``batch`` None leaves the batch size open. Precision ``fp16`` computes in half precision inside and keeps float32
+    images and logits. The network itself is left as it is. Raises :class:`UserError` when it cannot be traced.
+    """
+    height, width = input_size
+    if height < 1 or width < 1 or (batch is not None and batch < 1):
+        raise UserError(f"input size {height}x{width}, batch {batch}: expected whole numbers from 1 up")
+    if precision not in _DTYPES:
+        raise UserError(f"export precision {precision!r} is unknown, known: {', '.join(_DTYPES)}")
+    module = copy.deepcopy(network).eval().requires_grad_(False).to("cpu", torch.float32)
+    # A dynamic batch is traced at 2: torch.export takes sizes 0 and 1 for constants.
+    images = torch.zeros(2 if batch is None else batch, 3, height, width)
+    program = _export(module, images, dynamic=batch is None)
+    if fold_batch_norm:
+        program = _export(_folded(program), images, dynamic=batch is None)
+    if precision != "fp32":
+        program = _export(_Cast(program, _DTYPES[precision]), images, dynamic=batch is None)
+    return program
+
+
+def _export(module: nn.Module, images: torch.Tensor, *, dynamic: bool) -> ExportedProgram:
+    shapes = ({0: Dim("batch", min=1)},) if dynamic else None
+    try:
+        with quiet_torch(), torch.no_grad():
+            return torch.export.export(module, (images,), dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        kind = "with an open batch size " if dynamic else ""
+        size = "x".join(map(str, images.shape[2:]))
+        reason = str(error).strip().splitlines()[:1]
+        raise UserError(f"the network cannot be traced {kind}at {size}: {''.join(reason)[:300]}") from error
+
+
+class _Cast(nn.Module):
+    """A traced program with its weights in ``dtype``, float32 on the outside."""
+
+    def __init__(self, program: ExportedProgram, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.program = unguarded_module(program).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.program(images.to(self.dtype))
+        return logits.float()
+
+
+def unguarded_module(program: ExportedProgram) -> GraphModule:
+    """The program as a module that runs its graph and nothing else: no check of the inputs' shapes."""
+    module = program.module(check_guards=False)
+    if not isinstance(module, GraphModule):
+        raise TypeError(f"expected a graph, torch.export gave {type(module).__name__}")
+    return module
+
+
+def _folded(program: ExportedProgram) -> GraphModule:
+    """The program's graph with every BatchNorm that alone follows a convolution folded into its weights."""
+    module = unguarded_module(program)
+    count = 0
+    for node in list(module.graph.nodes):
+        if node.target is not torch.ops.aten.batch_norm.default or not isinstance(node.args[0], Node):
+            continue
+        convolution: Node = node.args[0]
+        if convolution.target is torch.ops.aten.conv2d.default and len(convolution.users) == 1:
+            _fold(module, convolution, node, f"folded_{count}")
+            count += 1
+    module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module
+
+
+def _fold(module: GraphModule, convolution: Node, norm: Node, name: str) -> None:
+    def value(argument: Any) -> torch.Tensor:
+        tensor: torch.Tensor = attrgetter(argument.target)(module)
+        return tensor.double()  # so that the rounding of the products stays out of the weights
+
+    def optional(argument: Any) -> torch.Tensor | None:
+        return None if argument is None else value(argument)
+
+    weight, *bias = convolution.args[1:3]
+    scale, shift, mean, variance = norm.args[1:5]
+    epsilon: Any = norm.args[7]
+    fused = fuse_conv_bn_weights(
+        value(weight),
+        optional(*bias or [None]),
+        value(mean),
+        value(variance),
+        epsilon,
+        optional(scale),
+        optional(shift),
+    )
+    with module.graph.inserting_before(convolution):
+        arguments = []
+        for kind, tensor in zip(("weight", "bias"), fused, strict=True):
+            parameter = nn.Parameter(tensor.float(), requires_grad=False)
+            module.register_parameter(f"{name}_{kind}", parameter)
+            arguments.append(module.graph.get_attr(f"{name}_{kind}"))
+    convolution.args = (convolution.args[0], *arguments, *convolution.args[3:])
+    norm.replace_all_uses_with(convolution)
+    module.graph.erase_node(norm)
+
+
+@contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Keep the exporter's chatter about its own insides (deprecations, optional packages) off the console."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for package in ("torch", "onnxscript", "onnx_ir", "copyreg"):
+                for category in (DeprecationWarning, FutureWarning, UserWarning):
+                    warnings.filterwarnings("ignore", category=category, module=rf"{package}(\.|$)")
+            yield
+    finally:
+        logger.setLevel(level)

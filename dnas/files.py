@@ -1,0 +1,155 @@
+"""Files that are never half-written, and readers that name the file they could not read."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from dnas.errors import UserError
+
+
+def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call ``write`` with a temporary file beside ``path``, flush it to disk and move it over ``path``.
+
+    Whatever moment the process is killed at, ``path`` holds either its old content or all of the new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    write_atomically(path, lambda stream: stream.write(text.encode()))
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write ``value`` as indented JSON, atomically; NaN and infinity are refused because JSON has no name for them."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_bytes(path: str | Path, what: str = "file") -> bytes:
+    """Read a file whole; a missing or unreadable one is a :class:`UserError` that names it and says what it should be."""
+    path = Path(path)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {what}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, expected a {what}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this {what}: {error.strerror or error}") from None
+
+
+def read_text(path: str | Path, what: str = "file") -> str:
+    """Read a UTF-8 text file whole; anything else is a :class:`UserError`."""
+    try:
+        return read_bytes(path, what).decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file (not UTF-8), expected a {what}") from None
+
+
+def read_json(path: str | Path, what: str = "JSON file") -> Any:
+    """Read JSON; NaN, infinities, duplicate keys and truncated files are a :class:`UserError` that names the file."""
+
+    def refuse_constant(name: str) -> float:
+        raise ValueError(f"{name} is not a JSON number")
+
+    def finite_float(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError(f"{text} is too large for a number")
+        return value
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(pairs)
+        if len(mapping) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the key {twice!r} stands twice")
+        return mapping
+
+    text = read_text(path, what)
+    try:
+        return json.loads(
+            text, parse_constant=refuse_constant, parse_float=finite_float, object_pairs_hook=no_duplicates
+        )
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a valid {what} ({error}); it may be truncated, make it anew") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads ``1e-3`` as a number, as YAML 1.2 does, a date as text, and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in resolvers if pair[0] != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes exactly the texts that :class:`_Loader` would read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a container that stands twice two times, rather than once and a reference."""
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse YAML text safely; ``source`` names it in errors."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError(f"{source}:{where} not valid YAML: {problem}") from None
+
+
+def read_yaml(path: str | Path, what: str = "YAML file") -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; anything else is a :class:`UserError` that names the file."""
+    value = parse_yaml(read_text(path, what), str(path))
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"{path}: expected a mapping of names to values, found {type(value).__name__}")
+    return value
+
+
+def dump_yaml(value: Mapping[str, Any]) -> str:
+    """Plain containers and scalars as YAML text in the order given; :func:`parse_yaml` of it gives the same value."""
+    return yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)

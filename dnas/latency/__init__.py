@@ -1,0 +1,35 @@
+"""Latency: measure modules on a device, keep the figures in a table, check them against whole networks."""
+
+from dnas.latency.backends import BACKENDS
+from dnas.latency.build import BuildInterrupted, build_table
+from dnas.latency.check import Agreement, agreement, measure_networks, noise_floor
+from dnas.latency.measure import Progress, WorkItem, measure, measure_many
+from dnas.latency.provenance import Provenance
+from dnas.latency.spec import InventoryItem, OperatorSpec
+from dnas.latency.statistics import Effort, Measurement
+from dnas.latency.table import LatencyTable, TableDiff
+from dnas.latency.target import Target, make_target, resolve_device
+
+__all__ = [
+    "BACKENDS",
+    "Agreement",
+    "BuildInterrupted",
+    "Effort",
+    "InventoryItem",
+    "LatencyTable",
+    "Measurement",
+    "OperatorSpec",
+    "Progress",
+    "Provenance",
+    "TableDiff",
+    "Target",
+    "WorkItem",
+    "agreement",
+    "build_table",
+    "make_target",
+    "measure",
+    "measure_many",
+    "measure_networks",
+    "noise_floor",
+    "resolve_device",
+]

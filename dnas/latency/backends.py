@@ -1,0 +1,127 @@
+"""How a module is made to run before it is measured: eagerly, compiled, or as a captured CUDA graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from dnas.errors import UserError
+from dnas.latency.statistics import Run
+from dnas.latency.target import Target
+
+
+class Backend(Protocol):
+    """What runs modules. A new backend is one class and one line in :data:`BACKENDS`."""
+
+    def refuses(self, target: Target) -> str | None:
+        """Why this backend cannot run on ``target``, or None when it can."""
+
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+        """A call without arguments that runs ``module`` once; module and inputs lie on the device already."""
+
+
+class Eager:
+    """PyTorch, operator by operator."""
+
+    def refuses(self, target: Target) -> str | None:
+        """Eager runs everywhere."""
+        return None
+
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+        """The module itself."""
+        arguments = tuple(inputs)
+        return lambda: module(*arguments)
+
+
+class Compiled:
+    """``torch.compile`` with Inductor, for the static shapes of the inputs."""
+
+    def refuses(self, target: Target) -> str | None:
+        """Inductor has code generators for CPUs and Nvidia GPUs."""
+        return "it is offered on cpu and cuda" if target.device.type == "mps" else None
+
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+        """Export, then compile the exported graph.
+
+        Modules of one class share the code object of their ``forward``; compiled directly, hundreds of them would pile
+        up behind one chain of guards and, past torch's recompilation limit, silently run eagerly. An exported graph
+        has code of its own.
+        """
+        arguments = tuple(inputs)
+        with torch.inference_mode(False), torch.no_grad():
+            graph = torch.export.export(module, arguments, strict=False).module()
+        compiled = torch.compile(graph, fullgraph=True, dynamic=False)
+        return lambda: compiled(*arguments)
+
+
+class CudaGraph:
+    """The eager module captured once into a CUDA graph and replayed: no launch cost of the host."""
+
+    def refuses(self, target: Target) -> str | None:
+        """Graphs are a feature of CUDA."""
+        return None if target.device.type == "cuda" else "it needs --device cuda"
+
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+        """Warm up on a side stream, as capture demands, then capture; the graph keeps its tensors alive."""
+        arguments = tuple(inputs)
+        stream: Any = torch.cuda.Stream
+        side = stream(target.device)
+        side.wait_stream(torch.cuda.current_stream(target.device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                module(*arguments)
+        torch.cuda.current_stream(target.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = module(*arguments)
+        held = (module, arguments, outputs)
+
+        def replay(_held: object = held) -> None:
+            graph.replay()
+
+        return replay
+
+
+BACKENDS: Mapping[str, Backend] = MappingProxyType({"eager": Eager(), "compiled": Compiled(), "cudagraph": CudaGraph()})
+
+
+def find_backend(target: Target) -> Backend:
+    """The backend that ``target`` names; an unknown one, or one that cannot run there, raises :class:`UserError`."""
+    backend = BACKENDS.get(target.backend)
+    if backend is None:
+        raise UserError(f"backend {target.backend!r} is unknown, known: {', '.join(BACKENDS)}")
+    reason = backend.refuses(target)
+    if reason is not None:
+        raise UserError(f"backend {target.backend} cannot run on {target.device}: {reason}")
+    return backend
+
+
+def place(module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> tuple[nn.Module, list[torch.Tensor]]:
+    """A copy of ``module`` in eval mode, and its inputs, on the target's device in its type and memory format."""
+    moved = copy.deepcopy(module).eval().requires_grad_(False)
+    return place_owned(moved, target), [_place_tensor(tensor, target) for tensor in inputs]
+
+
+def place_owned(module: nn.Module, target: Target) -> nn.Module:
+    """As :func:`place`, for a module that nobody else holds: moved instead of copied."""
+    module = module.eval().requires_grad_(False).to(target.device, target.dtype)
+    return module.to(memory_format=target.layout)
+
+
+def random_inputs(shapes: Sequence[tuple[int, int, int]], target: Target) -> list[torch.Tensor]:
+    """Normally distributed inputs of shape (batch, C, H, W), the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn((target.batch, *shape), generator=generator) for shape in shapes]
+    return [_place_tensor(tensor, target) for tensor in tensors]
+
+
+def _place_tensor(tensor: torch.Tensor, target: Target) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor.to(target.device)
+    layout = target.layout if tensor.dim() == 4 else torch.contiguous_format
+    return tensor.to(target.device, target.dtype).contiguous(memory_format=layout)

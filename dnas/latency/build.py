@@ -1,0 +1,168 @@
+"""Build a latency table from a space's inventory: resumable, safe to kill at any moment, one builder at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from dnas.errors import UserError
+from dnas.latency.backends import find_backend
+from dnas.latency.journal import Journal
+from dnas.latency.measure import Progress, WorkItem, measure_many
+from dnas.latency.provenance import Provenance, differences, finish_provenance, start_provenance
+from dnas.latency.spec import InventoryItem
+from dnas.latency.statistics import Effort, Measurement, Round
+from dnas.latency.table import LatencyTable
+from dnas.latency.target import Target
+
+
+class BuildInterrupted(UserError):
+    """The user stopped a build; everything measured so far is kept and ``--resume`` goes on from there."""
+
+
+def build_table(
+    inventory: Sequence[InventoryItem],
+    out: str | Path,
+    target: Target,
+    *,
+    space: str,
+    input_size: tuple[int, int],
+    effort: Effort | None = None,
+    resume: bool = False,
+    budget_s: float | None = None,
+    seed: int = 0,
+    command: str | None = None,
+    cache_bytes: int = 1 << 30,
+    progress: Callable[[Progress], None] | None = None,
+) -> LatencyTable:
+    """Measure every distinct signature of ``inventory`` once on ``target`` and write the table ``out``.
+
+    ``space`` and ``input_size`` (height, width) say what the inventory belongs to, ``command`` is the command line that
+    builds this table. Each finished round goes to the journal ``OUT.journal.jsonl`` at once; the table replaces
+    ``out`` atomically at the end, and the journal is removed. With ``resume`` an interrupted build goes on from its
+    journal, and a finished table gets the entries it lacks.
+
+    Raises :class:`UserError` when ``out`` or its journal exists and ``resume`` is not given, when what is there was
+    measured differently (naming every difference), and when another process is building the same table (naming it);
+    :class:`BuildInterrupted` on Ctrl-C.
+    """
+    out = Path(out)
+    effort = effort or Effort()
+    find_backend(target)
+    items = {item.spec.key: item for item in reversed(inventory)}
+    journal_path = out.with_name(f"{out.name}.journal.jsonl")
+    with _only_builder(out, journal_path):
+        existing = _existing_table(out, journal_path, resume)
+        journal = Journal(journal_path)
+        provenance = start_provenance(target, effort, space=space, input_size=input_size, command=command)
+        for path, earlier in ((out, existing.provenance if existing else None), (journal_path, journal.provenance)):
+            _check_same(path, earlier, provenance)
+        known = dict(existing.entries) if existing else {}
+        todo = [_work(key, item) for key, item in items.items() if key not in known]
+        if existing and not todo:
+            journal.remove()
+            return existing
+        journal.begin(provenance)
+        measured, seconds = _measure(
+            todo, target, journal, out, command, effort=effort, seed=seed, budget_s=budget_s,
+            cache_bytes=cache_bytes, progress=progress,
+        )  # fmt: skip
+        finished = finish_provenance(
+            existing.provenance if existing else journal.provenance or provenance,
+            target.device,
+            seconds=seconds + journal.seconds,
+            sittings=journal.sittings,
+        )
+        table = LatencyTable(finished, {**known, **measured}, out)
+        table.save(out)
+        journal.remove()
+        return table
+
+
+def _measure(
+    todo: Sequence[WorkItem],
+    target: Target,
+    journal: Journal,
+    out: Path,
+    command: str | None,
+    *,
+    effort: Effort,
+    seed: int,
+    budget_s: float | None,
+    cache_bytes: int,
+    progress: Callable[[Progress], None] | None,
+) -> tuple[dict[str, Measurement], float]:
+    started = last = time.monotonic()
+
+    def keep(key: str, entry: Round) -> None:
+        nonlocal last
+        now = time.monotonic()
+        journal.append(key, entry, now - last)
+        last = now
+
+    try:
+        measured = measure_many(
+            todo,
+            target,
+            effort=effort,
+            seed=seed,
+            budget_s=budget_s,
+            done=journal.rounds,
+            finished=keep,
+            progress=progress,
+            cache_bytes=cache_bytes,
+        )
+    except KeyboardInterrupt:
+        raise BuildInterrupted(
+            f"{out}: interrupted; everything measured so far is kept in {journal.path}, "
+            f"go on with `{_resume_command(command, out)}`"
+        ) from None
+    return measured, time.monotonic() - started
+
+
+def _existing_table(out: Path, journal: Path, resume: bool) -> LatencyTable | None:
+    for path, what in ((out, "is there already"), (journal, "is there from an interrupted build")):
+        if path.exists() and not resume:
+            raise UserError(f"{path}: {what}; go on with --resume, or delete it to measure everything anew")
+    return LatencyTable.load(out) if out.exists() else None
+
+
+def _check_same(path: Path, earlier: Provenance | None, now: Provenance) -> None:
+    found = differences(earlier, now) if earlier else []
+    if found:
+        raise UserError(
+            f"{path}: cannot go on, it was measured differently (there and now): {'; '.join(found)}; "
+            "use the same settings, or another --out"
+        )
+
+
+def _work(key: str, item: InventoryItem) -> WorkItem:
+    return WorkItem(key, item.spec.inputs, item.build)
+
+
+def _resume_command(command: str | None, out: Path) -> str:
+    given = command or f"dnas latency build SPACE --out {out}"
+    return f"{given.replace(' --resume', '')} --resume"
+
+
+@contextmanager
+def _only_builder(out: Path, journal: Path) -> Iterator[None]:
+    """Hold the lock of the table, or say who does; the (empty) lock file stays, removing it would break the lock."""
+    lock = filelock.FileLock(out.with_name(f".{out.name}.lock"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(
+            f"{out}: is being built by {Journal(journal).holder}; wait until it has finished, or use another --out"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{out}: cannot write a table here: {error.strerror or error}; use another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,82 @@
+"""Is the sum of a table's entries the latency of a network? Predicted against measured, and the statistics of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy import stats
+from torch import nn
+
+from dnas.errors import UserError
+from dnas.latency.measure import Progress, WorkItem, measure_many
+from dnas.latency.statistics import Effort, Measurement
+from dnas.latency.target import Target
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well predictions agree with measurements over ``networks`` networks.
+
+    ``pearson`` and ``spearman`` are correlations (the paper's figure of merit, FasterSeg Figure 3: 0.993), ``mape`` is
+    the mean of |predicted - measured| / measured in percent.
+    """
+
+    networks: int
+    pearson: float
+    spearman: float
+    mape: float
+
+    def to_mapping(self) -> dict[str, float]:
+        """The figures by name."""
+        return asdict(self)
+
+
+def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreement:
+    """Compare predicted with measured latencies (ms) of the same networks in the same order.
+
+    Raises :class:`UserError` with fewer than two networks, a latency that is not positive, or latencies that are all
+    equal: a correlation says nothing then.
+    """
+    if len(predicted) != len(measured) or len(measured) < 2:
+        raise UserError(
+            f"latency check: given {len(predicted)} predicted and {len(measured)} measured latencies, expected as many "
+            "of each and at least 2; check more networks"
+        )
+    first, second = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
+    for name, values in (("predicted", first), ("measured", second)):
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise UserError(f"latency check: a {name} latency is not a positive number of ms; check the table")
+        if np.ptp(values) == 0:
+            raise UserError(f"latency check: all {name} latencies are equal; check networks of different size")
+    return Agreement(
+        networks=len(first),
+        pearson=float(stats.pearsonr(first, second).statistic),
+        spearman=float(stats.spearmanr(first, second).statistic),
+        mape=float(100 * np.mean(np.abs(first - second) / second)),
+    )
+
+
+def measure_networks(
+    networks: Mapping[str, Callable[[], nn.Module]],
+    input_size: tuple[int, int],
+    target: Target,
+    *,
+    effort: Effort | None = None,
+    seed: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Measurement]:
+    """Latency in ms of whole networks by name, in interleaved rounds, at images of (height, width) ``input_size``.
+
+    Each network is a function that makes it; it takes images of shape (batch, 3, H, W).
+    """
+    shapes = ((3, *input_size),)
+    items = [WorkItem(name, shapes, build) for name, build in networks.items()]
+    return measure_many(items, target, effort=effort, seed=seed, progress=progress)
+
+
+def noise_floor(first: Mapping[str, Measurement], second: Mapping[str, Measurement]) -> Agreement:
+    """The agreement of two measurements of the same networks: no prediction can be expected to do better."""
+    names = [name for name in first if name in second]
+    return agreement([first[name].median for name in names], [second[name].median for name in names])

@@ -1,0 +1,152 @@
+"""What a device is, and in what state it is: name, memory, driver, clocks, temperature, throttling."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnas.config import config
+
+_THROTTLE_REASONS = {
+    "HwSlowdown": "hardware slowdown",
+    "HwThermalSlowdown": "hardware, too hot",
+    "HwPowerBrakeSlowdown": "hardware, power brake",
+    "SwThermalSlowdown": "software, too hot",
+}
+
+
+@config
+class DeviceInfo:
+    """The device a table belongs to. ``compute_capability`` is that of a CUDA device, ``cores`` that of a CPU."""
+
+    type: str
+    name: str
+    memory_bytes: int
+    cores: int | None = None
+    compute_capability: str | None = None
+
+
+def describe_device(device: torch.device) -> DeviceInfo:
+    """Name and size of a device of this machine, as :func:`dnas.latency.target.resolve_device` gives it."""
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return DeviceInfo(
+            type="cuda",
+            name=found.name,
+            memory_bytes=found.total_memory,
+            compute_capability=f"{found.major}.{found.minor}",
+        )
+    name = _cpu_model() if device.type == "cpu" else f"Apple GPU of {_cpu_model()}"
+    return DeviceInfo(type=device.type, name=name, memory_bytes=_host_memory(), cores=os.cpu_count())
+
+
+def conditions(device: torch.device) -> dict[str, str]:
+    """The present state of the device as text by name; what cannot be read is left out."""
+    return _gpu_conditions(device) if device.type == "cuda" else _cpu_conditions()
+
+
+def throttle_probe(device: torch.device) -> Callable[[], bool]:
+    """A function that says whether the device slows its clocks right now for heat or power; False where unknown."""
+    handle = _nvml_handle(device) if device.type == "cuda" else None
+    if handle is None:
+        return lambda: False
+    return lambda: bool(_throttle_reasons(*handle))
+
+
+def driver_version(device: torch.device) -> str | None:
+    """Version of the Nvidia driver, where NVML can be asked."""
+    handle = _nvml_handle(device) if device.type == "cuda" else None
+    if handle is None:
+        return None
+    nvml, _ = handle
+    return str(nvml.nvmlSystemGetDriverVersion())
+
+
+def _cpu_model() -> str:
+    for line in _lines("/proc/cpuinfo"):
+        name, _, value = line.partition(":")
+        if name.strip() == "model name" and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine() or "unknown CPU"
+
+
+def _host_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def _cpu_conditions() -> dict[str, str]:
+    found = {}
+    clocks = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("cpu MHz")]
+    if clocks:
+        found["clocks_mhz"] = " ".join(clocks[:16])
+    frequency = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+    for name in ("scaling_governor", "scaling_max_freq", "scaling_cur_freq"):
+        for line in _lines(frequency / name)[:1]:
+            found[name] = line.strip()
+    for line in _lines("/sys/class/thermal/thermal_zone0/temp")[:1]:
+        if line.strip().isdigit():
+            found["temperature_c"] = f"{int(line) / 1000:.1f}"
+    if hasattr(os, "getloadavg"):
+        found["load_average"] = " ".join(f"{value:.2f}" for value in os.getloadavg())
+    return found
+
+
+def _gpu_conditions(device: torch.device) -> dict[str, str]:
+    handle = _nvml_handle(device)
+    if handle is None:
+        return {}
+    nvml, gpu = handle
+    questions: dict[str, Callable[[], object]] = {
+        "clock_sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+        "clock_memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+        "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+        "power_w": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+        "power_limit_w": lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000,
+        "throttle_reasons": lambda: ", ".join(_throttle_reasons(nvml, gpu)) or "none",
+    }
+
+    def answer(ask: Callable[[], object]) -> object:
+        try:
+            return ask()
+        except nvml.NVMLError:
+            return None
+
+    answers = {name: answer(ask) for name, ask in questions.items()}
+    return {name: str(value) for name, value in answers.items() if value is not None}
+
+
+def _throttle_reasons(nvml: Any, gpu: Any) -> list[str]:
+    try:
+        bits = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
+    except nvml.NVMLError:
+        return []
+    names = {getattr(nvml, f"nvmlClocksThrottleReason{name}", 0): text for name, text in _THROTTLE_REASONS.items()}
+    return [text for bit, text in names.items() if bits & bit]
+
+
+def _nvml_handle(device: torch.device) -> tuple[Any, Any] | None:
+    """The NVML module and its handle of a CUDA device, by UUID since the two number devices differently."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    except pynvml.NVMLError:
+        return None
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,214 @@
+"""Measure modules: one at given inputs, or a whole list in interleaved rounds."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from weakref import WeakValueDictionary
+
+import torch
+from torch import nn
+
+from dnas.errors import UserError
+from dnas.latency.backends import find_backend, place, place_owned, random_inputs
+from dnas.latency.device import throttle_probe
+from dnas.latency.statistics import Effort, Measurement, Round, Run, Stopwatch, run_rounds, summarise, time_round
+from dnas.latency.target import Target, make_target, pinned
+
+
+@dataclass(frozen=True)
+class WorkItem:
+    """A module to be measured: its name, the (channels, height, width) of each input, and how to make it."""
+
+    name: str
+    shapes: tuple[tuple[int, int, int], ...]
+    build: Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a list of measurements is: visits ``done`` of about ``total``, the last name, seconds left."""
+
+    done: int
+    total: int
+    name: str
+    eta_s: float
+
+
+def measure(
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    *,
+    device: str | torch.device = "cpu",
+    backend: str = "eager",
+    precision: str = "fp32",
+    channels_last: bool = False,
+    threads: int | None = None,
+    effort: Effort | None = None,
+) -> Measurement:
+    """The latency in ms of ``module(*inputs)`` in eval mode, without gradients.
+
+    Works on a copy, so module and inputs stay as they are. Raises :class:`UserError` for a device, backend or precision
+    that is unknown or not to be had.
+    """
+    effort = effort or Effort()
+    target = make_target(device, backend=backend, precision=precision, channels_last=channels_last, threads=threads)
+    runner = find_backend(target)
+    with pinned(target):
+        moved, tensors = place(module, inputs, target)
+        run = runner.prepare(moved, tensors, target)
+        stopwatch, throttled = target.stopwatch(), throttle_probe(target.device)
+        rounds = run_rounds(["module"], lambda _: _quiet_round(stopwatch, run, effort, throttled), effort)
+    return summarise(rounds["module"], effort)
+
+
+def measure_many(
+    items: Sequence[WorkItem],
+    target: Target,
+    *,
+    effort: Effort | None = None,
+    seed: int = 0,
+    budget_s: float | None = None,
+    done: Mapping[str, Sequence[Round]] | None = None,
+    finished: Callable[[str, Round], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    cache_bytes: int = 1 << 30,
+) -> dict[str, Measurement]:
+    """The latency in ms of every item, by name, in interleaved rounds over the shuffled list.
+
+    ``budget_s`` bounds the seconds: every item is measured at least coarsely, then refined where the spread is worst
+    while time is left. ``done`` and ``finished`` let a build keep a journal: rounds of an earlier sitting, and a
+    function that is given each round as soon as it is measured. Modules and inputs stay in memory between their rounds
+    as long as they fit into ``cache_bytes``; beyond that they are made anew. Raises :class:`UserError` naming the item
+    that does not fit into the device's memory.
+    """
+    by_name = {item.name: item for item in items}
+    if len(by_name) != len(items):
+        raise UserError("the list of modules to measure holds a name twice; give every module a name of its own")
+    effort = effort or Effort()
+    started = time.monotonic()
+    per_round = effort if budget_s is None else within_budget(effort, budget_s, len(items))
+    report = _Reporter(progress, sum(max(0, effort.rounds - len((done or {}).get(name, ()))) for name in by_name))
+
+    def note(name: str, entry: Round) -> None:
+        if finished is not None:
+            finished(name, entry)
+        report(name)
+
+    def out_of_time() -> bool:
+        return budget_s is not None and time.monotonic() - started >= budget_s
+
+    with pinned(target):
+        bench = Workbench(target, cache_bytes)
+        rounds = run_rounds(
+            list(by_name),
+            lambda name: bench.visit(by_name[name], per_round),
+            effort,
+            seed=seed,
+            done=done,
+            finished=note,
+            out_of_time=out_of_time if budget_s is not None else None,
+        )
+    return {name: summarise(found, effort) for name, found in rounds.items()}
+
+
+def within_budget(effort: Effort, budget_s: float, items: int) -> Effort:
+    """``effort`` with a time per entry of which ``items`` entries fit into ``budget_s``.
+
+    Half of the budget is left to making and warming up modules, which takes about as long as timing them.
+    """
+    share = 0.5 * budget_s / max(1, items)
+    warm_up_s = min(effort.warm_up_s, 0.3 * share / effort.rounds)
+    return replace(effort, time_per_entry=min(effort.time_per_entry, share), warm_up_s=warm_up_s)
+
+
+@dataclass
+class _Reporter:
+    """Turns finished visits into progress with an estimate of the time left."""
+
+    progress: Callable[[Progress], None] | None
+    total: int
+    done: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def __call__(self, name: str) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.total = max(self.total, self.done)
+            each = (time.monotonic() - self.started) / self.done
+            self.progress(Progress(self.done, self.total, name, each * (self.total - self.done)))
+
+
+class Workbench:
+    """Makes modules ready to run on one target, keeps the recently used ones in memory, and times their rounds."""
+
+    def __init__(self, target: Target, cache_bytes: int) -> None:
+        self._target = target
+        self._backend = find_backend(target)
+        self._stopwatch = target.stopwatch()
+        self._throttled = throttle_probe(target.device)
+        self._cache_bytes = cache_bytes
+        self._ready: OrderedDict[str, _Ready] = OrderedDict()
+        self._inputs: WeakValueDictionary[tuple[tuple[int, int, int], ...], _Inputs] = WeakValueDictionary()
+
+    def visit(self, item: WorkItem, effort: Effort) -> Round:
+        """One round of ``item``; its module is made first unless it is still in memory."""
+        try:
+            ready = self._ready.pop(item.name, None) or self._prepare(item)
+            self._ready[item.name] = ready
+            self._evict()
+            return _quiet_round(self._stopwatch, ready.run, effort, self._throttled)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{item.name}: does not fit into the memory of {self._target.device} ({error}); use a smaller input"
+            ) from None
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the modules and inputs that are kept ready."""
+        return sum(ready.own_bytes for ready in self._ready.values()) + sum(map(_total_bytes, self._inputs.values()))
+
+    def _prepare(self, item: WorkItem) -> _Ready:
+        inputs = self._inputs.get(item.shapes)
+        if inputs is None:
+            inputs = _Inputs(random_inputs(item.shapes, self._target))
+            self._inputs[item.shapes] = inputs
+        module = place_owned(item.build(), self._target)
+        own_bytes = _total_bytes((*module.parameters(), *module.buffers()))
+        if self._target.backend != "eager":  # compiled modules and graphs keep buffers for their activations
+            own_bytes += 2 * _total_bytes(inputs)
+        return _Ready(self._backend.prepare(module, inputs, self._target), inputs, own_bytes)
+
+    def _evict(self) -> None:
+        """Forget the modules that were used longest ago until the rest fits; the newest one always stays."""
+        while len(self._ready) > 1 and self.held_bytes > self._cache_bytes:
+            self._ready.popitem(last=False)
+
+
+class _Inputs(list[torch.Tensor]):
+    """Input tensors, shared by the modules that take the same shapes; a class, so that it can be held weakly."""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    run: Run
+    inputs: _Inputs
+    own_bytes: int
+
+
+def _total_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _quiet_round(stopwatch: Stopwatch, run: Run, effort: Effort, throttled: Callable[[], bool]) -> Round:
+    """A round without Python's garbage collector striking in the middle of a sample."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return time_round(stopwatch, run, effort, throttled)
+    finally:
+        if collecting:
+            gc.enable()

@@ -1,0 +1,161 @@
+"""Where a table's figures come from: everything that has to be equal for two figures to mean the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+import dnas
+from dnas.config import config
+from dnas.latency.device import DeviceInfo, conditions, describe_device, driver_version
+from dnas.latency.statistics import Effort
+from dnas.latency.target import Target
+
+
+@config
+class Provenance:
+    """What is recorded with every table.
+
+    ``input_size`` is the (height, width) of the images that the space's inventory was made for, ``batch`` the images at
+    a time. ``effort`` holds the settings of :class:`dnas.latency.statistics.Effort`, ``software`` versions by name,
+    ``before`` and ``after`` the state of the device around the measuring, ``seconds`` the time all sittings took.
+    ``cache`` is ``warm``: each module is called again and again, so its weights and input lie in the caches.
+    ``commit`` is that of a source checkout of dnas, null for an installed package.
+    """
+
+    space: str
+    input_size: tuple[int, int]
+    device: DeviceInfo
+    backend: str
+    precision: str
+    memory_format: str
+    threads: int
+    batch: int
+    cache: str = "warm"
+    tf32: bool = False
+    cudnn_benchmark: bool = True
+    effort: dict[str, float]
+    software: dict[str, str]
+    commit: str | None = None
+    command: str | None = None
+    date: str
+    seconds: float
+    sittings: int = 0
+    before: dict[str, str]
+    after: dict[str, str]
+    notes: str = ""
+
+
+def start_provenance(
+    target: Target, effort: Effort, *, space: str, input_size: tuple[int, int], command: str | None
+) -> Provenance:
+    """The provenance of a build that begins now; :func:`finish_provenance` completes it."""
+    state = conditions(target.device)
+    return Provenance(
+        space=space,
+        input_size=input_size,
+        device=describe_device(target.device),
+        backend=target.backend,
+        precision=target.precision,
+        memory_format=target.memory_format,
+        threads=target.threads,
+        batch=target.batch,
+        tf32=target.precision == "tf32",
+        effort={name: float(value) for name, value in dataclasses.asdict(effort).items()},
+        software=software_versions(target.device),
+        commit=source_commit(),
+        command=command,
+        date=utc_now(),
+        seconds=0.0,
+        before=state,
+        after=state,
+    )
+
+
+def finish_provenance(provenance: Provenance, device: torch.device, *, seconds: float, sittings: int) -> Provenance:
+    """``provenance`` after ``sittings`` more sittings of ``seconds`` in all; date and device state are those of now."""
+    return dataclasses.replace(
+        provenance,
+        date=utc_now(),
+        after=conditions(device),
+        seconds=round(provenance.seconds + seconds, 3),
+        sittings=provenance.sittings + sittings,
+    )
+
+
+def differences(one: Provenance, other: Provenance) -> list[str]:
+    """What makes figures of ``one`` and ``other`` unfit for one table, each as ``name: one's and other's value``."""
+    names = (
+        "input_size",
+        "backend",
+        "precision",
+        "memory_format",
+        "threads",
+        "batch",
+        "cache",
+        "tf32",
+        "cudnn_benchmark",
+    )
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in names}
+    for name in ("type", "name", "cores", "compute_capability"):
+        pairs[f"device {name}"] = (getattr(one.device, name), getattr(other.device, name))
+    for name in ("torch", "cuda", "cudnn", "driver"):
+        pairs[name] = (one.software.get(name), other.software.get(name))
+    for name in sorted({*one.effort, *other.effort}):
+        pairs[name] = (one.effort.get(name), other.effort.get(name))
+    return [f"{name}: {first} and {second}" for name, (first, second) in pairs.items() if first != second]
+
+
+def software_versions(device: torch.device) -> dict[str, str]:
+    """Versions by name of what decides how fast a module runs."""
+    cudnn: Any = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    found: dict[str, object] = {
+        "dnas": dnas.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "system": platform.platform(),
+    }
+    if device.type == "cuda":
+        found |= {
+            "cuda": torch.version.cuda,
+            "cudnn": cudnn.version(),
+            "driver": driver_version(device),
+        }
+    elif mkldnn.is_available():
+        found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def source_commit() -> str | None:
+    """The commit of the checkout that dnas is imported from, with ``-changed`` when files differ from it."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    return f"{commit}-changed" if _git(folder, "status", "--porcelain", "--untracked-files=no") else commit
+
+
+def utc_now() -> str:
+    """The present moment as ISO 8601 text in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,215 @@
+"""From a stopwatch to a latency: warm-up, sample size, rounds, outliers, percentiles. Nothing here knows a device."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+Run = Callable[[], object]
+
+
+class Stopwatch(Protocol):
+    """Times a batch of calls; what a device must offer to be measured."""
+
+    def time(self, run: Run, repetitions: int) -> float:
+        """Seconds that ``repetitions`` calls of ``run`` take on the device, from the first start to the last end."""
+
+
+@dataclass(frozen=True)
+class HostStopwatch:
+    """A stopwatch made of a clock in seconds and a function that waits until the device has finished its work."""
+
+    clock: Callable[[], float]
+    synchronize: Callable[[], object] = lambda: None
+
+    def time(self, run: Run, repetitions: int) -> float:
+        """See :class:`Stopwatch`."""
+        self.synchronize()
+        start = self.clock()
+        for _ in range(repetitions):
+            run()
+        self.synchronize()
+        return self.clock() - start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much work one measurement is worth. Times are seconds.
+
+    A measurement is made of ``rounds``; a round warms up for about ``warm_up_s`` and then takes samples for about
+    ``time_per_entry / rounds``. A sample is as many calls as last ``sample_s``, so that the clock's resolution and the
+    launch of the first call do not matter. Rounds whose median is further than ``tolerance`` (a fraction) from the
+    median of all rounds are repeated, at most ``extra_rounds`` times.
+    """
+
+    rounds: int = 5
+    time_per_entry: float = 0.5
+    warm_up_s: float = 0.02
+    sample_s: float = 0.001
+    tolerance: float = 0.1
+    extra_rounds: int = 3
+    most_samples: int = 100
+
+    def __post_init__(self) -> None:
+        for name, low in (("rounds", 1), ("extra_rounds", 0), ("most_samples", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}: expected at least {low}, given {getattr(self, name)}")
+        for name in ("time_per_entry", "warm_up_s", "sample_s", "tolerance"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: expected a number from 0 up, given {value}")
+
+    @property
+    def round_s(self) -> float:
+        """Seconds of timed work in one round."""
+        return self.time_per_entry / self.rounds
+
+
+@dataclass(frozen=True)
+class Round:
+    """One visit to one module: ms per call of each sample, calls in each sample, and whether the clocks throttled."""
+
+    samples_ms: tuple[float, ...]
+    calls_per_sample: int
+    throttled: bool = False
+
+    @property
+    def median(self) -> float:
+        """Median of the samples, ms."""
+        return float(np.median(self.samples_ms))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A latency: ``median``, ``p10`` and ``p90`` in ms, over ``repetitions`` timed calls in ``rounds`` rounds."""
+
+    median: float
+    p10: float
+    p90: float
+    repetitions: int
+    rounds: int
+
+    @property
+    def spread(self) -> float:
+        """Distance of the 10th from the 90th percentile as a fraction of the median (0 for a latency of 0)."""
+        return (self.p90 - self.p10) / self.median if self.median else 0.0
+
+
+def warm_up(stopwatch: Stopwatch, run: Run, seconds: float) -> float:
+    """Run once, then for about ``seconds`` (at least once more), and return an estimate of the seconds one call takes.
+
+    The first call counts for nothing: libraries choose and build their kernels in it. After it the batch doubles until
+    the time is used up, so the last batch, which gives the estimate, is about half of the whole: long enough for the
+    clock, and taken when the device is warm.
+    """
+    stopwatch.time(run, 1)
+    spent, calls = 0.0, 1
+    while True:
+        batch = stopwatch.time(run, calls)
+        spent += batch
+        if spent >= seconds or calls >= 1 << 20:
+            return max(batch / calls, 1e-9)
+        calls *= 2
+
+
+def calls_per_sample(estimate: float, effort: Effort) -> int:
+    """Calls in one sample, for a module whose call takes about ``estimate`` seconds.
+
+    Enough to last ``sample_s``, and enough for ``most_samples`` samples to fill the round.
+    """
+    return max(1, math.ceil(max(effort.sample_s, effort.round_s / effort.most_samples) / estimate))
+
+
+def time_round(stopwatch: Stopwatch, run: Run, effort: Effort, throttled: Callable[[], bool] = lambda: False) -> Round:
+    """Warm up, then take samples until the round's time is used up, at least one.
+
+    ``throttled`` is asked once, after the samples: whether the device slowed its clocks while they were taken.
+    """
+    calls = calls_per_sample(warm_up(stopwatch, run, effort.warm_up_s), effort)
+    samples: list[float] = []
+    spent = 0.0
+    while not samples or (spent < effort.round_s and len(samples) < effort.most_samples):
+        seconds = stopwatch.time(run, calls)
+        spent += seconds
+        samples.append(1e3 * seconds / calls)
+    return Round(tuple(samples), calls, throttled())
+
+
+def accepted(rounds: Sequence[Round], effort: Effort) -> list[Round]:
+    """The rounds that count: not throttled, and within the tolerance of the median of the round medians.
+
+    When fewer than ``effort.rounds`` agree, those nearest to the median stand in: a noisy device gets a wide
+    spread, not an error. Throttled rounds stand in only when every round was throttled.
+    """
+    usable = [entry for entry in rounds if not entry.throttled] or list(rounds)
+    centre = float(np.median([entry.median for entry in usable]))
+    by_distance = sorted(usable, key=lambda entry: abs(entry.median - centre))
+    agreeing = sum(abs(entry.median - centre) <= effort.tolerance * centre for entry in usable)
+    return by_distance[: max(agreeing, min(effort.rounds, len(by_distance)))]
+
+
+def needs_another(rounds: Sequence[Round], effort: Effort) -> bool:
+    """Whether fewer than ``effort.rounds`` rounds agree and a further round may still be spent on it."""
+    if len(rounds) < effort.rounds:
+        return True
+    if len(rounds) >= effort.rounds + effort.extra_rounds:
+        return False
+    usable = [entry.median for entry in rounds if not entry.throttled]
+    if not usable:
+        return True
+    centre = float(np.median(usable))
+    return sum(abs(value - centre) <= effort.tolerance * centre for value in usable) < effort.rounds
+
+
+def summarise(rounds: Sequence[Round], effort: Effort) -> Measurement:
+    """Median and percentiles (linear interpolation) over all samples of the accepted rounds."""
+    kept = accepted(rounds, effort)
+    samples = [sample for entry in kept for sample in entry.samples_ms]
+    p10, median, p90 = (float(value) for value in np.percentile(samples, (10, 50, 90)))
+    repetitions = sum(len(entry.samples_ms) * entry.calls_per_sample for entry in kept)
+    return Measurement(median, p10, p90, repetitions, len(kept))
+
+
+def run_rounds(
+    names: Sequence[str],
+    visit: Callable[[str], Round],
+    effort: Effort,
+    *,
+    seed: int = 0,
+    done: Mapping[str, Sequence[Round]] | None = None,
+    finished: Callable[[str, Round], None] | None = None,
+    out_of_time: Callable[[], bool] | None = None,
+) -> dict[str, list[Round]]:
+    """Visit every name in interleaved rounds and return the rounds of each name.
+
+    Each round goes through the whole list in a new seeded order, so that a drift of the device spreads over all names
+    instead of landing on the ones that are measured late. ``done`` holds rounds of an earlier sitting, and
+    ``finished`` is called after each visit, before the next one starts. After the rounds come the repeats of outliers.
+
+    With ``out_of_time`` (asked before each visit) the first round still covers every name, and the later ones begin
+    with the names whose spread is worst, so that the time left goes where it helps most.
+    """
+    rounds = {name: list((done or {}).get(name, ())) for name in names}
+
+    def sweep(todo: list[str], number: int) -> None:
+        random.Random(f"{seed}/{number}").shuffle(todo)
+        if out_of_time is not None and number > 0:
+            todo.sort(key=lambda name: -summarise(rounds[name], effort).spread)
+        for name in todo:
+            if out_of_time is not None and rounds[name] and out_of_time():
+                return
+            entry = visit(name)
+            rounds[name].append(entry)
+            if finished is not None:
+                finished(name, entry)
+
+    for number in range(effort.rounds):
+        sweep([name for name in names if len(rounds[name]) <= number], number)
+    for number in range(effort.rounds, effort.rounds + effort.extra_rounds):
+        sweep([name for name in names if needs_another(rounds[name], effort)], number)
+    return rounds

@@ -1,0 +1,214 @@
+"""The latency table: operator signature -> latency in ms, with where the figures come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnas.config import to_mapping
+from dnas.errors import UserError
+from dnas.latency.device import DeviceInfo, describe_device
+from dnas.latency.provenance import Provenance, differences
+from dnas.latency.spec import OperatorSpec
+from dnas.latency.statistics import Measurement
+from dnas.latency.table_file import read_table_file, write_table_file
+from dnas.latency.target import resolve_device
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Latencies of operators on one device, backend, precision and input size; it never changes and never measures.
+
+    ``entries`` maps the key of an :class:`OperatorSpec` to its measurement (ms). ``source`` is the file it was read
+    from; it only serves messages and does not take part in comparisons.
+    """
+
+    provenance: Provenance
+    entries: Mapping[str, Measurement]
+    source: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", MappingProxyType(dict(self.entries)))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, spec: OperatorSpec) -> bool:
+        return spec.key in self.entries
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyTable:
+        """Read a table; a missing, damaged or edited file is a :class:`UserError` that names it and says why."""
+        provenance, entries = read_table_file(path)
+        return cls(provenance, entries, Path(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as JSON, atomically; an existing file is replaced."""
+        write_table_file(path, self.provenance, self.entries)
+
+    def lookup(self, spec: OperatorSpec) -> float:
+        """The median latency of an operator in ms; a missing one is a :class:`UserError` saying how to measure it."""
+        entry = self.entries.get(spec.key)
+        if entry is None:
+            raise UserError(
+                f"{self.source or 'the latency table'}: holds no {spec.key!r}; measure what is missing with "
+                f"`{self._build_command()}`"
+            )
+        return entry.median
+
+    def missing(self, specs: list[OperatorSpec]) -> list[OperatorSpec]:
+        """Those of ``specs`` that the table does not hold."""
+        return [spec for spec in specs if spec not in self]
+
+    def check_usable(
+        self,
+        *,
+        device: str | torch.device | DeviceInfo | None = None,
+        backend: str | None = None,
+        precision: str | None = None,
+        input_size: tuple[int, int] | None = None,
+        batch: int | None = None,
+        memory_format: str | None = None,
+        threads: int | None = None,
+        allow_mismatch: bool = False,
+    ) -> list[str]:
+        """Refuse the table for anything else than it was measured for; what is None is not compared.
+
+        Raises :class:`UserError` naming every difference. With ``allow_mismatch`` the differences are returned
+        instead, for a warning.
+        """
+        mine = self.provenance
+        pairs: dict[str, tuple[object, object]] = {
+            "backend": (mine.backend, backend),
+            "precision": (mine.precision, precision),
+            "input size": (tuple(mine.input_size), None if input_size is None else tuple(input_size)),
+            "batch": (mine.batch, batch),
+            "memory format": (mine.memory_format, memory_format),
+            "threads": (mine.threads, threads),
+        }
+        if device is not None:
+            wanted = device if isinstance(device, DeviceInfo) else describe_device(resolve_device(device))
+            pairs = {"device": (_device_text(mine.device), _device_text(wanted)), **pairs}
+        found = [
+            f"{name} is {_text(wanted)}, the table's is {_text(own)}"
+            for name, (own, wanted) in pairs.items()
+            if wanted is not None and own != wanted
+        ]
+        if found and not allow_mismatch:
+            raise UserError(
+                f"{self.source or 'the latency table'}: was measured for something else: {'; '.join(found)}; "
+                "build a table for this, or allow the difference with --allow-mismatch"
+            )
+        return found
+
+    def slowest(self, count: int) -> list[tuple[str, Measurement]]:
+        """The ``count`` entries of highest median latency, slowest first."""
+        return sorted(self.entries.items(), key=lambda item: (-item[1].median, item[0]))[:count]
+
+    def summary(self) -> dict[str, Any]:
+        """The table in a few figures: plain values, latencies in ms, spread as a fraction of the median."""
+        medians = [entry.median for entry in self.entries.values()]
+        spreads = [entry.spread for entry in self.entries.values()]
+        operators = [OperatorSpec.from_key(key).operator for key in self.entries]
+        return {
+            "entries": len(medians),
+            "operators": {name: operators.count(name) for name in sorted(set(operators))},
+            "fastest_ms": min(medians, default=0.0),
+            "median_ms": float(np.median(medians)) if medians else 0.0,
+            "slowest_ms": max(medians, default=0.0),
+            "total_ms": float(sum(medians)),
+            "median_spread": float(np.median(spreads)) if spreads else 0.0,
+            "worst_spread": max(spreads, default=0.0),
+            "device": self.provenance.device.name,
+            "backend": self.provenance.backend,
+            "precision": self.provenance.precision,
+            "input_size": list(self.provenance.input_size),
+            "batch": self.provenance.batch,
+            "threads": self.provenance.threads,
+            "date": self.provenance.date,
+        }
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Provenance and entries as plain containers."""
+        rows = {
+            key: {
+                "latency_ms": entry.median,
+                "p10_ms": entry.p10,
+                "p90_ms": entry.p90,
+                "repetitions": entry.repetitions,
+                "rounds": entry.rounds,
+            }
+            for key, entry in self.entries.items()
+        }
+        return {"provenance": to_mapping(self.provenance), "entries": rows}
+
+    def merge(self, other: LatencyTable) -> LatencyTable:
+        """Both tables in one; where both hold a key, the entry of more timed calls wins.
+
+        Raises :class:`UserError` when they were measured differently: their figures would not mean the same.
+        """
+        found = differences(self.provenance, other.provenance)
+        if found:
+            raise UserError(f"the tables cannot be merged, they differ in {'; '.join(found)}")
+        entries = dict(self.entries)
+        for key, entry in other.entries.items():
+            if key not in entries or entry.repetitions > entries[key].repetitions:
+                entries[key] = entry
+        return LatencyTable(self.provenance, entries, self.source)
+
+    def diff(self, other: LatencyTable) -> TableDiff:
+        """Compare two tables entry by entry, whatever they were measured on."""
+        shared = {
+            key: (entry.median, other.entries[key].median)
+            for key, entry in self.entries.items()
+            if key in other.entries
+        }
+        return TableDiff(
+            latencies_ms=shared,
+            only_first=tuple(key for key in self.entries if key not in other.entries),
+            only_second=tuple(key for key in other.entries if key not in self.entries),
+            measured_differently=tuple(differences(self.provenance, other.provenance)),
+        )
+
+    def _build_command(self) -> str:
+        mine = self.provenance
+        command = mine.command or (
+            f"dnas latency build {mine.space} --out {self.source or 'FILE'} --device {mine.device.type} "
+            f"--backend {mine.backend} --precision {mine.precision}"
+        )
+        return f"{command.replace(' --resume', '')} --resume"
+
+
+@dataclass(frozen=True)
+class TableDiff:
+    """Two tables side by side: by key the (first, second) latency in ms, and the keys that only one of them has."""
+
+    latencies_ms: Mapping[str, tuple[float, float]]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    measured_differently: tuple[str, ...]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Second latency over first by key; entries whose first latency is 0 are left out."""
+        return {key: second / first for key, (first, second) in self.latencies_ms.items() if first > 0}
+
+    @property
+    def median_relative_difference(self) -> float:
+        """Median over the shared keys of |second - first| / first (0 without shared keys)."""
+        values = [abs(ratio - 1) for ratio in self.ratios.values()]
+        return float(np.median(values)) if values else 0.0
+
+
+def _device_text(device: DeviceInfo) -> str:
+    return f"{device.type} {device.name}" + (f" ({device.cores} cores)" if device.cores else "")
+
+
+def _text(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,36 @@
+"""The published discrete networks, by name, and field-of-view arithmetic."""
+
+from dnas.networks import dwrseg, eseg, fasterseg, regseg  # each registers its networks
+from dnas.networks.field_of_view import DeclaresLayer, dilation_bounds, field_of_view
+from dnas.networks.fields import Field, Layer, field_of_layers
+from dnas.networks.registry import (
+    NetworkRegistry,
+    PaperFacts,
+    PrintedFigure,
+    create_network,
+    list_networks,
+    network_facts,
+    register_network,
+)
+from dnas.networks.segmentation import SegmentationNetwork
+
+__all__ = [
+    "DeclaresLayer",
+    "Field",
+    "Layer",
+    "NetworkRegistry",
+    "PaperFacts",
+    "PrintedFigure",
+    "SegmentationNetwork",
+    "create_network",
+    "dilation_bounds",
+    "dwrseg",
+    "eseg",
+    "fasterseg",
+    "field_of_layers",
+    "field_of_view",
+    "list_networks",
+    "network_facts",
+    "register_network",
+    "regseg",
+]

@@ -1,0 +1,99 @@
+"""The networks that FasterSeg's paper found and prints: Table 7 and Figure 6.
+
+Table 7 gives for every cell its operator, the scale s at which it stands and its ratio; the output of a cell of stride
+2 has twice the s times ratio channels that the table prints. Read so, and with the steps up of
+:mod:`dnas.networks.multi_branch`, the parts add up to the latency that the authors recorded for this network, to the
+last digit, under the look-up of their code (``zoomed conv x2`` priced as ``conv x2``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from dnas.networks.multi_branch import BranchSpec, CellSpec, MultiBranchNetwork, MultiBranchSpec
+from dnas.networks.registry import PaperFacts, PrintedFigure, register_network
+from dnas.profile import FVCORE_PRICES
+
+STUDENT_RATIO = 8
+TEACHER_RATIO = 12
+
+#: (operator, scale, ratio) of every cell, by final scale: FasterSeg Table 7.
+TABLE_7: dict[int, tuple[tuple[str, int, int], ...]] = {
+    16: (
+        ("conv_x2", 8, 4),
+        ("conv_x2", 8, 4),
+        ("zoomed_conv_x2", 8, 4),
+        ("zoomed_conv_x2", 8, 4),
+        ("conv_x2", 8, 4),
+        ("conv_x2", 8, 4),
+        ("zoomed_conv_x2", 16, 4),
+        ("zoomed_conv_x2", 16, 12),
+        ("zoomed_conv_x2", 16, 8),
+    ),
+    32: (
+        ("conv_x2", 8, 4),
+        ("conv_x2", 8, 4),
+        ("zoomed_conv_x2", 8, 4),
+        ("zoomed_conv", 8, 8),
+        ("zoomed_conv_x2", 16, 4),
+        ("zoomed_conv_x2", 16, 4),
+        ("zoomed_conv_x2", 16, 4),
+        ("zoomed_conv_x2", 16, 4),
+        ("zoomed_conv_x2", 32, 4),
+        ("zoomed_conv_x2", 32, 8),
+    ),
+}
+
+
+def branch_of_table(rows: Sequence[tuple[str, int, int]], end_ratio: int, scale: int) -> BranchSpec:
+    """A branch that ends at ``scale``, from (operator, scale, ratio) rows as Table 7 prints them.
+
+    A cell has stride 2 where the next one stands at a coarser scale.
+    """
+    cells = []
+    channels = 8 * end_ratio
+    for (operator, here, ratio), following in zip(rows, [*(row[1] for row in rows[1:]), scale], strict=True):
+        cells.append(CellSpec(operator, following, channels, following * ratio, following // here))
+        channels = following * ratio
+    return BranchSpec(scale, channels, tuple(cells))
+
+
+@register_network(
+    "fasterseg_student",
+    PaperFacts(
+        source="FasterSeg, Tables 3 and 7",
+        input_size=(1024, 2048),
+        parameters=PrintedFigure("4.4M"),
+        multiply_adds=PrintedFigure("28.2G"),
+        parameters_off=-0.2223,
+        multiply_adds_off=-0.0028,
+        elementwise=FVCORE_PRICES,
+        why=(
+            "the convolutions alone are 27.77 G; the paper does not say what its counter adds, fvcore's prices of "
+            "normalisations and resampling give 28.12 G; its parameters are those of the network as trained, which "
+            "has further heads at 1/16 and 1/32 that inference does not run"
+        ),
+    ),
+)
+def fasterseg_student(num_classes: int) -> nn.Module:
+    """FasterSeg's student: the branches of Table 7, which share their first three cells."""
+    branches = tuple(branch_of_table(rows, STUDENT_RATIO, scale) for scale, rows in TABLE_7.items())
+    return MultiBranchNetwork(MultiBranchSpec(STUDENT_RATIO, branches), num_classes)
+
+
+@register_network(
+    "fasterseg_teacher", PaperFacts(source="FasterSeg, section 3.3 and Table 7", input_size=(1024, 2048))
+)
+def fasterseg_teacher(num_classes: int) -> nn.Module:
+    """A teacher for :func:`fasterseg_student`: its cells at the widest ratio, stem and head included.
+
+    The paper prints no cells of its teacher, only that it always takes the widest ratio (section 3.3); the operators
+    and paths here are therefore the student's.
+    """
+    rows_of = {
+        scale: [(operator, here, TEACHER_RATIO) for operator, here, _ in rows] for scale, rows in TABLE_7.items()
+    }
+    branches = tuple(branch_of_table(rows, TEACHER_RATIO, scale) for scale, rows in rows_of.items())
+    return MultiBranchNetwork(MultiBranchSpec(TEACHER_RATIO, branches), num_classes)

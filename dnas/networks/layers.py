@@ -1,0 +1,56 @@
+"""Small building blocks that several networks share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv_bn(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] | None = nn.ReLU,
+) -> nn.Sequential:
+    """Convolution without bias, BatchNorm and, unless ``activation`` is None, the activation.
+
+    Padding is half the kernel: (N, in, H, W) becomes (N, out, ceil(H / stride), ceil(W / stride)) for odd kernels.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+    if activation is not None:
+        layers.append(activation())
+    return nn.Sequential(*layers)
+
+
+def resize(features: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Bilinear interpolation of (N, C, h, w) to (N, C, H, W), ``size`` being (H, W); corners are not aligned."""
+    return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate computed from the global averages of all channels (SENet).
+
+    (N, C, H, W) -> (N, C, H, W); ``squeezed`` is the width of the hidden layer.
+    """
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, 1),
+            nn.ReLU(),
+            nn.Conv2d(squeezed, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scale ``features`` (N, C, H, W)."""
+        gates: Tensor = self.gate(features)
+        return features * gates

@@ -1,0 +1,188 @@
+"""The discrete multi-branch network that FasterSeg derives: stem, cells in branches that share a prefix, fusing head.
+
+The structure of the head is FasterSeg's Appendix A: on its way up, a branch is reduced by a 1x1 convolution, upsampled
+by two, and fused by a 3x3 convolution with the last map that its own path had at that finer scale. The branches, all
+at scale 8 then, are concatenated for the classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dnas.ops import ConvNormAct, fit_channels, make_operator, resize
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One cell: ``operator`` from ``in_channels`` to ``channels`` at downsample rate ``scale`` (that of its output)."""
+
+    operator: str
+    scale: int
+    in_channels: int
+    channels: int
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class BranchSpec:
+    """One branch: its cells from the stem on. Of its last map at downsample rate ``scale``, ``channels`` are read."""
+
+    scale: int
+    channels: int
+    cells: tuple[CellSpec, ...]
+
+    def skip_channels(self, scale: int, stem_channels: int) -> int:
+        """Channels of the map at ``scale`` that this branch's path reads when it goes coarser."""
+        return next((cell.in_channels for cell in self.cells if cell.scale > scale), stem_channels)
+
+
+@dataclass(frozen=True)
+class MultiBranchSpec:
+    """A whole network. ``end_ratio`` is the ratio of stem and head, which have ``end_ratio * scale`` channels."""
+
+    end_ratio: int
+    branches: tuple[BranchSpec, ...]
+
+
+class Stem(nn.Sequential):
+    """Five 3x3 convolutions, the first, second and fourth of stride two: (N, 3, H, W) -> (N, 8 * ratio, H/8, W/8).
+
+    Appendix A. The channels (4, 8, 8 times the ratio) are those of the published latency table's stem entries.
+    """
+
+    def __init__(self, ratio: int) -> None:
+        half, full = 4 * ratio, 8 * ratio
+        super().__init__(
+            ConvNormAct(3, half, stride=2),
+            ConvNormAct(half, full, stride=2),
+            ConvNormAct(full, full),
+            ConvNormAct(full, full, stride=2),
+            ConvNormAct(full, full),
+        )
+
+
+class Fuse(nn.Module):
+    """One step up: reduce ``coarse``, upsample it to ``skip``, concatenate, fuse (Appendix A)."""
+
+    def __init__(self, coarse_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.coarse_channels, self.skip_channels = coarse_channels, skip_channels
+        self.reduce = ConvNormAct(coarse_channels, out_channels, kernel_size=1)
+        self.merge = ConvNormAct(skip_channels + out_channels, out_channels)
+
+    def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
+        """(N, skip, H, W) and (N, coarse, H/2, W/2) -> (N, out, H, W).
+
+        Of a wider map the leading channels are read; a narrower one is filled up with zero channels.
+        """
+        skip = fit_channels(skip, self.skip_channels)
+        reduced = self.reduce(fit_channels(coarse, self.coarse_channels))
+        size = (skip.shape[-2], skip.shape[-1])
+        fused: Tensor = self.merge(torch.cat([skip, resize(reduced, size)], dim=1))
+        return fused
+
+
+class Head(nn.Module):
+    """Concatenated branches -> 1x1 fusion, 3x3 convolution, 1x1 classifier, bilinear upsampling to the image."""
+
+    def __init__(self, branch_channels: int, branches: int, num_classes: int) -> None:
+        super().__init__()
+        channels = branch_channels * branches
+        self.branch_channels = branch_channels
+        self.fusion = ConvNormAct(channels, channels, kernel_size=1)
+        self.conv = ConvNormAct(channels, channels)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Maps of (N, branch_channels, H/8, W/8), one a branch -> logits (N, classes, *size)."""
+        joined = torch.cat([fit_channels(x, self.branch_channels) for x in maps], dim=1)
+        return resize(self.classifier(self.conv(self.fusion(joined))), size)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A cell of the network as built once: ``parent`` is the node it reads (-1: the stem)."""
+
+    parent: int
+    cell: CellSpec
+
+
+def share_prefixes(spec: MultiBranchSpec) -> tuple[tuple[Node, ...], tuple[tuple[int, ...], ...]]:
+    """The cells to build, each shared prefix once, and for every branch the nodes along its path.
+
+    Branches share a cell when they share all cells before it and it is of the same operator, scale and width
+    (section 3.4).
+    """
+    nodes: list[Node] = []
+    index_of: dict[Node, int] = {}
+    paths = []
+    for branch in spec.branches:
+        parent, path = -1, []
+        for cell in branch.cells:
+            node = Node(parent, cell)
+            if node not in index_of:
+                index_of[node] = len(nodes)
+                nodes.append(node)
+            parent = index_of[node]
+            path.append(parent)
+        paths.append(tuple(path))
+    return tuple(nodes), tuple(paths)
+
+
+class MultiBranchNetwork(nn.Module):
+    """The network of a spec: (N, 3, H, W) images, H and W from 64 up -> logits (N, classes, H, W)."""
+
+    def __init__(self, spec: MultiBranchSpec, num_classes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.nodes, self.paths = share_prefixes(spec)
+        ratio = spec.end_ratio
+        self.stem = Stem(ratio)
+        self.cells = nn.ModuleList(
+            make_operator(node.cell.operator, node.cell.in_channels, node.cell.channels, node.cell.stride)
+            for node in self.nodes
+        )
+        self.fuses = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    str(scale): Fuse(2 * scale * ratio, branch.skip_channels(scale, 8 * ratio), scale * ratio)
+                    for scale in scales_below(branch.scale)
+                }
+            )
+            for branch in spec.branches
+        )
+        self.head = Head(8 * ratio, len(spec.branches), num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> logits (N, classes, H, W)."""
+        stem = self.stem(images)
+        outputs: list[Tensor] = []
+        for node, cell in zip(self.nodes, self.cells, strict=True):
+            x = stem if node.parent < 0 else outputs[node.parent]
+            outputs.append(cell(fit_channels(x, node.cell.in_channels)))
+        maps = [self._climb(index, stem, outputs) for index in range(len(self.paths))]
+        logits: Tensor = self.head(maps, (images.shape[-2], images.shape[-1]))
+        return logits
+
+    def _climb(self, index: int, stem: Tensor, outputs: list[Tensor]) -> Tensor:
+        """The map of one branch at scale 8."""
+        path = self.paths[index]
+        last_at = {8: stem} | {self.nodes[node].cell.scale: outputs[node] for node in path}
+        branch = self.spec.branches[index]
+        x = fit_channels(last_at[branch.scale], branch.channels)
+        for scale, fuse in self.fuses[index].items():  # type: ignore[operator]
+            x = fuse(last_at[int(scale)], x)
+        return x
+
+
+def scales_below(scale: int) -> tuple[int, ...]:
+    """The finer downsample rates that a branch of ``scale`` passes on its way up, nearest first: 32 -> (16, 8)."""
+    scales = []
+    while scale > 8:
+        scale //= 2
+        scales.append(scale)
+    return tuple(scales)

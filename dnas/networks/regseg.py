@@ -1,0 +1,81 @@
+"""RegSeg: one dilated block after the other instead of a context module (arXiv 2111.09957, versions 1 and 3).
+
+The paper's 39.1 G are fvcore's count, which includes normalisation and interpolation; the convolutions alone make
+38.35 G multiply-adds at 1024x2048.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from dnas.networks.registry import PaperFacts, PrintedFigure, register_network
+from dnas.networks.regseg_backbone import RegSegBackbone
+from dnas.networks.regseg_decoder import RegSegDecoder
+from dnas.networks.segmentation import SegmentationNetwork
+from dnas.profile import FVCORE_PRICES
+
+_ROUNDED_TWICE = "3,334,951 parameters, 0.15 % fewer than printed; perhaps the paper rounded 3.335 M once more"
+
+#: Dilation rates of the last 13 blocks, chosen by hand: version 1, Table 4, row 1 (`exp48` of the published code).
+MANUAL_RATES: tuple[tuple[int, ...], ...] = ((1, 1), (1, 2), *[(1, 4)] * 4, *[(1, 14)] * 7)
+
+#: The rates that gradient descent found: version 3, Table 2.
+SEARCHED_RATES: tuple[tuple[int, ...], ...] = (
+    *((1, 1), (1, 2), (1, 2), (1, 3), (2, 3), (2, 7), (2, 3)),
+    *((2, 6), (2, 5), (2, 9), (2, 11), (4, 7), (5, 14)),
+)
+
+
+def build_regseg(
+    num_classes: int, rates: Sequence[Sequence[int]] = MANUAL_RATES, split_equal: bool = False
+) -> SegmentationNetwork:
+    """RegSeg with any dilation rates.
+
+    ``rates`` holds the rates of the last 13 blocks, one number a branch; ``split_equal`` keeps one convolution a
+    branch also where the rates of a block are equal (a search that changes them needs it). The dilated convolutions
+    are the ``nn.Conv2d`` of ``backbone.stage16.*.dilated.branches``. Raises :class:`UserError` for rates that do not
+    fit.
+    """
+    backbone = RegSegBackbone(rates, split_equal=split_equal)
+    decoder = RegSegDecoder(backbone.channels)
+    return SegmentationNetwork(backbone, decoder, nn.Conv2d(decoder.out_channels, num_classes, 1))
+
+
+@register_network(
+    "regseg",
+    PaperFacts(
+        source="RegSeg v1, Tables 4 (row 1) and 9",
+        input_size=(1024, 2048),
+        parameters=PrintedFigure("3.34M"),
+        multiply_adds=PrintedFigure("39.1G"),
+        elementwise=FVCORE_PRICES,
+        parameters_off=-0.0015,
+        why=_ROUNDED_TWICE,
+        field_of_view=3807,
+    ),
+)
+def regseg(
+    num_classes: int, rates: Sequence[Sequence[int]] = MANUAL_RATES, split_equal: bool = False
+) -> SegmentationNetwork:
+    """RegSeg as published (`exp48_decoder26`); see :func:`build_regseg` for the options."""
+    return build_regseg(num_classes, rates, split_equal)
+
+
+@register_network(
+    "regseg_dnas",
+    PaperFacts(
+        source="RegSeg v3, Tables 2 and 8",
+        input_size=(1024, 2048),
+        parameters=PrintedFigure("3.34M"),
+        multiply_adds=PrintedFigure("39.1G"),
+        elementwise=FVCORE_PRICES,
+        parameters_off=-0.0015,
+        why=_ROUNDED_TWICE,
+        field_of_view=2399,
+    ),
+)
+def regseg_dnas(num_classes: int, split_equal: bool = False) -> SegmentationNetwork:
+    """RegSeg with the dilation rates found by gradient descent (version 3, Table 2)."""
+    return build_regseg(num_classes, SEARCHED_RATES, split_equal)

@@ -1,0 +1,56 @@
+"""RegSeg's backbone (Table 1 of version 3, Table 2 of version 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from dnas.errors import UserError
+from dnas.networks.layers import conv_bn
+from dnas.networks.regseg_blocks import DBlock
+
+#: How many blocks, the last of the backbone (stride 1, at 1/16), have dilation rates of their own.
+DILATED_BLOCKS = 13
+
+
+class RegSegBackbone(nn.Module):
+    """Images (N, 3, H, W) to feature maps at 1/4, 1/8 and 1/16 with 48, 128 and 320 channels.
+
+    ``rates`` holds the dilation rates of the last 13 blocks, one number a branch (1, 2 or 4 branches); the blocks
+    before have rate 1. ``split_equal`` keeps a convolution for each branch of those 13 even where their rates are
+    equal. Raises :class:`UserError` for rates that do not fit.
+    """
+
+    channels = (48, 128, 320)
+
+    def __init__(self, rates: Sequence[Sequence[int]], *, split_equal: bool = False) -> None:
+        super().__init__()
+        check_rates(rates)
+        self.stem = conv_bn(3, 32, 3, stride=2)
+        self.stage4 = DBlock(32, 48, stride=2)
+        self.stage8 = nn.Sequential(DBlock(48, 128, stride=2), DBlock(128, 128), DBlock(128, 128))
+        *inner, last = rates
+        self.stage16 = nn.Sequential(
+            DBlock(128, 256, stride=2),
+            *(DBlock(256, 256, block, split_equal=split_equal) for block in inner),
+            DBlock(256, 320, last, split_equal=split_equal),
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Feature maps at 1/4, 1/8 and 1/16 of ``images`` (N, 3, H, W)."""
+        at4 = self.stage4(self.stem(images))
+        at8 = self.stage8(at4)
+        return at4, at8, self.stage16(at8)
+
+
+def check_rates(rates: Sequence[Sequence[int]]) -> None:
+    """Raise :class:`UserError` unless ``rates`` are 13 blocks of 1, 2 or 4 whole dilation rates of at least 1."""
+    if len(rates) != DILATED_BLOCKS:
+        raise UserError(f"dilation rates: given {len(rates)} blocks, RegSeg has {DILATED_BLOCKS} dilated blocks")
+    for number, block in enumerate(rates, start=1):
+        if len(block) not in (1, 2, 4):
+            raise UserError(f"dilation rates of block {number}: given {len(block)} branches, expected 1, 2 or 4")
+        wrong = [rate for rate in block if isinstance(rate, bool) or not isinstance(rate, int) or rate < 1]
+        if wrong:
+            raise UserError(f"dilation rates of block {number}: given {wrong[0]!r}, expected a whole number >= 1")

@@ -1,0 +1,34 @@
+"""RegSeg's decoder (section 3.5, Fig. 8; `decoder26` of the published code)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dnas.networks.layers import conv_bn, resize
+
+
+class RegSegDecoder(nn.Module):
+    """Feature maps at 1/4, 1/8 and 1/16 to one of 64 channels at 1/4.
+
+    1/16 and 1/8 are brought to 128 channels, added and convolved to 64; that is concatenated with 8 channels of 1/4
+    and convolved to 64. Upsampling is bilinear.
+    """
+
+    out_channels = 64
+
+    def __init__(self, channels: tuple[int, int, int]) -> None:
+        super().__init__()
+        at4, at8, at16 = channels
+        self.lateral16 = conv_bn(at16, 128, 1)
+        self.lateral8 = conv_bn(at8, 128, 1)
+        self.lateral4 = conv_bn(at4, 8, 1)
+        self.fuse8 = conv_bn(128, 64, 3)
+        self.fuse4 = conv_bn(64 + 8, self.out_channels, 3)
+
+    def forward(self, features: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Fuse ``features``, finest first, to (N, 64, H / 4, W / 4)."""
+        at4, at8, at16 = self.lateral4(features[0]), self.lateral8(features[1]), self.lateral16(features[2])
+        at8 = self.fuse8(at8 + resize(at16, at8.shape[-2:]))
+        fused: Tensor = self.fuse4(torch.cat([resize(at8, at4.shape[-2:]), at4], dim=1))
+        return fused

@@ -1,0 +1,27 @@
+"""The frame of every published network here: backbone -> decoder -> head -> logits at the size of the image."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dnas.networks.layers import resize
+
+
+class SegmentationNetwork(nn.Module):
+    """A segmentation network of three parts.
+
+    ``backbone`` maps images (N, 3, H, W) to a tuple of feature maps, finest first; ``decoder`` maps that tuple to one
+    feature map; ``head`` maps it to class logits. The logits are resized bilinearly to the size of the images, which
+    may be any size from 64 pixels up.
+    """
+
+    def __init__(self, backbone: nn.Module, decoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.decoder = decoder
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) of normalised images (N, 3, H, W)."""
+        logits: Tensor = self.head(self.decoder(self.backbone(images)))
+        return resize(logits, images.shape[-2:])

@@ -1,0 +1,114 @@
+"""Counting what a network costs, parameters and multiply-adds, without running it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision  # noqa: F401  (registers torchvision.deform_conv2d, for which a formula is given here)
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElementwisePrices:
+    """What a counter adds to the multiply-adds of convolutions and matrix products, a value.
+
+    ``normalised``: for every value that a BatchNorm puts out; ``interpolated``: for every value that a bilinear or
+    bicubic resizing puts out; ``averaged``: for every value that a global average reads.
+    """
+
+    normalised: int = 0
+    interpolated: int = 0
+    averaged: int = 0
+
+
+#: Convolutions and matrix products alone: the usual meaning of multiply-adds.
+PRODUCTS_ONLY = ElementwisePrices()
+#: What fvcore's flop counter does.
+FVCORE_PRICES = ElementwisePrices(normalised=2, interpolated=4, averaged=1)
+#: One multiply-add where BatchNorm scales and shifts a value, and one where an average sums it.
+SCALE_AND_SUM_PRICES = ElementwisePrices(normalised=1, averaged=1)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of learnable parameters of ``module``; a parameter shared by several layers counts once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_multiply_adds(
+    module: nn.Module,
+    input_size: tuple[int, int],
+    channels: int = 3,
+    *,
+    elementwise: ElementwisePrices = PRODUCTS_ONLY,
+) -> int:
+    """Multiply-adds of one forward pass of ``module`` on an image (1, channels, H, W), ``input_size`` being (H, W).
+
+    Convolutions (deformable ones too, without their interpolation) and matrix products count; other layers only as
+    ``elementwise`` says, which is there because some papers count them. Nothing is computed: shapes are propagated
+    through a copy on the meta device in evaluation mode, and ``module`` is untouched.
+    """
+    shadow = meta_copy(module).eval()
+    image = torch.empty(1, channels, *input_size, device="meta")
+    products = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv2d_operations}
+    )
+    values = _ValueCounter()
+    with torch.no_grad(), values, products:
+        shadow(image)
+    return (
+        int(products.get_total_flops()) // 2  # the counter has two operations a multiply-add
+        + elementwise.normalised * values.normalised
+        + elementwise.interpolated * values.interpolated
+        + elementwise.averaged * values.averaged
+    )
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy of ``module`` on the meta device: all shapes, no memory, not even while it is made."""
+    replacements: dict[int, Any] = {}
+    for part in module.modules():
+        # Plain tensor attributes too: deepcopy would otherwise copy their data and keep them on their device.
+        for value in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
+            if isinstance(value, nn.Parameter):
+                replacements[id(value)] = nn.Parameter(value.detach().to("meta"), requires_grad=value.requires_grad)
+            elif isinstance(value, Tensor):
+                replacements[id(value)] = value.detach().to("meta")
+    return copy.deepcopy(module, replacements)
+
+
+def _deform_conv2d_operations(
+    input_shape: torch.Size, weight_shape: torch.Size, *_args: Any, out_shape: torch.Size, **_kwargs: Any
+) -> int:
+    """Operations (two a multiply-add, as the counter wants) of a deformable convolution, without the interpolation.
+
+    ``weight_shape`` is (out, in / groups, kernel, kernel): every output value is a sum over one filter.
+    """
+    return 2 * math.prod(out_shape) * math.prod(weight_shape[1:])
+
+
+class _ValueCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the values that BatchNorms and interpolations put out and that global averages read."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.normalised = self.interpolated = self.averaged = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name: str = func.overloadpacket.__name__
+        if "batch_norm" in name:
+            self.normalised += (result[0] if isinstance(result, (tuple, list)) else result).numel()
+        elif name.startswith(("upsample_bilinear2d", "upsample_bicubic2d")):
+            self.interpolated += result.numel()
+        elif name in ("mean", "_adaptive_avg_pool2d") and args[0].dim() == 4:
+            self.averaged += args[0].numel()
+        return result

@@ -1,0 +1,53 @@
+"""Figures of a run and the self-contained HTML report."""
+
+from dnas.report.architecture import architecture_drawing
+from dnas.report.blocks import Bar, Block, Definitions, Fact, Figure, Gallery, Picture, Section, Swatch, Table
+from dnas.report.charts import agreement_scatter, class_iou_bars
+from dnas.report.curves import retraining_curves, search_curves
+from dnas.report.data import (
+    ClassLabels,
+    DerivedArchitecture,
+    Example,
+    LatencyAgreement,
+    LatencySummary,
+    NetworkFigures,
+    ReportData,
+    Reproduction,
+)
+from dnas.report.page import render_report, write_report
+from dnas.report.pictures import examples_sheet
+from dnas.report.sections import headline
+from dnas.report.style import save_png, save_svg, svg_text
+
+__all__ = [
+    "Bar",
+    "Block",
+    "ClassLabels",
+    "Definitions",
+    "DerivedArchitecture",
+    "Example",
+    "Fact",
+    "Figure",
+    "Gallery",
+    "LatencyAgreement",
+    "LatencySummary",
+    "NetworkFigures",
+    "Picture",
+    "ReportData",
+    "Reproduction",
+    "Section",
+    "Swatch",
+    "Table",
+    "agreement_scatter",
+    "architecture_drawing",
+    "class_iou_bars",
+    "examples_sheet",
+    "headline",
+    "render_report",
+    "retraining_curves",
+    "save_png",
+    "save_svg",
+    "search_curves",
+    "svg_text",
+    "write_report",
+]

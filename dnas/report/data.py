@@ -1,0 +1,133 @@
+"""What a report is made of: plain numbers, log records, graphs and arrays, whatever search produced them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from dnas.report.blocks import Fact, Section
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySummary:
+    """The latency table in a few numbers.
+
+    ``input_size`` is (height, width) in pixels, ``entries`` the number of operators priced, ``slowest`` the most
+    expensive ones as (key, ms) in falling order, ``details`` further provenance in the order to be shown.
+    """
+
+    device: str
+    backend: str
+    precision: str
+    entries: int
+    input_size: tuple[int, int] | None = None
+    slowest: Sequence[tuple[str, float]] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DerivedArchitecture:
+    """A derived network as a graph over scales.
+
+    Nodes carry ``label``, ``operator`` (stem, skip, conv, conv_x2, zoomed_conv, zoomed_conv_x2, fuse or head),
+    ``scale`` (8 means one eighth of the input), ``position`` (column), ``channels`` and ``branches`` (the branch
+    scales that the node serves; more than one is the shared prefix). ``name`` tells teacher from student.
+    """
+
+    name: str
+    graph: nx.DiGraph
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFigures:
+    """One row of the comparison; ``None`` where a figure was not measured.
+
+    ``miou`` is a share (0 to 1), latencies are in ms, ``parameters`` and ``multiply_adds`` are counts for one image.
+    """
+
+    name: str
+    miou: float | None = None
+    pixel_accuracy: float | None = None
+    latency_ms: float | None = None
+    predicted_latency_ms: float | None = None
+    parameters: int | None = None
+    multiply_adds: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyAgreement:
+    """Whole networks, predicted from the table and measured (ms, same order), with the statistics of the check.
+
+    ``mape`` is in percent. ``networks`` may name the points; those named in ``marked`` are drawn with their name.
+    """
+
+    predicted_ms: Sequence[float]
+    measured_ms: Sequence[float]
+    pearson: float | None = None
+    spearman: float | None = None
+    mape: float | None = None
+    networks: Sequence[str] = ()
+    marked: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassLabels:
+    """Names and colours (red, green, blue, 0 to 255) of the classes, by class number."""
+
+    names: Sequence[str]
+    colours: Sequence[tuple[int, int, int]]
+    ignore: int = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An image (H, W, 3) uint8 with its prediction and, if known, ground truth (H, W) class numbers."""
+
+    name: str
+    image: NDArray[np.uint8]
+    prediction: NDArray[np.integer[Any]]
+    truth: NDArray[np.integer[Any]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What is needed to make the same run again: ``commands`` in order, the seed, versions, commit and more."""
+
+    commands: Sequence[str] = ()
+    seed: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything that a report can show. Whatever is left empty leaves its section out.
+
+    ``search_records`` and ``retrain_records`` (by network name) are the lines of a run's ``log.jsonl``;
+    ``class_iou`` maps a network's name to its IoU per class (0 to 1, ``None`` for a class that never occurs);
+    ``extra`` sections are appended before the footer as they are.
+    """
+
+    title: str
+    subtitle: str = ""
+    summary: Sequence[Fact] = ()
+    latency: LatencySummary | None = None
+    search_records: Sequence[Record] = ()
+    architectures: Sequence[DerivedArchitecture] = ()
+    networks: Sequence[NetworkFigures] = ()
+    retrain_records: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    agreement: LatencyAgreement | None = None
+    labels: ClassLabels | None = None
+    examples: Sequence[Example] = ()
+    class_iou: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    extra: Sequence[Section] = ()
+    reproduction: Reproduction | None = None

@@ -1,0 +1,262 @@
+"""From the data of a report to the sections of its page; a section without data is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dnas.report import charts, curves, pictures
+from dnas.report.architecture import architecture_drawing
+from dnas.report.blocks import Bar, Block, Definitions, Fact, Figure, Gallery, Picture, Section, Swatch, Table
+from dnas.report.data import ClassLabels, Example, LatencySummary, NetworkFigures, ReportData, Reproduction
+from dnas.report.style import svg_text
+
+_MISSING = "–"
+
+
+def format_count(value: float) -> tuple[str, str]:
+    """A count with three digits and its unit: 3340000 is ("3.34", "M"), 28.2e9 is ("28.2", "G")."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * limit:
+            return _three_digits(value / limit), unit
+    return f"{value:g}", ""
+
+
+def format_ms(value: float | None) -> str:
+    """A latency in ms with three digits and without the unit."""
+    return _MISSING if value is None else _three_digits(value)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def _percent(share: float | None) -> str:
+    return _MISSING if share is None else f"{100 * share:.1f}"
+
+
+def _count(value: int | None) -> str:
+    return _MISSING if value is None else " ".join(format_count(value)).strip()
+
+
+def headline(network: NetworkFigures) -> tuple[Fact, ...]:
+    """The summary numbers of one network, as the page's header shows them; what was not measured is left out."""
+    facts = []
+    if network.miou is not None:
+        facts.append(Fact("mIoU", _percent(network.miou), "%", f"{network.name}, validation"))
+    if network.latency_ms is not None:
+        facts.append(Fact("Latency", format_ms(network.latency_ms), "ms", f"{network.name}, measured"))
+        facts.append(Fact("Speed", _three_digits(1000 / network.latency_ms), "FPS", "one image at a time"))
+    if network.parameters is not None:
+        value, unit = format_count(network.parameters)
+        facts.append(Fact("Parameters", value, unit, network.name))
+    if network.multiply_adds is not None:
+        value, unit = format_count(network.multiply_adds)
+        facts.append(Fact("Multiply-adds", value, unit, "for one image"))
+    return tuple(facts)
+
+
+def build_sections(data: ReportData) -> list[Section]:
+    """The sections that ``data`` has something for, in the order of the work: device to network."""
+    sections: list[Section | None] = [
+        _comparison(data.networks),
+        _architectures(data),
+        _examples(data),
+        _search(data),
+        _retraining(data),
+        _latency_table(data.latency),
+        _agreement(data),
+        *data.extra,
+        _reproduction(data.reproduction),
+    ]
+    return [section for section in sections if section is not None]
+
+
+def _comparison(networks: Sequence[NetworkFigures]) -> Section | None:
+    if not networks:
+        return None
+    columns = {
+        "network": [network.name for network in networks],
+        "mIoU (%)": [_percent(network.miou) for network in networks],
+        "pixel accuracy (%)": [_percent(network.pixel_accuracy) for network in networks],
+        "latency (ms)": [format_ms(network.latency_ms) for network in networks],
+        "predicted (ms)": [format_ms(network.predicted_latency_ms) for network in networks],
+        "FPS": [_MISSING if not net.latency_ms else _three_digits(1000 / net.latency_ms) for net in networks],
+        "parameters": [_count(network.parameters) for network in networks],
+        "multiply-adds": [_count(network.multiply_adds) for network in networks],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cell != _MISSING for cell in cells)}
+    table = Table(
+        header=tuple(shown),
+        rows=list(zip(*shown.values(), strict=True)),
+        numeric=range(1, len(shown)),
+        caption="Latency is the median of one image at a time; predicted is the sum of the latency table's entries.",
+    )
+    return Section(
+        title="Teacher and student" if len(networks) > 1 else "Result",
+        lead="The derived networks after retraining, on the validation images.",
+        blocks=[table],
+    )
+
+
+def _architectures(data: ReportData) -> Section | None:
+    blocks: list[Block] = []
+    for item in data.architectures:
+        drawing = architecture_drawing(item.graph)
+        caption = (
+            f"{item.name}: each box is a cell, with its operator and its output channels (also the box's height). "
+            "Left to right is depth; a step down halves the resolution. "
+        )
+        if any(len(_branch_set(attributes)) > 1 for _, attributes in item.graph.nodes(data=True)):
+            caption += (
+                "Cells with a grey frame are computed once and shared by the branches; coloured ones belong to one. "
+            )
+        blocks.append(
+            Figure(
+                svg=svg_text(drawing),
+                caption=caption + item.note,
+                description=f"Graph of the derived {item.name}: {item.graph.number_of_nodes()} cells over scales",
+                width=round(float(drawing.get_figwidth()) * 92),
+            )
+        )
+    if not blocks:
+        return None
+    return Section(title="Derived architecture", lead="What the search decided, cell by cell.", blocks=blocks)
+
+
+def _branch_set(attributes: dict[str, object]) -> set[str]:
+    branches = attributes.get("branches")
+    return {str(branch) for branch in branches} if isinstance(branches, (list, tuple, set, frozenset)) else set()
+
+
+def _examples(data: ReportData) -> Section | None:
+    blocks: list[Block] = []
+    labels = data.labels
+    if data.examples and labels is not None:
+        present = pictures.classes_present(data.examples, labels)
+        legend = [Swatch(labels.names[number], labels.colours[number]) for number in present]
+        if pictures.any_ignored(data.examples, labels):
+            legend.append(Swatch("ignored", (0, 0, 0)))
+        blocks.append(
+            Gallery(
+                rows=[_example_row(example, labels) for example in data.examples],
+                legend=legend,
+                caption="Where prediction and ground truth differ, the last picture shows the pixel in orange; thin "
+                "objects and the borders between classes are the usual places.",
+            )
+        )
+    if data.class_iou:
+        blocks.append(
+            Figure(
+                svg=svg_text(charts.class_iou_bars(data.class_iou)),
+                caption="IoU by class on the validation images. Short bars are the classes that hold the mean down; an "
+                "absent class has no pixel in prediction or ground truth and does not count in the mean.",
+                description="Bars of the intersection over union of every class",
+                width=700,
+            )
+        )
+    if not blocks:
+        return None
+    return Section(title="Predictions", lead="Validation images that the networks never trained on.", blocks=blocks)
+
+
+def _example_row(example: Example, labels: ClassLabels) -> list[Picture]:
+    prediction = Picture(data=pictures.encode_map(example.prediction, labels), caption="prediction")
+    row = [Picture(data=pictures.encode_photo(example.image), caption=example.name)]
+    if example.truth is None:
+        return [*row, prediction]
+    share = pictures.wrong_share(example, labels)
+    wrong = pictures.encode_photo(pictures.mistakes(example, labels))
+    return [
+        *row,
+        Picture(data=pictures.encode_map(example.truth, labels), caption="ground truth"),
+        prediction,
+        Picture(data=wrong, caption=f"mistakes: {100 * share:.1f} % of pixels"),
+    ]
+
+
+def _search(data: ReportData) -> Section | None:
+    if not data.search_records:
+        return None
+    shaded = " The shaded epochs pretrain the weights alone." if curves.pretraining_epochs(data.search_records) else ""
+    figure = Figure(
+        svg=svg_text(curves.search_curves(data.search_records)),
+        caption="A healthy search keeps its mIoU while the predicted latency moves to the target and the entropies "
+        "fall: an entropy of 1 is no decision, 0 is a decision made. An entropy that stays near 1 means that the "
+        f"derived choice was nearly a tie.{shaded}",
+        description="Curves of loss, mIoU, predicted latency, latency weight and entropies over the search's epochs",
+        width=960,
+    )
+    lead = "Weights and architecture parameters, trained on two disjoint halves of the training images."
+    return Section(title="Search", lead=lead, blocks=[figure])
+
+
+def _retraining(data: ReportData) -> Section | None:
+    records = {name: lines for name, lines in data.retrain_records.items() if lines}
+    if not records:
+        return None
+    figure = Figure(
+        svg=svg_text(curves.retraining_curves(records)),
+        caption="Training of the derived networks from scratch. A mIoU still rising at the end says that more epochs "
+        "would help; a loss that falls while the mIoU does not rise says that the network is overfitting. A student "
+        "trained with distillation counts its distance from the teacher in its loss, so losses are not on one scale.",
+        description="Curves of loss, mIoU and pixel accuracy over the epochs of retraining",
+        width=960,
+    )
+    return Section(title="Retraining", lead=f"{_and(list(records))} trained from scratch.", blocks=[figure])
+
+
+def _and(names: Sequence[str]) -> str:
+    text = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+    return text[:1].upper() + text[1:]
+
+
+def _latency_table(latency: LatencySummary | None) -> Section | None:
+    if latency is None:
+        return None
+    items = [("device", latency.device), ("backend", latency.backend), ("precision", latency.precision)]
+    if latency.input_size is not None:
+        items.append(("input size", f"{latency.input_size[0]} × {latency.input_size[1]} (height × width)"))
+    items.append(("operators measured", f"{latency.entries}"))
+    items += [(name, str(value)) for name, value in latency.details.items()]
+    blocks: list[Block] = [Definitions(items=items)]
+    if latency.slowest:
+        longest = max(ms for _, ms in latency.slowest) or 1.0
+        blocks.append(
+            Table(
+                header=("slowest operators", "ms"),
+                rows=[(key, Bar(format_ms(ms), ms / longest)) for key, ms in latency.slowest],
+                numeric=(1,),
+                caption="The dearest single operators, inputs as channels × height × width: replacing one of these by "
+                "a skip or a zoomed convolution saves most.",
+            )
+        )
+    return Section(title="Latency table", lead="Every operator of the space, measured on this device.", blocks=blocks)
+
+
+def _agreement(data: ReportData) -> Section | None:
+    if data.agreement is None or not len(data.agreement.predicted_ms):
+        return None
+    figure = Figure(
+        svg=svg_text(charts.agreement_scatter(data.agreement)),
+        caption="Whole networks, their latency predicted as the sum of the table's entries and then measured. On the "
+        "dashed line both agree; a cloud parallel to it is a constant offset that leaves the ranking, which the "
+        "search uses, intact. MAPE is the mean absolute percentage error.",
+        description="Scatter of predicted against measured latency",
+        width=560,
+    )
+    return Section(title="Predicted and measured latency", lead="Is adding up operators good enough?", blocks=[figure])
+
+
+def _reproduction(reproduction: Reproduction | None) -> Section | None:
+    if reproduction is None:
+        return None
+    items = [] if reproduction.seed is None else [("seed", str(reproduction.seed))]
+    if reproduction.commit:
+        items.append(("commit", reproduction.commit))
+    items += [*reproduction.versions.items(), *((name, str(value)) for name, value in reproduction.details.items())]
+    blocks: list[Block] = []
+    if reproduction.commands:
+        blocks.append(Definitions(items=[("$", command) for command in reproduction.commands], mono=True))
+    if items:
+        blocks.append(Definitions(items=items))
+    return Section(title="Reproduction", lead="The same commands, seed and versions give the same run.", blocks=blocks)

@@ -1,0 +1,296 @@
+"""The run folder: configuration, environment, log, state and weights of one search or retraining."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import filelock
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from dnas.errors import UserError
+from dnas.files import dump_yaml, parse_yaml, read_json, read_yaml, write_json, write_text
+from dnas.runs import checkpoint, log
+from dnas.runs.environment import describe_environment, process_rank
+from dnas.runs.tensorboard import TensorBoardMirror
+
+_CONFIGURATION = "configuration.yaml"
+_ENVIRONMENT = "environment.json"
+_LOG = "log.jsonl"
+_STATE = "state.pt"
+_LOCK = ".lock"
+_RESUME_PATIENCE = 8.0
+"""Seconds that a resumption waits for the lock: data workers of a killed run hold it for some seconds more."""
+
+
+class RunFolder:
+    """One run on disk; make it with :meth:`create` or :meth:`open`.
+
+    ``configuration.yaml`` (everything that was asked for), ``environment.json`` (kind, seed, versions, device, commit,
+    command line; written last, its presence makes the folder a run), ``log.jsonl`` (a JSON object a line), ``state.pt``
+    (where to go on) and ``NAME.safetensors`` (weights). Each file is replaced whole or not at all, so a process killed
+    at any moment leaves a folder that resumes. A created folder is locked until :meth:`close`; use it in ``with``.
+
+    With torchrun every process creates the same folder: the one of rank 0 owns it, the others write nothing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        role: Literal["owner", "follower", "reader"],
+        configuration: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        lock: filelock.BaseFileLock | None = None,
+        tensorboard: bool = False,
+    ) -> None:
+        self.path = path
+        self.configuration = dict(configuration)
+        self.environment = dict(environment)
+        self.kind = str(environment["kind"])
+        self.seed = int(environment["seed"])
+        self._role = role
+        self._lock = lock
+        self._tensorboard = tensorboard
+        self._mirror: TensorBoardMirror | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        kind: str,
+        configuration: Mapping[str, Any],
+        seed: int,
+        resume: bool = False,
+        *,
+        device: str | torch.device | None = None,
+        tensorboard: bool = False,
+    ) -> RunFolder:
+        """Begin a run of ``kind`` ("search" or "retrain") in ``path``, or go on with the one there.
+
+        With ``resume`` a folder without a run begins one (the process may have been killed before it came that far).
+        Raises :class:`UserError` when the folder holds a run and ``resume`` is false; when the run there is of another
+        kind, seed or configuration (names the first dotted key that differs); when another process uses it.
+        """
+        path = Path(path)
+        wanted = _plain_configuration(configuration)
+        if process_rank() > 0:
+            environment = {"kind": kind, "seed": seed, **describe_environment(device)}
+            return cls(path, role="follower", configuration=wanted, environment=environment)
+        if _holds_run(path) and not resume:
+            raise UserError(f"{path}: holds a run already; go on with it by --resume, or give another folder")
+        lock = _lock(path, patience=_RESUME_PATIENCE if resume else 0.0)
+        try:
+            if _holds_run(path):
+                environment = _continue(path, kind, wanted, seed, device)
+            else:
+                environment = _begin(path, kind, wanted, seed, device)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(
+            path, role="owner", configuration=wanted, environment=environment, lock=lock, tensorboard=tensorboard
+        )
+
+    @classmethod
+    def open(cls, path: str | Path, kind: str | None = None) -> RunFolder:
+        """Open a run for reading, be it finished or still running.
+
+        Raises :class:`UserError` when ``path`` is no run folder, or not one of ``kind``.
+        """
+        path = Path(path)
+        if not _holds_run(path):
+            raise UserError(
+                f"{path}: no run folder ({_ENVIRONMENT} is missing); "
+                f"expected a folder that dnas {kind or 'search or dnas retrain'} has written"
+            )
+        environment = _read_environment(path)
+        if kind is not None and environment["kind"] != kind:
+            raise UserError(f"{path}: the run there is a {environment['kind']}, expected a {kind}")
+        configuration = read_yaml(path / _CONFIGURATION, "configuration of a run")
+        return cls(path, role="reader", configuration=configuration, environment=environment)
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this process writes to the folder."""
+        return self._role == "owner"
+
+    def close(self) -> None:
+        """Give the folder free for other processes."""
+        if self._mirror is not None:
+            self._mirror.close()
+            self._mirror = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        if self._role == "owner":
+            self._role = "reader"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one record; NaN or an infinity in it is a :class:`UserError` that names its dotted path."""
+        if not self._writes():
+            return
+        record = log.plain(record)
+        if self._tensorboard and self._mirror is None:
+            self._mirror = TensorBoardMirror(self.path / "tensorboard", self.records())
+        log.append_record(self.path / _LOG, record)
+        if self._mirror is not None:
+            self._mirror.write(record)
+
+    def truncate_log(self, epoch: int) -> None:
+        """Drop the records of ``epoch`` and later, so that the log goes on as that of an uninterrupted run would."""
+        if self._writes():
+            log.keep_records(self.path / _LOG, lambda record: record.get("epoch", -1) < epoch)
+
+    def records(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The log's records in their order, all or those of one kind ("step" or "epoch")."""
+        records = log.read_records(self.path / _LOG)
+        return records if kind is None else [record for record in records if record.get("kind") == kind]
+
+    def save_state(self, state: Mapping[str, Any], epoch: int) -> None:
+        """Replace ``state.pt``: ``epoch`` epochs are finished, and ``state`` is all that the next one needs.
+
+        Write the epoch's log record before: a process killed in between does that epoch again and, having called
+        ``truncate_log(epoch)`` with the state's epoch, logs it once.
+        """
+        if self._writes():
+            checkpoint.save_state(self.path / _STATE, {**state, "epoch": epoch})
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The last saved state and, under "epoch", the number of finished epochs; None when no epoch was finished.
+
+        Tensors are on the CPU. A damaged file, or one that wants to run code, is a :class:`UserError`.
+        """
+        state = checkpoint.load_state(self.path / _STATE)
+        if state is not None and type(state.get("epoch")) is not int:
+            raise UserError(f"{self.path / _STATE}: not the state of a run: the number of finished epochs is missing")
+        return state
+
+    def save_weights(self, name: str, state_dict: Mapping[str, Tensor]) -> None:
+        """Replace ``NAME.safetensors``."""
+        if self._writes():
+            checkpoint.save_weights(self._weights_file(name), state_dict)
+
+    def load_weights(self, name: str) -> dict[str, Tensor]:
+        """The tensors of ``NAME.safetensors``, on the CPU; a :class:`UserError` when missing or damaged."""
+        path = self._weights_file(name)
+        if not path.exists():
+            known = ", ".join(sorted(file.stem for file in self.path.glob("*.safetensors"))) or "none yet"
+            raise UserError(f"{self.path}: holds no weights named {name}; known: {known}")
+        return checkpoint.load_weights(path)
+
+    def _weights_file(self, name: str) -> Path:
+        if Path(name).name != name:
+            raise ValueError(f"the name of weights is a plain name, not {name!r}")
+        return self.path / f"{name}.safetensors"
+
+    def _writes(self) -> bool:
+        if self._role == "reader":
+            raise RuntimeError(f"{self.path} was opened for reading (or closed)")
+        return self._role == "owner"
+
+
+def _holds_run(path: Path) -> bool:
+    return (path / _ENVIRONMENT).exists()
+
+
+def _plain_configuration(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """``configuration`` as it comes back from the YAML file, so that it compares equal to a stored one."""
+    plain: dict[str, Any] = parse_yaml(dump_yaml(json.loads(json.dumps(configuration))), _CONFIGURATION)
+    return plain
+
+
+@contextlib.contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot write a run there: {error.strerror or error}") from None
+
+
+def _lock(path: Path, patience: float) -> filelock.BaseFileLock:
+    with _file_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError("the folder is read-only")
+        lock = filelock.FileLock(path / _LOCK)
+        try:
+            lock.acquire(timeout=patience)
+        except filelock.Timeout:
+            raise UserError(f"{path}: another process is using this run; wait for it or end it first") from None
+        except NotImplementedError:
+            raise UserError(f"{path}: this file system has no locks; put the run on a local disk") from None
+    return lock
+
+
+def _begin(path: Path, kind: str, configuration: dict[str, Any], seed: int, device: Any) -> dict[str, Any]:
+    environment = {"kind": kind, "seed": seed, **describe_environment(device), "resumed": []}
+    for name in (_LOG, _STATE):
+        if (path / name).exists():
+            raise UserError(f"{path}: holds a {name} but no {_ENVIRONMENT}, so it is no run; give an empty folder")
+    with _file_errors(path):
+        write_text(path / _CONFIGURATION, dump_yaml(configuration))
+        write_json(path / _ENVIRONMENT, environment)
+    return environment
+
+
+def _continue(path: Path, kind: str, configuration: dict[str, Any], seed: int, device: Any) -> dict[str, Any]:
+    environment = _read_environment(path)
+    stored = read_yaml(path / _CONFIGURATION, "configuration of a run")
+    if environment["kind"] != kind:
+        raise UserError(f"{path}: the run there is a {environment['kind']}, it cannot be resumed as a {kind}")
+    for before, now in (({"seed": environment["seed"]}, {"seed": seed}), (stored, configuration)):
+        difference = _first_difference(before, now)
+        if difference is not None:
+            raise UserError(
+                f"{path}: cannot resume with another configuration: {difference}; "
+                "give the values of the run, or another folder"
+            )
+    with _file_errors(path):
+        log.repair(path / _LOG)
+        environment["resumed"] = [*environment.get("resumed", []), describe_environment(device)]
+        write_json(path / _ENVIRONMENT, environment)
+    return environment
+
+
+def _read_environment(path: Path) -> dict[str, Any]:
+    environment = read_json(path / _ENVIRONMENT, "environment of a run")
+    if not (
+        isinstance(environment, dict)
+        and isinstance(environment.get("kind"), str)
+        and type(environment.get("seed")) is int
+        and isinstance(environment.get("resumed", []), list)
+    ):
+        raise UserError(f"{path / _ENVIRONMENT}: not the environment of a run: its kind and seed are missing")
+    return environment
+
+
+def _first_difference(before: Any, now: Any, name: str = "") -> str | None:
+    """The first dotted key at which two configurations differ, with both values; None when they are equal."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(key for key in now if key not in before)]:
+            inner = f"{name}.{key}" if name else str(key)
+            if key not in now or key not in before:
+                here, there = ("the run", "this call") if key in before else ("this call", "the run")
+                return f"{inner} stands in {here} but not in {there}"
+            difference = _first_difference(before[key], now[key], inner)
+            if difference is not None:
+                return difference
+        return None
+    same = before is now if type(before) is bool or type(now) is bool else before == now
+    return None if same else f"{name} is {json.dumps(before)} in the run, now {json.dumps(now)}"

@@ -1,0 +1,121 @@
+"""FasterSeg's problem: teacher and student architectures over the weights of one multi-resolution supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dnas.errors import UserError
+from dnas.latency.expected import DecoupledWeights, ExpectedLatency
+from dnas.search.problem import Pass
+from dnas.supernet import ArchitectureParameters, MultiResolutionSupernet, combination_name, mean_entropy
+
+WIDTHS = ("smallest", "largest", "random", "likeliest", "sampled")
+
+
+class CoSearch:
+    """Two (or more) sets of architecture parameters, one supernet; see :class:`~dnas.search.problem.SearchProblem`.
+
+    ``latencies`` prices every architecture; only those named in ``constrained`` are pulled towards low latency
+    (FasterSeg section 3.3: the student, not the teacher), with gradients shared by ``decoupled`` (Eq. 3).
+    """
+
+    def __init__(
+        self,
+        supernet: MultiResolutionSupernet,
+        architectures: Mapping[str, ArchitectureParameters],
+        latencies: Mapping[str, ExpectedLatency],
+        *,
+        constrained: Sequence[str] = ("student",),
+        decoupled: DecoupledWeights,
+        pretrain_passes: Sequence[str],
+        search_passes: Sequence[str],
+        temperature: float = 1.0,
+    ) -> None:
+        self.supernet, self._architectures = supernet, dict(architectures)
+        self.weights: nn.Module = supernet
+        self.architecture: nn.Module = nn.ModuleDict(dict(architectures))
+        self.latencies, self.constrained, self.decoupled = latencies, tuple(constrained), decoupled
+        self.passes = {
+            "pretrain": [self._parse(text) for text in pretrain_passes],
+            "search": [self._parse(text) for text in search_passes],
+        }
+        self.temperature = temperature
+
+    def _parse(self, text: str) -> tuple[str, str]:
+        name, _, width = text.partition(".")
+        if name not in self._architectures or width not in WIDTHS:
+            raise UserError(
+                f"pass {text!r}: expected ARCHITECTURE.WIDTH with one of {', '.join(self._architectures)} "
+                f"and one of {', '.join(WIDTHS)}"
+            )
+        return name, width
+
+    def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
+        """One pass for each entry of the phase's list."""
+        with torch.no_grad():
+            return [
+                Pass(
+                    name,
+                    self._architectures[name].sample(generator, self.temperature)
+                    if width == "sampled"
+                    else self._architectures[name].at_width(width, generator),
+                )
+                for name, width in self.passes[phase]
+            ]
+
+    def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
+        """One sampled pass for every architecture."""
+        return [
+            Pass(name, self._architectures[name].sample(generator, self.temperature)) for name in self._architectures
+        ]
+
+    def validation_passes(self) -> Mapping[str, Pass]:
+        """Every architecture at its likeliest widths."""
+        with torch.no_grad():
+            return {name: Pass(name, self._architectures[name].at_width("likeliest")) for name in self._architectures}
+
+    def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
+        """Logits by combination of branches, such as ``8_32``."""
+        logits = self.supernet(images, forward.sample)
+        return {combination_name(scales): value for scales, value in logits.items()}
+
+    def latency(self, forward: Pass) -> Tensor | None:
+        """Mean over the combinations of branches."""
+        if forward.architecture not in self.constrained:
+            return None
+        latency = self.latencies[forward.architecture](forward.sample, self.decoupled)
+        return torch.stack(list(latency.values())).mean()
+
+    def monitor(self) -> dict[str, Any]:
+        """Entropies, share of skips, mean ratio and expected latencies of every architecture."""
+        record: dict[str, Any] = {"latency_ms": {}, "entropy": {}, "skip_share": {}, "mean_ratio": {}}
+        with torch.no_grad():
+            for name in self._architectures:
+                parameters = self._architectures[name]
+                sample = parameters.at_width("likeliest")
+                latency = self.latencies[name](sample)
+                record["latency_ms"][name] = float(torch.stack(list(latency.values())).mean())
+                record["entropy"][name] = {
+                    "alpha": mean_entropy(list(parameters.alpha)),
+                    "beta": mean_entropy(list(parameters.beta)),
+                    "gamma": mean_entropy(list(parameters.gamma)),
+                }
+                operators = torch.cat([table.argmax(dim=1) for table in sample.alpha])
+                skip = self.supernet.operators.index("skip") if "skip" in self.supernet.operators else -1
+                record["skip_share"][name] = float((operators == skip).double().mean())
+                ratios = torch.tensor(parameters.ratios, dtype=torch.float64)
+                expected = torch.cat([table.double().cpu() @ ratios for table in sample.gamma])
+                record["mean_ratio"][name] = float(expected.mean())
+        return record
+
+    def logits(self) -> dict[str, Tensor]:
+        """``student.alpha_8`` and so on."""
+        return {
+            f"{name}.{table}": values
+            for name in self._architectures
+            for table, values in self._architectures[name].named_logits().items()
+        }

@@ -1,0 +1,50 @@
+"""What the search loop drives: any object that offers weights, architecture parameters, outputs and a latency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass: the name of the architecture it belongs to, and what the problem needs to run it."""
+
+    architecture: str
+    sample: Any
+
+
+class SearchProblem(Protocol):
+    """A network with weights and architecture parameters, and the passes that train them.
+
+    Passes are drawn from the generator they are given and from nothing else, so that every process of a run, and a
+    resumed run, draws the same.
+    """
+
+    weights: nn.Module
+    architecture: nn.Module
+
+    def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
+        """The passes whose mean loss trains the weights in one step of ``phase``; they carry no gradient elsewhere."""
+
+    def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
+        """The passes whose losses, and latencies, train the architecture parameters in one step."""
+
+    def validation_passes(self) -> Mapping[str, Pass]:
+        """The pass that stands for each architecture as it is now."""
+
+    def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
+        """Images (N, 3, H, W) -> named logits (N, classes, H, W), all of which are trained."""
+
+    def latency(self, forward: Pass) -> Tensor | None:
+        """The expected latency in ms to be weighed against the loss; None where there is no such term."""
+
+    def monitor(self) -> dict[str, Any]:
+        """What the log tells of the architecture parameters after an epoch."""
+
+    def logits(self) -> dict[str, Tensor]:
+        """The architecture parameters as ``ARCHITECTURE.TABLE``, to derive from."""

@@ -1,0 +1,163 @@
+"""Architecture parameters, and the samples of them that a supernet runs and a latency model prices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dnas.errors import UserError
+from dnas.supernet.grid import Grid
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One draw of an architecture, immutable: what ``supernet(images, sample)`` needs.
+
+    Every tuple has an entry a level of the grid. ``alpha``: (cells, operators) weights of the operators. ``beta``:
+    (cells, 2) weights of the predecessors, finer first. ``gamma``: (connections, ratios) probabilities of the
+    expansion ratios, which price the sample. ``choice``: the index of the ratio that each connection runs with.
+    ``gate``: (connections,) ones that carry the straight-through gradient of the choice back to gamma, or None.
+    ``end_ratio``: expansion ratio of stem and head.
+    """
+
+    alpha: tuple[Tensor, ...]
+    beta: tuple[Tensor, ...]
+    gamma: tuple[Tensor, ...]
+    choice: tuple[tuple[int, ...], ...]
+    gate: tuple[Tensor, ...] | None
+    end_ratio: int
+
+    def map_weights(self, function: Callable[[Tensor], Tensor]) -> Sample:
+        """A sample whose alpha, beta and gamma are each passed through ``function``."""
+        return Sample(
+            alpha=tuple(map(function, self.alpha)),
+            beta=tuple(map(function, self.beta)),
+            gamma=tuple(map(function, self.gamma)),
+            choice=self.choice,
+            gate=self.gate,
+            end_ratio=self.end_ratio,
+        )
+
+
+class ArchitectureParameters(nn.Module):
+    """The logits of one architecture (FasterSeg Appendix D): alpha, beta and, where widths are searched, gamma.
+
+    ``alpha``: operators, O in Eq. 2. ``beta``: predecessors in Eq. 1, i.e. where to downsample. ``gamma``: expansion
+    ratios, chi in Eq. 2. The teacher has ``search_ratios=False``: it always takes the widest ratio (section 3.3).
+    Logits start near zero (``noise`` times a normal draw), so that nothing is preferred.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        operators: int,
+        ratios: Sequence[int],
+        *,
+        end_ratio: int,
+        search_ratios: bool = True,
+        generator: torch.Generator | None = None,
+        noise: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.grid, self.ratios, self.end_ratio, self.search_ratios = grid, tuple(ratios), end_ratio, search_ratios
+
+        def logits(rows: int, columns: int) -> nn.Parameter:
+            return nn.Parameter(noise * torch.randn(rows, columns, generator=generator))
+
+        levels = grid.levels
+        self.alpha = nn.ParameterList([logits(grid.alpha_rows(level), operators) for level in levels])
+        self.beta = nn.ParameterList([logits(grid.beta_rows(level), 2) for level in levels])
+        columns = len(self.ratios) if search_ratios else 0
+        self.gamma = nn.ParameterList([logits(grid.gamma_rows(level), columns) for level in levels])
+
+    def named_logits(self) -> dict[str, Tensor]:
+        """Every table of logits under the name ``alpha_SCALE``, ``beta_SCALE`` or ``gamma_SCALE``, detached."""
+        tables = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
+        return {
+            f"{kind}_{scale}": table.detach().clone()
+            for kind, levels in tables.items()
+            for scale, table in zip(self.grid.scales, levels, strict=True)
+            if table.numel()
+        }
+
+    @torch.no_grad()
+    def load_logits(self, logits: dict[str, Tensor]) -> None:
+        """Set the logits from :meth:`named_logits`; a missing name or wrong shape is a :class:`UserError`."""
+        for name, current in self.named_logits().items():
+            given = logits.get(name)
+            if given is None or given.shape != current.shape:
+                shape = "nothing" if given is None else f"shape {tuple(given.shape)}"
+                raise UserError(f"logits {name}: given {shape}, expected shape {tuple(current.shape)}")
+            kind, scale = name.split("_")
+            getattr(self, kind)[self.grid.level_of(int(scale))].copy_(given)
+
+    def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Sample:
+        """Softmax of alpha and beta; a hard straight-through Gumbel-softmax choice of gamma (Appendix C).
+
+        Where widths are not searched, the widest.
+        """
+        if not self.search_ratios:
+            return self.at_width("largest")
+        choices, gates = [], []
+        for table in self.gamma:
+            # Drawn on the CPU, so that a seed means the same on every device.
+            noise = -torch.log(torch.empty(table.shape).exponential_(generator=generator)).to(table)
+            soft = F.softmax((F.log_softmax(table, dim=-1) + noise) / temperature, dim=-1)
+            index = soft.argmax(dim=-1)
+            chosen = soft.gather(1, index[:, None])[:, 0]
+            choices.append(tuple(index.tolist()))
+            gates.append(1.0 + (chosen - chosen.detach()))  # exactly 1
+        return self._with_choice(choices, tuple(gates))
+
+    def at_width(self, width: str, generator: torch.Generator | None = None) -> Sample:
+        """The sample with every ratio ``"smallest"``, ``"largest"``, ``"likeliest"`` or ``"random"`` (uniform)."""
+        count = len(self.ratios)
+        choices: list[tuple[int, ...]] = []
+        for level in self.grid.levels:
+            rows = self.grid.gamma_rows(level)
+            if width == "random":
+                drawn = torch.randint(count, (rows,), generator=generator).tolist()
+            elif width == "likeliest" and self.search_ratios:
+                drawn = self.gamma[level].argmax(dim=-1).tolist()
+            elif width in ("smallest", "largest", "likeliest"):
+                drawn = [0 if width == "smallest" else count - 1] * rows
+            else:
+                raise ValueError(f"width {width!r} is none of smallest, largest, likeliest, random")
+            choices.append(tuple(drawn))
+        return self._with_choice(choices, None)
+
+    def gamma_probabilities(self) -> tuple[Tensor, ...]:
+        """(connections, ratios) a level; certainty of the widest where widths are not searched."""
+        if self.search_ratios:
+            return tuple(F.softmax(table, dim=-1) for table in self.gamma)
+        widest = F.one_hot(torch.tensor(len(self.ratios) - 1), len(self.ratios))
+        reference = self.alpha[0]
+        return tuple(
+            widest.to(reference).expand(self.grid.gamma_rows(level), len(self.ratios)) for level in self.grid.levels
+        )
+
+    def _with_choice(self, choices: Sequence[tuple[int, ...]], gate: tuple[Tensor, ...] | None) -> Sample:
+        return Sample(
+            alpha=tuple(F.softmax(table, dim=-1) for table in self.alpha),
+            beta=tuple(F.softmax(table, dim=-1) for table in self.beta),
+            gamma=self.gamma_probabilities(),
+            choice=tuple(choices),
+            gate=gate,
+            end_ratio=self.end_ratio,
+        )
+
+
+def mean_entropy(tables: Sequence[Tensor]) -> float:
+    """Mean entropy of the softmax of every row of the logit tables, 1 for uniform and 0 for decided; NaN-free.
+
+    Returns 0 where there is nothing to decide.
+    """
+    rows = [F.log_softmax(table.detach().float(), dim=-1) for table in tables if table.numel() and table.shape[1] > 1]
+    if not rows:
+        return 0.0
+    entropies = [-(row.exp() * row).sum(dim=-1) / torch.log(torch.tensor(float(row.shape[1]))) for row in rows]
+    return float(torch.cat(entropies).mean())

@@ -1,0 +1,55 @@
+"""How a discrete network is retrained: the typed configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from dnas.config import Field, config
+from dnas.data import AugmentationConfig
+from dnas.training.device import Precision
+from dnas.training.losses import Direction
+
+
+@config
+class RetrainConfig:
+    """SGD with momentum, OHEM cross-entropy and distillation; the defaults are RegSeg's where FasterSeg is silent.
+
+    batch_size: images a step and process.
+    schedule: "poly" and "cosine" fall to 0 over all steps, "exponential" by ``exponential_decay`` an epoch; the first
+        ``warm_up_steps`` steps multiply it with a line from ``warm_up_start`` to 1.
+    decay_norms_and_biases: whether ``weight_decay`` acts on normalisations and biases too.
+    gradient_clipping: the largest norm of all gradients together; null for none.
+    ohem_threshold: a pixel is hard when the probability of its true class is below; null for plain cross-entropy.
+    ohem_min_fraction: the share of the valid pixels that is averaged when fewer are hard.
+    auxiliary_weights: of the auxiliary heads of a network that has them, in their order.
+    distillation_weight, distillation_direction, distillation_temperature: used where there is a teacher; the direction
+        is that of the Kullback-Leibler divergence, "student_teacher" in FasterSeg Eq. 4.
+    precision: "auto" is bf16 (fp16 on older GPUs) on CUDA and fp32 on the CPU.
+    workers: processes that read images ahead.
+    validate_every: epochs between validations; the last epoch is always validated.
+    """
+
+    epochs: int = Field(default=600, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0)
+    schedule: Literal["poly", "cosine", "exponential"] = "poly"
+    poly_power: float = Field(default=0.9, gt=0)
+    exponential_decay: float = Field(default=0.99, gt=0, le=1)
+    warm_up_steps: int = Field(default=0, ge=0)
+    warm_up_start: float = Field(default=0.1, ge=0, le=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    decay_norms_and_biases: bool = False
+    gradient_clipping: float | None = Field(default=None, gt=0)
+    ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
+    ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
+    auxiliary_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    distillation_weight: float = Field(default=1.0, ge=0)
+    distillation_direction: Direction = "student_teacher"
+    distillation_temperature: float = Field(default=1.0, gt=0)
+    precision: Precision = "auto"
+    channels_last: bool = False
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+    workers: int = Field(default=0, ge=0)
+    validate_every: int = Field(default=1, ge=1)
+    validation_batch_size: int = Field(default=1, ge=1)

@@ -1,0 +1,162 @@
+"""Mean intersection over union, from one confusion matrix over all pixels of all images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import SumMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from dnas.data import IGNORE_LABEL, AugmentationConfig, Batches, SegmentationDataset, batches, eval_transform
+from dnas.errors import UserError
+from dnas.training.device import Precision, autocast
+from dnas.training.losses import resize_logits
+from dnas.training.progress import NoProgress, Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a network scores on a dataset; every figure is a fraction, 0 to 1."""
+
+    miou: float
+    """Mean of the intersections over union of the classes that occur in labels or predictions."""
+    iou: dict[str, float | None]
+    """Per class; None for a class that occurs in neither."""
+    pixel_accuracy: float
+    images: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain containers, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+class SegmentationMetrics:
+    """Accumulates a confusion matrix; with torchrun :meth:`result` adds up those of all processes, all must call it."""
+
+    def __init__(self, class_names: Sequence[str], device: torch.device | str = "cpu") -> None:
+        self._names = tuple(class_names)
+        matrix = MulticlassConfusionMatrix(len(self._names), ignore_index=IGNORE_LABEL, validate_args=False)
+        self._matrix = matrix.to(device)
+        self._images = SumMetric().to(device)
+        # torchmetrics warns of a result without data, which is what a process without a share of the images has.
+        self._matrix.update(torch.zeros(1, device=device).long(), torch.full((1,), IGNORE_LABEL, device=device))
+        self._images.update(0)
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Add a batch: ``predictions`` are logits (N, classes, h, w), resized to ``labels`` (N, H, W), or classes.
+
+        Labels are class indices or 255. Raises :class:`UserError` when the logits are of another number of classes.
+        """
+        if predictions.ndim == 4:
+            if predictions.shape[1] != len(self._names):
+                raise UserError(
+                    f"the network predicts {predictions.shape[1]} classes, the dataset has {len(self._names)}: "
+                    "evaluate it on the dataset that it was trained for"
+                )
+            size = (labels.shape[-2], labels.shape[-1])
+            predictions = resize_logits(predictions, size).argmax(dim=1)
+        self._matrix.update(predictions, labels)
+        self._images.update(labels.shape[0])
+
+    def result(self) -> Evaluation:
+        """The figures so far; all 0 when no pixel was valid."""
+        matrix = self._matrix.compute().double().cpu()
+        images = int(self._images.compute())
+        # Rows are the truth, columns the prediction.
+        hits = matrix.diagonal()
+        union = matrix.sum(dim=0) + matrix.sum(dim=1) - hits
+        present = union > 0
+        iou = torch.where(present, hits / union.clamp(min=1), 0.0)
+        values = zip(self._names, iou.tolist(), present.tolist(), strict=True)
+        return Evaluation(
+            miou=float(iou.sum() / present.sum().clamp(min=1)),
+            iou={name: value if occurs else None for name, value, occurs in values},
+            pixel_accuracy=float(hits.sum() / matrix.sum().clamp(min=1)),
+            images=images,
+        )
+
+
+def evaluate(
+    network: nn.Module,
+    dataset: SegmentationDataset,
+    augmentation: AugmentationConfig,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 1,
+    precision: Precision = "auto",
+    workers: int = 0,
+    channels_last: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score ``network`` on every image of ``dataset`` at the full size of its labels.
+
+    The logits are upsampled bilinearly to the label's size. Images of different sizes may be mixed: neighbours of one
+    size share a batch of up to ``batch_size``. Of ``augmentation`` only the normalisation counts. The network is moved
+    to ``device`` and left in the mode it was in. With several processes each scores every ``world``-th image.
+    Raises :class:`UserError` for an empty dataset and for a network of another number of classes.
+    """
+    if len(dataset) == 0:
+        raise UserError(f"{dataset.name}: the split {dataset.split} holds no images to evaluate on")
+    device = torch.device(device)
+    progress = progress or NoProgress()
+    metrics = SegmentationMetrics(dataset.labels.names, device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    mode = network.training
+    network.to(device).eval()
+    share = range(rank, len(dataset), world)
+    singles = _one_by_one(dataset, augmentation, share, workers, pin_memory=device.type == "cuda")
+    try:
+        with torch.no_grad():
+            for images, labels in _grouped(singles or (), batch_size):
+                images = images.to(device, non_blocking=True, memory_format=layout)
+                with autocast(device, precision):
+                    logits = network(images)
+                metrics.update(logits.float(), labels.to(device, non_blocking=True))
+                progress.advance(len(images))
+        return metrics.result()
+    finally:
+        network.train(mode)
+        if singles is not None:
+            singles.close()
+
+
+def _one_by_one(
+    dataset: SegmentationDataset, augmentation: AugmentationConfig, share: range, workers: int, pin_memory: bool
+) -> Batches | None:
+    """Batches of one image each, in order; None when there are more processes than images and none is left."""
+    if not share:
+        return None
+    return batches(
+        dataset,
+        eval_transform(augmentation),
+        batch_size=1,
+        seed=0,
+        epoch=0,
+        shuffle=False,
+        drop_last=False,
+        indices=share,
+        workers=workers,
+        pin_memory=pin_memory,
+    )
+
+
+def _grouped(singles: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of one image joined into batches of up to ``batch_size`` neighbours of the same size."""
+    waiting: list[tuple[Tensor, Tensor]] = []
+    for images, labels in singles:
+        if waiting and (len(waiting) == batch_size or waiting[0][0].shape != images.shape):
+            yield _joined(waiting)
+            waiting = []
+        waiting.append((images, labels))
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(waiting: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([images for images, _ in waiting]), torch.cat([labels for _, labels in waiting])

@@ -1,0 +1,74 @@
+"""What retraining minimises: hard pixels, auxiliary heads and the teacher's predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dnas.errors import UserError
+from dnas.training.config import RetrainConfig
+from dnas.training.device import autocast
+from dnas.training.losses import OhemCrossEntropy, distillation_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLoss:
+    """The losses of one batch, scalars."""
+
+    total: Tensor
+    """What is minimised, the weighted sum."""
+    segmentation: Tensor
+    distillation: Tensor
+    """Unweighted; 0 without a teacher."""
+
+
+class Objective:
+    """The loss of a network's outputs; the teacher (already trained, or None) is only read."""
+
+    def __init__(self, config: RetrainConfig, num_classes: int, teacher: nn.Module | None) -> None:
+        self._config = config
+        self._num_classes = num_classes
+        self._teacher = teacher if config.distillation_weight > 0 else None
+        self._criterion = OhemCrossEntropy(config.ohem_threshold, float(config.ohem_min_fraction))
+
+    @property
+    def distills(self) -> bool:
+        """Whether a teacher takes part."""
+        return self._teacher is not None
+
+    def __call__(self, outputs: Any, images: Tensor, labels: Tensor) -> BatchLoss:
+        """``outputs`` of the network in training mode for ``images`` (N, 3, H, W): logits, or logits and auxiliary.
+
+        Raises :class:`UserError` when the network has another number of classes, or of auxiliary heads, than asked for.
+        """
+        logits, *auxiliary = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        weights = self._config.auxiliary_weights
+        if len(auxiliary) != len(weights):
+            raise UserError(
+                f"auxiliary_weights: given {len(weights)}, the network has {len(auxiliary)} auxiliary heads; "
+                "give one weight for each"
+            )
+        if logits.shape[1] != self._num_classes:
+            raise UserError(
+                f"the network predicts {logits.shape[1]} classes, the dataset has {self._num_classes}: "
+                "build the network for the classes of the dataset"
+            )
+        segmentation = self._criterion(logits, labels)
+        total = segmentation
+        for weight, head in zip(weights, auxiliary, strict=True):
+            total = total + weight * self._criterion(head, labels)
+        if self._teacher is None:
+            return BatchLoss(total, segmentation, torch.zeros_like(total))
+        with torch.no_grad(), autocast(images.device, self._config.precision):
+            teacher_logits = self._teacher(images)
+        distillation = distillation_loss(
+            logits,
+            teacher_logits,
+            labels,
+            direction=self._config.distillation_direction,
+            temperature=self._config.distillation_temperature,
+        )
+        return BatchLoss(total + self._config.distillation_weight * distillation, segmentation, distillation)

@@ -1,0 +1,286 @@
+"""The retraining loop: a discrete network from its initial weights to the best on the validation images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dnas.data import SegmentationDataset, batches, train_transform
+from dnas.errors import UserError
+from dnas.runs import Interrupt, Interrupted, RunFolder, load_into, seed_everything
+from dnas.training.config import RetrainConfig
+from dnas.training.device import (
+    autocast,
+    make_accelerator,
+    make_scaler,
+    peak_memory_mb,
+    reset_peak_memory,
+    resolve_device,
+    tuned_convolutions,
+)
+from dnas.training.metrics import Evaluation, evaluate
+from dnas.training.objective import Objective
+from dnas.training.optimizers import make_sgd, set_learning_rate
+from dnas.training.progress import NoProgress, Progress
+from dnas.training.schedules import cosine_decay, exponential_decay, linear_warm_up, poly_decay
+
+Splits = tuple[SegmentationDataset, SegmentationDataset]
+"""Training and validation images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrainResult:
+    """What a finished retraining came to; ``best_epoch`` (from 0) is the one whose weights are ``best.safetensors``."""
+
+    epochs: int
+    best_epoch: int
+    best_miou: float
+
+
+def retrain(
+    network: nn.Module,
+    data: Splits,
+    run: RunFolder,
+    config: RetrainConfig,
+    *,
+    teacher: nn.Module | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> RetrainResult:
+    """Train ``network`` on the first of ``data``, validate it on the second, keep the best and last weights in ``run``.
+
+    The network takes images (N, 3, H, W) to logits (N, classes, h, w); in training mode it may return a tuple or list,
+    the logits and those of auxiliary heads. A ``teacher``, already trained, is distilled per pixel (FasterSeg, section
+    3.3). ``device`` None is the GPU where there is one. Started by torchrun, the processes share each step's work.
+
+    When ``run`` holds a state, training goes on after its last finished epoch, and ends with the same weights (bit by
+    bit on the CPU) and the same log as if it had never stopped. Ctrl-C raises ``Interrupted`` after the current step.
+    Raises :class:`UserError` for too few images, other class counts, or a loss that is no longer finite.
+    """
+    job = _Retraining(network, data, run, config, teacher, resolve_device(device), progress or NoProgress())
+    try:
+        first_epoch = job.restore()
+        with Interrupt(job.progress.message) as interrupt, tuned_convolutions(job.device):
+            for epoch in range(first_epoch, config.epochs):
+                job.run_epoch(epoch, interrupt)
+    finally:
+        job.release()
+    return RetrainResult(epochs=config.epochs, best_epoch=job.best_epoch, best_miou=job.best_miou)
+
+
+class _Retraining:
+    """One retraining: the network, its optimiser and the best figures so far."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data: Splits,
+        run: RunFolder,
+        config: RetrainConfig,
+        teacher: nn.Module | None,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self.run, self.config, self.progress = run, config, progress
+        train_data, self.validation_data = data
+        if len(self.validation_data) == 0:
+            raise UserError(f"{self.validation_data.name}: the split {self.validation_data.split} holds no images")
+        self.accelerator = make_accelerator(device)
+        self.device: torch.device = self.accelerator.device
+        self.rank: int = self.accelerator.process_index
+        self.world: int = self.accelerator.num_processes
+        self.batches = batches(
+            train_data,
+            train_transform(config.augmentation),
+            batch_size=config.batch_size,
+            seed=run.seed,
+            epoch=0,
+            shuffle=True,
+            # BatchNorm cannot normalise a last batch of one image.
+            drop_last=True,
+            workers=config.workers,
+            pin_memory=self.device.type == "cuda",
+            rank=self.rank,
+            world=self.world,
+        )
+        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        if teacher is not None:
+            teacher.to(device=self.device, memory_format=self.layout).eval()  # type: ignore[call-overload]
+        self.objective = Objective(config, train_data.labels.num_classes, teacher)
+        self.scaler = make_scaler(self.device, config.precision)
+        self.optimizer = make_sgd(
+            network,
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            decay_norms_and_biases=config.decay_norms_and_biases,
+        )
+        self.trained: Any = network
+        self.best_miou, self.best_epoch = -math.inf, -1
+
+    def restore(self) -> int:
+        """Take up the state in the run folder; returns the number of epochs already finished."""
+        state = self.run.load_state()
+        if state is not None:
+            try:
+                load_into(self.network, state["network"], self.run.path)
+                self.optimizer.load_state_dict(state["optimizer"])
+                if state["scaler"]:
+                    self.scaler.load_state_dict(state["scaler"])
+                self.best_miou, self.best_epoch = state["best"]["miou"], state["best"]["epoch"]
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise UserError(f"{self.run.path}: its state is not that of this retraining ({error})") from None
+        epoch = 0 if state is None else int(state["epoch"])
+        self.run.truncate_log(epoch)
+        self.trained = self.accelerator.prepare_model(self.network)
+        # No process may replace the state before all have read it.
+        self.accelerator.wait_for_everyone()
+        return epoch
+
+    def release(self) -> None:
+        """End the data workers and let go of the network."""
+        self.batches.close()
+        self.accelerator.free_memory()
+
+    def run_epoch(self, epoch: int, interrupt: Interrupt) -> None:
+        """Train, validate, log and save one epoch."""
+        started = time.perf_counter()
+        reset_peak_memory(self.device)
+        # Seeded anew each epoch, so that a resumed run draws the same noise in every process.
+        seed_everything(self.run.seed, epoch, self.rank)
+        loss = self._train(epoch, interrupt)
+        is_last = epoch + 1 == self.config.epochs
+        evaluation = self._validate(epoch) if is_last or (epoch + 1) % self.config.validate_every == 0 else None
+        self.run.log(
+            {
+                "kind": "epoch",
+                "epoch": epoch,
+                "loss": loss,
+                "miou": None if evaluation is None else evaluation.miou,
+                "pixel_accuracy": None if evaluation is None else evaluation.pixel_accuracy,
+                "seconds": time.perf_counter() - started,
+                "peak_memory_mb": peak_memory_mb(self.device),
+            }
+        )
+        self._save(epoch, evaluation)
+        score = "" if evaluation is None else f", mIoU {100 * evaluation.miou:.2f} %"
+        self.progress.message(f"epoch {epoch + 1}/{self.config.epochs}: loss {loss:.4f}{score}")
+
+    def _train(self, epoch: int, interrupt: Interrupt) -> float:
+        self.trained.train()
+        self.batches.set_epoch(epoch)
+        self.progress.begin(f"retrain {epoch + 1}/{self.config.epochs}", len(self.batches))
+        total = 0.0
+        for step, (images, labels) in enumerate(self.batches):
+            loss = self._step(epoch, step, images, labels, interrupt)
+            total += loss
+        if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+            # The last step's gradients: seen here before the weights are kept, or no resumption could mend it.
+            raise self._diverged("weights are no longer finite", epoch, len(self.batches) - 1)
+        return total / len(self.batches)
+
+    def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor, interrupt: Interrupt) -> float:
+        started = time.perf_counter()
+        learning_rate = self.config.learning_rate * _factor(
+            self.config, epoch * len(self.batches) + step, len(self.batches)
+        )
+        set_learning_rate(self.optimizer, learning_rate)
+        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
+        labels = labels.to(self.device, non_blocking=True)
+        with autocast(self.device, self.config.precision):
+            outputs = self.trained(images)
+        loss = self.objective(outputs, images, labels)
+        figures = torch.stack([loss.total, loss.segmentation, loss.distillation]).detach().double()
+        stop = figures.new_tensor([float(interrupt.requested)])
+        # Averaged over the processes, so that they all go on, stop or fail at the same step.
+        *values, requested = self.accelerator.reduce(torch.cat([figures, stop]), "mean").tolist()
+        if not all(math.isfinite(value) for value in values):
+            raise self._diverged(f"loss became {values[0]}", epoch, step)
+        self._update(loss.total)
+        self.run.log(
+            {
+                "kind": "step",
+                "epoch": epoch,
+                "step": step,
+                "loss": values[0],
+                "loss_segmentation": values[1],
+                "loss_distillation": values[2] if self.objective.distills else None,
+                "learning_rate": learning_rate,
+                "seconds": time.perf_counter() - started,
+            }
+        )
+        self.progress.advance(loss=values[0], learning_rate=learning_rate)
+        if requested > 0:
+            raise Interrupted(
+                f"stopped in epoch {epoch + 1}; {epoch} of {self.config.epochs} epochs are kept in {self.run.path}, "
+                "go on with --resume"
+            )
+        return float(values[0])
+
+    def _diverged(self, what: str, epoch: int, step: int) -> UserError:
+        return UserError(
+            f"the {what} in epoch {epoch + 1}, step {step + 1}: training has diverged; start again with a learning "
+            f"rate below {self.config.learning_rate:g}, a longer warm-up, gradient clipping or fp32"
+        )
+
+    def _update(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.scaler.scale(loss))
+        if self.config.gradient_clipping is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clipping)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _validate(self, epoch: int) -> Evaluation:
+        self.progress.begin(f"validate {epoch + 1}/{self.config.epochs}", len(self.validation_data))
+        if self.world > 1:
+            # Each process has its own running statistics; those of the first are saved, so they are the ones to score.
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        return evaluate(
+            self.network,
+            self.validation_data,
+            self.config.augmentation,
+            device=self.device,
+            batch_size=self.config.validation_batch_size,
+            precision=self.config.precision,
+            workers=self.config.workers,
+            channels_last=self.config.channels_last,
+            rank=self.rank,
+            world=self.world,
+            progress=self.progress,
+        )
+
+    def _save(self, epoch: int, evaluation: Evaluation | None) -> None:
+        weights = self.network.state_dict()
+        if evaluation is not None and evaluation.miou > self.best_miou:
+            self.best_miou, self.best_epoch = evaluation.miou, epoch
+            self.run.save_weights("best", weights)
+        self.run.save_weights("last", weights)
+        state = {
+            "network": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": {"miou": self.best_miou, "epoch": self.best_epoch},
+        }
+        # Last of all: until the state is replaced the epoch does not count, and is done again after a kill.
+        self.run.save_state(state, epoch + 1)
+
+
+def _factor(config: RetrainConfig, step: int, steps_per_epoch: int) -> float:
+    """The factor on the learning rate at a step counted over all epochs."""
+    total = config.epochs * steps_per_epoch
+    if config.schedule == "poly":
+        factor = poly_decay(step, total, config.poly_power)
+    elif config.schedule == "cosine":
+        factor = cosine_decay(step, total)
+    else:
+        factor = exponential_decay(step // steps_per_epoch, config.exponential_decay)
+    return factor * linear_warm_up(step, config.warm_up_steps, config.warm_up_start)

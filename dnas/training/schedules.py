@@ -1,0 +1,32 @@
+"""Learning rate schedules: pure functions from a position to a factor on the initial learning rate.
+
+A position counts finished steps (or epochs), so a schedule needs no state and a resumed run nothing to restore. Each
+fits ``torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: poly_decay(step, total))`` too.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def poly_decay(step: int, total: int, power: float = 0.9) -> float:
+    """``(1 - step / total) ** power``, 0 from ``total`` on (regseg_v3, section 4.2; DWRSeg, section 4.2)."""
+    return float(max(0.0, 1 - step / max(1, total)) ** power)
+
+
+def cosine_decay(step: int, total: int) -> float:
+    """Half a cosine from 1 to 0 (ESeg, section 4.1)."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
+
+
+def exponential_decay(epoch: float, decay: float = 0.99) -> float:
+    """``decay ** epoch`` (FasterSeg, Appendix H: "exponential learning rate decay of power 0.99")."""
+    return float(decay**epoch)
+
+
+def linear_warm_up(step: int, steps: int, start: float = 0.1) -> float:
+    """A line from ``start`` to 1 over the first ``steps`` steps, 1 from there on; multiply it with a decay.
+
+    RegSeg warms up from 0.1 for 3000 steps (regseg_v3, section 4.2).
+    """
+    return 1.0 if step >= steps else start + (1 - start) * step / steps

@@ -1,0 +1,41 @@
+"""What the command line needs of a search space, whichever it is."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from dnas.latency.spec import InventoryItem
+from dnas.latency.table import LatencyTable
+from dnas.search import SearchConfig, SearchProblem
+from dnas.training import RetrainConfig
+
+
+class SearchSpace(Protocol):
+    """A configured search space: its inventory of operators, and the problem that a search solves."""
+
+    name: str
+
+    @property
+    def search(self) -> SearchConfig:
+        """How to search."""
+
+    @property
+    def retrain(self) -> RetrainConfig:
+        """How to retrain what was found."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the images whose latency counts."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the space's latencies are for."""
+
+    def configuration(self) -> dict[str, Any]:
+        """The whole configuration as plain containers."""
+
+    def inventory(self) -> list[InventoryItem]:
+        """Every operator that a network of this space can contain, each signature once."""
+
+    def problem(self, table: LatencyTable, seed: int) -> SearchProblem:
+        """The search problem, initialised by ``seed``, priced by ``table``."""

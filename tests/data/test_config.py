@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dnas.config import parse_config, to_mapping
+from dnas.data import DataConfig, load_data_config, open_dataset, preset_names
+from dnas.data.config import BUILT_IN
+from dnas.errors import UserError
+
+
+def test_every_dataset_has_a_preset_of_its_name_that_round_trips(tmp_path: Path):
+    assert set(preset_names()) == {"streets", "rectangles", "camvid", "cityscapes", "bdd100k", "folder"}
+    for name in preset_names():
+        config = load_data_config(name if name in BUILT_IN else f"{name}:{tmp_path}")
+        assert config.dataset == name
+        assert parse_config(DataConfig, to_mapping(config), name) == config
+
+
+def test_a_folder_given_relative_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_data_config("camvid:some/where").root == str(tmp_path / "some" / "where")
+
+
+def test_paths_in_a_file_are_taken_from_its_folder(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("dataset: folder\nroot: images\nclasses: ../classes.yaml\nsize: [64, 128]\n")
+    config = load_data_config(str(path))
+    assert config.root == str(tmp_path / "images")
+    assert config.classes == str(tmp_path.parent / "classes.yaml")
+    assert config.size == (64, 128)
+
+
+def test_overrides_are_checked_like_the_rest():
+    assert load_data_config("streets", ["images.train=7", "size=[64,96]"]).images == {"train": 7, "val": 40, "test": 40}
+    with pytest.raises(UserError, match=r"images\.train"):
+        load_data_config("streets", ["images.train=0"])
+
+
+@pytest.mark.parametrize(
+    ("data", "part"),
+    [
+        ("nowhere", "unknown data, expected a YAML file, one of bdd100k, camvid"),
+        ("nothing.yaml", "no such data configuration"),
+        ("camvid", "give camvid:DIR"),
+        ("camvid:", "the folder is empty"),
+        ("streets:here", "takes no folder"),
+        ("other:here", "unknown data"),
+    ],
+)
+def test_data_that_cannot_be_meant_is_one_clear_error(data: str, part: str):
+    with pytest.raises(UserError) as caught:
+        load_data_config(data)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("dataset: kitti", 'dataset: given "kitti"'),
+        ("dataset: streets\nsize: [128]", "size.1: missing"),
+        ("dataset: streets\nsize: [128, 4]", "size.1: given 4"),
+        ("dataset: streets\nroot: x", "takes no root"),
+        ("dataset: camvid", "needs a root"),
+        ("dataset: camvid\nroot: x\nimages: {train: 3}", "images is for the datasets made by code"),
+        ("dataset: camvid\nroot: x\ncache: true", "cache needs a size"),
+        ("dataset: camvid\nroot: x\nclasses: y", "classes is for folder"),
+        ("dataset: streets\nimages: {training: 3}", "images"),
+        ("dataset: streets\nworkers: 3", "workers: unknown key"),
+    ],
+)
+def test_a_bad_file_names_itself_and_the_key(tmp_path: Path, text: str, part: str):
+    path = tmp_path / "data.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_data_config(str(path))
+    assert str(path) in str(caught.value)
+    assert part in str(caught.value)
+
+
+def test_an_unknown_split_lists_the_known():
+    with pytest.raises(UserError, match="expected one of train, val, test"):
+        open_dataset(load_data_config("streets"), "validation")

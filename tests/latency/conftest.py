@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_target
+from dnas.latency.provenance import start_provenance
+
+
+@pytest.fixture
+def target():
+    return make_target("cpu")
+
+
+@pytest.fixture
+def quick():
+    """The least effort: what is measured does not matter."""
+    return Effort(rounds=2, time_per_entry=0.002, warm_up_s=0, extra_rounds=0)
+
+
+@pytest.fixture
+def table(target, quick):
+    provenance = start_provenance(target, quick, space="small", input_size=(64, 128), command=None)
+    entries = {
+        OperatorSpec("conv", ((channels, 8, 16),), 2 * channels, 2).key: Measurement(
+            0.1 * channels + 1 / 3, 0.1 * channels, 0.1 * channels + 1, 10 + channels, 2
+        )
+        for channels in range(1, 6)
+    }
+    return LatencyTable(provenance, entries)
+
+
+@pytest.fixture(autouse=True)
+def _global_switches_stay():
+    def switches():
+        return (
+            torch.get_num_threads(),
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.allow_tf32,
+            torch.get_float32_matmul_precision(),
+            torch.is_inference_mode_enabled(),
+        )
+
+    before = switches()
+    yield
+    assert switches() == before

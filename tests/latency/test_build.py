@@ -1,0 +1,255 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from torch import nn
+
+from dnas.errors import UserError
+from dnas.latency import BuildInterrupted, Effort, InventoryItem, LatencyTable, OperatorSpec, build_table, make_target
+from dnas.latency.journal import Journal
+
+
+def inventory(count, made=None):
+    def build(channels):
+        if made is not None:
+            made.append(channels)
+        return nn.Conv2d(channels, channels, 1)
+
+    return [
+        InventoryItem(OperatorSpec("conv", ((channels, 4, 4),), channels), lambda channels=channels: build(channels))
+        for channels in range(1, count + 1)
+    ]
+
+
+@pytest.fixture
+def build(tmp_path, target, quick):
+    def run(items, **options):
+        options = {"space": "small", "input_size": (64, 64), "effort": quick, **options}
+        return build_table(items, tmp_path / "t.json", options.pop("target", target), **options)
+
+    return run
+
+
+def stop_after(visits):
+    def progress(report):
+        if report.done == visits:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_every_signature_is_measured_once(build, tmp_path):
+    made = []
+    table = build(inventory(3, made) + inventory(3, made))
+    assert sorted(made) == [1, 2, 3]
+    assert sorted(table.entries) == [f"conv in={c}x4x4 out={c} stride=1" for c in (1, 2, 3)]
+    assert all(entry.rounds == 2 for entry in table.entries.values())
+    assert LatencyTable.load(tmp_path / "t.json") == table
+    assert not (tmp_path / "t.json.journal.jsonl").exists()
+    provenance = table.provenance
+    assert (provenance.space, provenance.input_size, provenance.sittings) == ("small", (64, 64), 1)
+    assert provenance.device.name
+    assert provenance.device.cores
+    assert provenance.software["torch"]
+    assert provenance.effort["rounds"] == 2
+
+
+def test_an_existing_table_is_not_overwritten(build, tmp_path):
+    build(inventory(2))
+    before = (tmp_path / "t.json").read_bytes()
+    with pytest.raises(UserError, match="--resume"):
+        build(inventory(3))
+    assert (tmp_path / "t.json").read_bytes() == before
+
+
+def test_resume_measures_only_what_is_missing(build):
+    first = build(inventory(2))
+    assert build(inventory(2), resume=True) == first
+    made = []
+    table = build(inventory(4, made), resume=True)
+    assert sorted(made) == [3, 4]
+    assert len(table) == 4
+    assert all(table.entries[key] == entry for key, entry in first.entries.items())
+    assert table.provenance.sittings == 2
+    assert table.provenance.seconds > first.provenance.seconds
+
+
+def test_resume_keeps_every_finished_round(build, tmp_path):
+    with pytest.raises(BuildInterrupted, match=r"go on with `dnas latency build small --out t.json --resume`"):
+        build(inventory(5), progress=stop_after(7), command="dnas latency build small --out t.json")
+    with pytest.raises(UserError, match="interrupted build"):
+        build(inventory(5))
+    journal = Journal(tmp_path / "t.json.journal.jsonl")
+    assert sum(map(len, journal.rounds.values())) == 7
+    reports = []
+    table = build(inventory(5), resume=True, progress=reports.append)
+    assert reports[-1].done == 3
+    assert len(table) == 5
+    for key, rounds in journal.rounds.items():
+        if len(rounds) == 2:
+            samples = [sample for entry in rounds for sample in entry.samples_ms]
+            assert min(samples) <= table.entries[key].median <= max(samples)
+    assert table.provenance.sittings == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": make_target("cpu", precision="bf16")}, "precision: fp32 and bf16"),
+        ({"target": make_target("cpu", channels_last=True)}, "memory_format: contiguous and channels_last"),
+        ({"input_size": (32, 32)}, "input_size"),
+        ({"effort": Effort(rounds=9)}, "rounds: 2.0 and 9.0"),
+    ],
+)
+def test_resume_with_other_settings_names_them(build, options, message):
+    with pytest.raises(BuildInterrupted):
+        build(inventory(3), progress=stop_after(2))
+    with pytest.raises(UserError, match=message):
+        build(inventory(3), resume=True, **options)
+
+
+def test_a_damaged_journal_costs_only_the_damaged_lines(build, tmp_path):
+    with pytest.raises(BuildInterrupted):
+        build(inventory(6), progress=stop_after(9))
+    path = tmp_path / "t.json.journal.jsonl"
+    data, rng = path.read_bytes(), random.Random(0)
+    header = data.index(b"\n") + 1
+    whole = {(key, entry) for key, rounds in Journal(path).rounds.items() for entry in rounds}
+    for _ in range(200):
+        at = rng.randrange(header, len(data))
+        damaged = rng.choice([data[:at], data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]])
+        path.write_bytes(damaged)
+        journal = Journal(path)
+        left = {(key, entry) for key, rounds in journal.rounds.items() for entry in rounds}
+        assert left <= whole
+        lost = damaged.count(b"\n") if len(damaged) < len(data) else len(data.splitlines()) - 2
+        assert len(left) >= lost - 2
+    path.write_bytes(data[:-20])
+    assert len(build(inventory(6), resume=True)) == 6
+    path.write_bytes(b"x" + data)
+    with pytest.raises(UserError, match="first line of this journal is damaged"):
+        build(inventory(6), resume=True)
+
+
+def test_a_budget_measures_everything_at_least_once(build):
+    table = build(inventory(6), budget_s=0.0)
+    assert len(table) == 6
+    assert all(entry.rounds == 1 for entry in table.entries.values())
+
+
+def test_nowhere_to_write(build, tmp_path, target, quick):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        build_table(inventory(1), tmp_path / "file" / "t.json", target, space="small", input_size=(8, 8), effort=quick)
+
+
+BUILDER = textwrap.dedent(
+    """
+    import os, sys, time
+    from torch import nn
+    from dnas.errors import UserError
+    from dnas.latency import Effort, InventoryItem, OperatorSpec, build_table, make_target
+
+    def build(out, pause):
+        items = [
+            InventoryItem(OperatorSpec("conv", ((c, 4, 4),), c), lambda c=c: nn.Conv2d(c, c, 1)) for c in range(1, 41)
+        ]
+
+        def progress(report):
+            print(report.name, flush=True)
+            time.sleep(pause)
+
+        effort = Effort(rounds=4, time_per_entry=0.001, warm_up_s=0, extra_rounds=0)
+        build_table(items, out, make_target("cpu", threads=1), space="small", input_size=(8, 8), effort=effort,
+                    resume=True, progress=progress)
+
+    # One import of torch serves all builders: each is a fork, made before torch has started any thread.
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                build(sys.argv[1], float(line))
+            except UserError as error:
+                print("error:", error, flush=True)
+            os._exit(0)
+        print("builder", child, flush=True)
+        os.waitpid(child, 0)
+        print("end", flush=True)
+    """
+)
+
+
+class Builders:
+    """A process that makes builders of one table, one after the other; each is killed or left to finish."""
+
+    def __init__(self, out):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", BUILDER, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+    def line(self):
+        return self.process.stdout.readline().strip()
+
+    def start(self, pause):
+        self.process.stdin.write(f"{pause}\n")
+        self.process.stdin.flush()
+        lines = [self.line()]
+        while not lines[-1].startswith("builder "):
+            lines.append(self.line())
+        return int(lines[-1].split()[1]), lines[:-1]
+
+    def rest(self):
+        return list(iter(self.line, "end"))
+
+
+def test_killed_at_twenty_random_moments_nothing_is_lost(tmp_path):
+    """SIGKILL after some visits: every visit that was reported stands in the journal, and the build goes on."""
+    out, rng, kept = tmp_path / "t.json", random.Random(0), 0
+    with Builders(out) as builders:
+        for _ in range(20):
+            builder, lines = builders.start(0.002)
+            while len(lines) < rng.randrange(1, 7):
+                lines.append(builders.line())
+            time.sleep(rng.random() * 0.004)
+            os.kill(builder, signal.SIGKILL)
+            lines += builders.rest()
+            now = sum(map(len, Journal(tmp_path / "t.json.journal.jsonl").rounds.values()))
+            # The visit that was about to be reported when the signal came may be on disk already.
+            assert kept + len(lines) <= now <= kept + len(lines) + 1
+            kept = now
+            assert not out.exists()
+        _, lines = builders.start(0)
+        lines += builders.rest()
+    assert len(lines) == 40 * 4 - kept
+    table = LatencyTable.load(out)
+    assert len(table) == 40
+    assert all(entry.rounds == 4 for entry in table.entries.values())
+    assert table.provenance.sittings == 21
+    assert not (tmp_path / "t.json.journal.jsonl").exists()
+
+
+def test_a_second_builder_is_told_who_holds_the_table(build, tmp_path):
+    out = tmp_path / "t.json"
+    with Builders(out) as builders:
+        builder, _ = builders.start(0.01)
+        assert builders.line().startswith("conv")
+        with pytest.raises(UserError, match=f"is being built by process {builder} on"):
+            build(inventory(3), resume=True)
+        lines = builders.rest()
+    assert not any(line.startswith("error:") for line in lines)
+    assert len(LatencyTable.load(out)) == 40
+    assert json.loads(out.read_text())["provenance"]["sittings"] == 1

@@ -1,0 +1,156 @@
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from dnas.errors import UserError
+from dnas.latency import Effort, Measurement, WorkItem, make_target, measure, measure_many, resolve_device
+from dnas.latency.backends import Compiled, find_backend, place_owned, random_inputs
+from dnas.latency.measure import Workbench, within_budget
+from dnas.latency.target import pinned
+
+
+class Sum(nn.Module):
+    """Takes two inputs and remembers how it was called."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.seen = seen
+
+    def forward(self, one, other):
+        channels_last = one.is_contiguous(memory_format=torch.channels_last)
+        self.seen.append((self.training, torch.is_inference_mode_enabled(), one.dtype, channels_last, one.shape))
+        return self.conv(one) + other
+
+    def __deepcopy__(self, memo):
+        return Sum(self.seen).train(self.training)
+
+
+def check(found):
+    assert isinstance(found, Measurement)
+    assert 0 < found.p10 <= found.median <= found.p90
+    assert found.repetitions >= found.rounds >= 1
+
+
+def test_measure_runs_in_eval_and_inference_mode_and_leaves_the_module_alone(quick):
+    seen = []
+    module = Sum(seen)
+    inputs = [torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)]
+    check(measure(module, inputs, precision="bf16", channels_last=True, threads=1, effort=quick))
+    assert set(seen) == {(False, True, torch.bfloat16, True, (2, 4, 8, 8))}
+    assert module.training
+    assert next(module.parameters()).dtype == torch.float32
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_measure_many_builds_inputs_of_every_shape(quick):
+    seen = []
+    items = [WorkItem("sum", ((4, 6, 5), (4, 6, 5)), lambda: Sum(seen))]
+    found = measure_many(items, make_target("cpu", batch=3), effort=quick)
+    check(found["sum"])
+    assert {entry[-1] for entry in seen} == {(3, 4, 6, 5)}
+
+
+def test_progress_reaches_its_total(quick, target):
+    items = [WorkItem(f"relu{n}", ((2, 4, 4),), nn.ReLU) for n in range(5)]
+    reports = []
+    measure_many(items, target, effort=quick, progress=reports.append)
+    assert [report.done for report in reports] == list(range(1, 11))
+    assert {report.total for report in reports} == {10}
+    assert reports[-1].eta_s == 0
+
+
+def test_modules_are_made_anew_when_memory_is_short(quick, target):
+    made = []
+
+    def build(name):
+        made.append(name)
+        return nn.Conv2d(8, 8, 3)
+
+    names = [f"conv{n}" for n in range(4)]
+    items = [WorkItem(name, ((8, 9, 9),), lambda name=name: build(name)) for name in names]
+    measure_many(items, target, effort=quick)
+    assert sorted(made) == names
+    made.clear()
+    measure_many(items, target, effort=quick, cache_bytes=1)
+    assert len(made) > len(names)
+
+
+def test_the_workbench_counts_shared_inputs_once_and_stays_within_its_memory(quick, target):
+    items = [WorkItem(f"conv{n}", ((8, 16, 16),), lambda: nn.Conv2d(8, 8, 3, bias=False)) for n in range(6)]
+    inputs, weights = 8 * 16 * 16 * 4, 8 * 8 * 9 * 4
+    bench = Workbench(target, inputs + 3 * weights)
+    with pinned(target):
+        for item in items:
+            bench.visit(item, quick)
+    assert bench.held_bytes == inputs + 3 * weights
+
+
+def test_a_budget_shrinks_the_time_per_entry_only():
+    effort = Effort(time_per_entry=1.0, rounds=4)
+    assert within_budget(effort, 1000, 100) == effort
+    assert within_budget(effort, 20, 100).time_per_entry == pytest.approx(0.1)
+    assert within_budget(effort, 20, 100).rounds == 4
+
+
+def test_no_memory_names_the_module(quick, target):
+    class Greedy(nn.Module):
+        def forward(self, images):
+            raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(UserError, match="greedy: does not fit"):
+        measure_many([WorkItem("greedy", ((1, 2, 2),), Greedy)], target, effort=quick)
+
+
+def test_names_must_differ(quick, target):
+    with pytest.raises(UserError, match="twice"):
+        measure_many([WorkItem("a", ((1, 2, 2),), nn.ReLU)] * 2, target, effort=quick)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "abacus"}, "cpu, cuda, mps"),
+        ({"device": "meta"}, "cpu, cuda, mps"),
+        ({"backend": "magic"}, "eager, compiled, cudagraph"),
+        ({"backend": "cudagraph"}, "needs --device cuda"),
+        ({"precision": "int3"}, "fp32, tf32, fp16, bf16"),
+        ({"precision": "fp16"}, "use fp32 or bf16"),
+        ({"precision": "tf32"}, "Nvidia GPU"),
+        ({"threads": 0}, "expected 1 to"),
+        ({"threads": 10_000}, "expected 1 to"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message, quick):
+    with pytest.raises(UserError, match=message):
+        measure(nn.ReLU(), [torch.zeros(1, 1, 2, 2)], effort=quick, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_an_absent_gpu_is_named():
+    with pytest.raises(UserError, match="0 usable CUDA devices"):
+        resolve_device("cuda")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_module_computes_the_same():
+    """Two modules of one class: each keeps its own compiled code and weights."""
+    target = make_target("cpu", backend="compiled")
+    for width in (3, 5):
+        module = nn.Sequential(nn.Conv2d(2, width, 3), nn.ReLU())
+        inputs = random_inputs(((2, 8, 8),), target)
+        expected = module(*inputs)
+        with pinned(target):
+            run = find_backend(target).prepare(place_owned(module, target), inputs, target)
+            torch.testing.assert_close(run(), expected.detach())
+    assert isinstance(find_backend(target), Compiled)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("backend", ["eager", "cudagraph"])
+def test_cuda(backend, quick):
+    module, images = nn.Conv2d(8, 8, 3), torch.randn(1, 8, 64, 64)
+    for precision in ("fp32", "fp16", "bf16"):
+        check(measure(module, [images], device="cuda", backend=backend, precision=precision, effort=quick))

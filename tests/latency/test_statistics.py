@@ -1,0 +1,159 @@
+"""A fake clock: the operator itself moves it, so every figure is known beforehand."""
+
+import itertools
+import random
+
+import pytest
+
+from dnas.latency.statistics import (
+    Effort,
+    HostStopwatch,
+    Round,
+    accepted,
+    calls_per_sample,
+    needs_another,
+    run_rounds,
+    summarise,
+    time_round,
+    warm_up,
+)
+
+
+class FakeDevice:
+    """Calls take the given seconds in turn; the first one of all takes longer, as real ones do."""
+
+    def __init__(self, *seconds, first=0.0):
+        self.now, self.calls, self.first = 100.0, 0, first
+        self.seconds = itertools.cycle(seconds)
+
+    def run(self):
+        self.now += next(self.seconds) + (self.first if self.calls == 0 else 0)
+        self.calls += 1
+
+    @property
+    def stopwatch(self):
+        return HostStopwatch(lambda: self.now)
+
+
+def constant(value, samples=1, throttled=False):
+    return Round((float(value),) * samples, 1, throttled)
+
+
+def test_the_first_call_counts_for_nothing():
+    device = FakeDevice(0.001, first=5.0)
+    assert warm_up(device.stopwatch, device.run, 0.01) == pytest.approx(0.001)
+    assert device.now >= 105.01
+
+
+def test_warm_up_lasts_as_long_as_asked_and_a_slow_module_is_called_twice():
+    device = FakeDevice(2.0)
+    assert warm_up(device.stopwatch, device.run, 0.05) == pytest.approx(2.0)
+    assert device.calls == 2
+    fast = FakeDevice(1e-6)
+    warm_up(fast.stopwatch, fast.run, 0.02)
+    assert 0.02 <= fast.now - 100 <= 0.05
+
+
+@pytest.mark.parametrize(("estimate", "calls"), [(1.0, 1), (0.001, 1), (0.0004, 3), (1.1e-6, 910)])
+def test_samples_last_long_enough(estimate, calls):
+    assert calls_per_sample(estimate, Effort(sample_s=0.001, time_per_entry=0.1, rounds=5)) == calls
+
+
+def test_samples_grow_when_there_is_room_for_few():
+    assert calls_per_sample(0.001, Effort(rounds=1, time_per_entry=1.0, most_samples=10)) == 100
+
+
+def test_a_round_of_a_steady_module():
+    device = FakeDevice(0.002)
+    entry = time_round(device.stopwatch, device.run, Effort(rounds=2, time_per_entry=0.1, sample_s=0.0035))
+    assert entry.calls_per_sample == 2
+    assert len(entry.samples_ms) in (12, 13)
+    assert entry.samples_ms == pytest.approx([2.0] * len(entry.samples_ms))
+
+
+def test_median_and_percentiles_are_those_of_the_samples():
+    values = list(range(1, 102))
+    random.Random(1).shuffle(values)
+    found = summarise([Round(tuple(map(float, values)), 7)], Effort(rounds=1))
+    assert (found.median, found.p10, found.p90) == (51, 11, 91)
+    assert (found.repetitions, found.rounds) == (707, 1)
+    assert found.spread == pytest.approx(80 / 51)
+
+
+def test_outlier_rounds_do_not_count():
+    effort = Effort(rounds=3, tolerance=0.1)
+    rounds = [constant(10), constant(10.2), constant(19), constant(9.9)]
+    assert [entry.median for entry in accepted(rounds, effort)] == pytest.approx([10, 10.2, 9.9], abs=0.2)
+    assert summarise(rounds, effort).median == 10
+    assert needs_another(rounds[:3], effort)
+    assert not needs_another(rounds, effort)
+
+
+def test_throttled_rounds_count_only_when_there_are_no_others():
+    effort = Effort(rounds=2, extra_rounds=1)
+    assert summarise([constant(10), constant(30, throttled=True), constant(10)], effort).median == 10
+    assert needs_another([constant(10), constant(10, throttled=True)], effort)
+    assert summarise([constant(30, throttled=True)] * 3, effort).median == 30
+
+
+def test_a_module_that_never_settles_ends():
+    effort = Effort(rounds=3, extra_rounds=4)
+    chaos = itertools.count(1)
+    rounds = run_rounds(["a"], lambda name: constant(2 ** next(chaos)), effort)
+    assert len(rounds["a"]) == 7
+    assert summarise(rounds["a"], effort).rounds == 3
+
+
+def test_only_the_outlier_is_repeated():
+    times = {"a": iter([1.0, 1.0, 1.0]), "b": iter([2.0, 50.0, 2.0, 2.0]), "c": iter([3.0, 3.0, 3.0])}
+    effort = Effort(rounds=3, extra_rounds=2)
+    rounds = run_rounds(list(times), lambda name: constant(next(times[name])), effort)
+    assert {name: len(entries) for name, entries in rounds.items()} == {"a": 3, "b": 4, "c": 3}
+    assert {name: summarise(entries, effort).median for name, entries in rounds.items()} == {"a": 1, "b": 2, "c": 3}
+
+
+def test_rounds_are_interleaved_in_new_seeded_orders():
+    def order(seed):
+        visits = []
+        run_rounds(list("abcdefgh"), lambda name: visits.append(name) or constant(1), Effort(rounds=3), seed=seed)
+        return ["".join(visits[start : start + 8]) for start in (0, 8, 16)]
+
+    assert all(sorted(part) == list("abcdefgh") for part in order(0))
+    assert len({*order(0), "abcdefgh"}) == 4
+    assert order(0) == order(0) != order(1)
+
+
+def test_drift_spreads_over_all():
+    """A device that slows by a half during the list gives equal modules nearly equal latencies."""
+    visits = itertools.count()
+    names = [f"m{number}" for number in range(50)]
+    effort = Effort(rounds=9, extra_rounds=0, tolerance=10)
+    rounds = run_rounds(names, lambda name: constant(1 + 0.5 * next(visits) / 450), effort)
+    medians = [summarise(rounds[name], effort).median for name in names]
+    assert max(medians) / min(medians) < 1.06
+
+
+def test_out_of_time_covers_all_once_and_refines_the_worst():
+    visits = []
+
+    def visit(name):
+        visits.append(name)
+        return Round((1.0, 1.0 + (5 if name == "noisy" else 0.01)), 1)
+
+    run_rounds(["a", "noisy", "b"], visit, Effort(rounds=4), out_of_time=lambda: len(visits) >= 4)
+    assert sorted(visits[:3]) == ["a", "b", "noisy"]
+    assert visits[3:] == ["noisy"]
+
+
+def test_rounds_of_an_earlier_sitting_are_not_repeated():
+    visits = []
+    done = {"a": [constant(1)] * 2, "b": [constant(2)]}
+    rounds = run_rounds(["a", "b"], lambda name: visits.append(name) or constant(2), Effort(rounds=2), done=done)
+    assert visits == ["b"]
+    assert len(rounds["a"]) == len(rounds["b"]) == 2
+
+
+@pytest.mark.parametrize("values", [{"rounds": 0}, {"time_per_entry": float("nan")}, {"tolerance": -1}])
+def test_effort_is_checked(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        Effort(**values)

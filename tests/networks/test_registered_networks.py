@@ -1,0 +1,94 @@
+"""Every registered network, whatever it is: a new one is tested without a new test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dnas.networks import create_network, field_of_view, list_networks, network_facts
+from dnas.profile import count_multiply_adds, count_parameters
+
+CLASSES = 5
+SMALL = (64, 64)
+ODD = (97, 131)
+
+
+@pytest.fixture(scope="module", params=list_networks())
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return create_network(request.param, CLASSES)
+
+
+def _printing(figure: str) -> list[str]:
+    """The networks whose paper prints this figure."""
+    return [name for name in list_networks() if getattr(network_facts(name), figure) is not None]
+
+
+@pytest.mark.parametrize("size", [SMALL, ODD], ids=["small", "odd"])
+def test_logits_have_the_size_of_the_image_and_are_deterministic(network: nn.Module, size: tuple[int, int]) -> None:
+    images = torch.randn(1, 3, *size)
+    network.eval()
+    with torch.no_grad():
+        logits, again = network(images), network(images)
+    assert logits.shape == (1, CLASSES, *size)
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+    assert torch.equal(logits, again)
+
+
+def test_every_parameter_learns(network: nn.Module) -> None:
+    network.train()
+    network.zero_grad(set_to_none=True)
+    # A weight a pixel and class: the sum alone is constant behind a BatchNorm.
+    logits = network(torch.randn(2, 3, *SMALL))
+    (logits * torch.randn_like(logits)).sum().backward()
+    without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    assert without == []
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_input_depends_on_the_whole_path(network: nn.Module) -> None:
+    images = torch.randn(1, 3, *SMALL, requires_grad=True)
+    network.eval()
+    network(images)[0, :, 32, 32].sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", _printing("parameters"))
+def test_parameters_are_those_of_the_paper(name: str) -> None:
+    facts = network_facts(name)
+    assert facts.parameters is not None
+    with torch.device("meta"):
+        counted = count_parameters(create_network(name))
+    _check(counted, facts.parameters.value, facts.parameters.half_digit, facts.parameters_off)
+
+
+@pytest.mark.parametrize("name", _printing("multiply_adds"))
+def test_multiply_adds_are_those_of_the_paper(name: str) -> None:
+    facts = network_facts(name)
+    assert facts.multiply_adds is not None
+    with torch.device("meta"):
+        network = create_network(name)
+    counted = count_multiply_adds(network, facts.input_size, elementwise=facts.elementwise)
+    _check(counted, facts.multiply_adds.value, facts.multiply_adds.half_digit, facts.multiply_adds_off)
+
+
+@pytest.mark.parametrize("name", _printing("field_of_view"))
+def test_field_of_view_is_that_of_the_paper(name: str) -> None:
+    facts = network_facts(name)
+    with torch.device("meta"):
+        network = create_network(name)
+    assert field_of_view(network) == facts.field_of_view
+
+
+def _check(counted: int, printed: float, half_digit: float, stated_deviation: float) -> None:
+    """To the printed digit, or off by what the facts of the network state, within 0.05 %."""
+    if stated_deviation == 0:
+        assert abs(counted - printed) <= half_digit
+    else:
+        assert abs(counted - printed) > half_digit, "meets the paper: the stated deviation can go"
+        assert counted / printed - 1 == pytest.approx(stated_deviation, abs=5e-4)
