@@ -110,10 +110,8 @@ class Architecture:
                     raise UserError(
                         f"{where}.operator: given {cell.operator!r}, expected one of {', '.join(OPERATORS)}"
                     )
-                if cell.scale != scale * cell.stride:
-                    raise UserError(
-                        f"{where}.scale: given {cell.scale}, stride {cell.stride} after {scale} gives another"
-                    )
+                if cell.scale != scale or cell.out_scale > 32:
+                    raise UserError(f"{where}.scale: given {cell.scale}, stride {cell.stride}, after maps at {scale}")
                 if cell.in_channels > channels:
                     raise UserError(f"{where}.in_channels: given {cell.in_channels}, the cell before makes {channels}")
                 if cell.operator == "skip" and cell.stride == 1:

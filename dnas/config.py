@@ -55,16 +55,18 @@ def parse_config(cls: type[T], values: Mapping[str, Any], source: str) -> T:
         raise UserError(f"{source}: " + "; ".join(problems)) from None
 
 
-def _unplain(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+def _unplain(value: Any, path: tuple[str, ...], around: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """Where a value holds what neither JSON nor a configuration can: no finite number, text, list or mapping."""
-    if isinstance(value, Mapping):
+    if any(value is outer for outer in around):
+        yield path, "given a list or mapping that holds itself"
+    elif isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, (str, int, float, type(None))):
                 yield path, f"given the key {key!r}, expected text"
-            yield from _unplain(inner, (*path, str(key)))
+            yield from _unplain(inner, (*path, str(key)), (*around, value))
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
-            yield from _unplain(inner, (*path, str(index)))
+            yield from _unplain(inner, (*path, str(index)), (*around, value))
     elif isinstance(value, float) and not math.isfinite(value):
         yield path, f"given {value}, expected a finite number"
     elif not isinstance(value, (str, int, float, type(None))):

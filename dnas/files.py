@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,23 +19,24 @@ from dnas.errors import UserError
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call ``write`` with a temporary file beside ``path``, flush it to disk and move it over ``path``.
 
-    Whatever moment the process is killed at, ``path`` holds either its old content or all of the new one.
+    Whatever moment the process is killed at, ``path`` holds either its old content or all of the new one. Raises
+    :class:`UserError` naming ``path`` when the system refuses (no permission, a folder in its place, a full disk).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot write this file: {error.strerror or error}") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -49,7 +50,7 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 def read_bytes(path: str | Path, what: str = "file") -> bytes:
-    """Read a file whole; a missing or unreadable one is a :class:`UserError` that names it and says what it should be."""
+    """Read a file whole; a missing or unreadable one is a :class:`UserError` that names it and what it should be."""
     path = Path(path)
     try:
         return path.read_bytes()
@@ -99,13 +100,16 @@ def read_json(path: str | Path, what: str = "JSON file") -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-3`` as a number, as YAML 1.2 does, a date as text, and refuses a key that stands twice."""
+    """SafeLoader that reads ``1e-3`` as a number, as YAML 1.2 does, a date as text, and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        keys: list[Any] = []
+        for key_node, _ in node.value:
+            keys.append(self.construct_object(key_node, deep=True))
+            if keys[-1] in keys[:-1]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {keys[-1]!r} stands twice", key_node.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -128,13 +132,20 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # Only between double quotes does PyYAML write the rarer line breaks so that it reads them back.
+    style = '"' if re.search(r"[^\S \n]|\ufeff", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_Dumper.add_representer(str, _represent_text)
 
 
 def parse_yaml(text: str, source: str) -> Any:
     """Parse YAML text safely; ``source`` names it in errors."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark is not None else ""

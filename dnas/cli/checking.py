@@ -64,7 +64,7 @@ def check_table(
     effort: Effort | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> CheckResult:
-    """Measure ``networks`` sampled networks of ``space``, and those ``derived``, as the table's operators were measured."""
+    """Measure sampled networks of ``space``, and those ``derived``, the way the table's operators were measured."""
     if not isinstance(space, FasterSegSpace):
         raise UserError(f"{space.name}: only networks of a fasterseg space can be sampled")
     provenance = table.provenance

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="A search space: name of a preset or YAML file.")]
 DataOption = Annotated[str, typer.Option("--data", help="Images: preset, YAML file, or NAME:DIR such as camvid:DIR.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the configuration; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the configuration; repeatable."),
 ]
 DataSetOption = Annotated[
-    list[str] | None, typer.Option("--data-set", metavar="KEY=VALUE", help="Change a value of the data's configuration.")
+    list[str] | None,
+    typer.Option("--data-set", metavar="KEY=VALUE", help="Change a value of the data's configuration."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")]

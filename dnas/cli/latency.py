@@ -35,9 +35,7 @@ def build(
     from search_spaces import load_space
 
     chosen = load_space(space, settings or [])
-    target = make_target(
-        device, backend=backend, precision=precision, channels_last=channels_last, threads=threads
-    )
+    target = make_target(device, backend=backend, precision=precision, channels_last=channels_last, threads=threads)
     inventory = chosen.inventory()
     command = "dnas " + " ".join(argument for argument in sys.argv[1:] if argument != "--resume")
     with MeasuringBar(f"measuring {len(inventory)} operators") as bar:

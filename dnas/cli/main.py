@@ -5,6 +5,7 @@ Commands import what they need when they run: ``dnas --help`` answers without lo
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -43,7 +44,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -53,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 on success; 2 and one line on standard error for a user's mistake; 130 after Ctrl-C, with how to go on.
     """
+    # Threads that spin while they wait for each other make a machine with other work on it ten times slower; asked for
+    # before torch is loaded, and only as a default.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status: Any = app(given, standalone_mode=False)

@@ -23,7 +23,9 @@ from dnas.cli.common import (
 from dnas.errors import UserError
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of dnas retrain.")]
-SizeOption = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Input size; default: the network's own.")]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", metavar="HxW", help="Input size; default: the network's own.")
+]
 
 
 def evaluate(
@@ -62,7 +64,9 @@ def evaluate(
         return
     for name, value in result.iou.items():
         print(f"  {name:<16} {'absent' if value is None else f'{100 * value:5.1f} %'}")
-    print(f"mIoU {100 * result.miou:.2f} %   pixel accuracy {100 * result.pixel_accuracy:.2f} %   {result.images} images")
+    print(
+        f"mIoU {100 * result.miou:.2f} %   pixel accuracy {100 * result.pixel_accuracy:.2f} %   {result.images} images"
+    )
 
 
 def export(
@@ -71,7 +75,9 @@ def export(
     file_format: Annotated[str, typer.Option("--format", help="onnx, torch or tensorrt.")] = "onnx",
     size: SizeOption = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
-    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch open (not tensorrt).")] = False,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Leave the batch open (not tensorrt).")
+    ] = False,
 ) -> None:
     """Write a retrained network for a runtime, and check that it still computes the same."""
     from dnas import export as exporting
@@ -111,10 +117,14 @@ def export(
 
 
 def benchmark(
-    network: Annotated[str, typer.Argument(metavar="NETWORK|RUN|FILE", help="A name, run, .yaml, .onnx, .pt2, .engine.")],
+    network: Annotated[
+        str, typer.Argument(metavar="NETWORK|RUN|FILE", help="A name, run, .yaml, .onnx, .pt2, .engine.")
+    ],
     size: SizeOption = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
-    backend: Annotated[str | None, typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, tensorrt.")] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, tensorrt.")
+    ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
     classes: Annotated[int | None, typer.Option("--classes", min=1, help="Classes of an untrained network.")] = None,

@@ -54,9 +54,7 @@ def gather_report(
     """
     if search_run is None and student is None and teacher is None:
         raise UserError("report: give at least one of --search, --student and --teacher")
-    at_hand = {
-        name: network_at_hand(str(path)) for name, path in (("student", student), ("teacher", teacher)) if path
-    }
+    at_hand = {name: network_at_hand(str(path)) for name, path in (("student", student), ("teacher", teacher)) if path}
     search = None if search_run is None else RunFolder.open(search_run, "search")
     table = _table_of(search_run)
     architectures = {name: a for name, found in at_hand.items() if (a := _architecture_of(found)) is not None}
@@ -79,9 +77,9 @@ def gather_report(
         networks=[_figures(name, found, scores[name], table, check) for name, found in at_hand.items()],
         retrain_records={name: found.run.records() for name, found in at_hand.items() if found.run},
         agreement=None if check is None else check.for_report(),
-        labels=None if first is None or first.labels is None else ClassLabels(
-            names=first.labels.names, colours=first.labels.colours
-        ),
+        labels=None
+        if first is None or first.labels is None
+        else ClassLabels(names=first.labels.names, colours=first.labels.colours),
         examples=[] if first is None else _examples(first, examples),
         class_iou={name: score.iou for name, score in scores.items()},
         reproduction=_reproduction(reference, commands),

@@ -64,7 +64,9 @@ def search(
         )
     end_processes()
     scores = ", ".join(f"{name} mIoU {100 * miou:.1f} %" for name, miou in result.miou.items())
-    note(f"{out}: searched {result.epochs} epochs; in the supernet {scores}. Next: dnas derive {out} --out student.yaml")
+    note(
+        f"{out}: searched {result.epochs} epochs; in the supernet {scores}. Next: dnas derive {out} --out student.yaml"
+    )
 
 
 def retrain(
@@ -101,9 +103,7 @@ def retrain(
     elif network in list_networks():
         description = {"name": network}
     else:
-        raise UserError(
-            f"{network}: no architecture file and no network; networks: {', '.join(list_networks())}"
-        )
+        raise UserError(f"{network}: no architecture file and no network; networks: {', '.join(list_networks())}")
     values = apply_overrides(_recipe(space, required=recipe is not None), settings or [])
     config = parse_config(RetrainConfig, values, f"{network}: retrain")
     images = load_data_config(data, data_settings or [])

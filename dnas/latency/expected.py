@@ -200,7 +200,7 @@ class ExpectedLatency:
         return total
 
     def sensitivities(self) -> Sensitivities:
-        """How much each granularity moves the latency, the others uniform; the mean over the combinations of branches."""
+        """How much each granularity moves the latency, the others uniform; the mean over the branch combinations."""
         plan, end = self.plan, self.end_ratio
 
         def spread(samples: Sequence[Sample]) -> float:

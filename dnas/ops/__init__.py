@@ -1,6 +1,9 @@
 """Searchable operators and their discrete counterparts."""
 
 from dnas.ops.convolution import ConvBlock, ConvNormAct, FactorizedReduce, ZoomedConv, resize
+from dnas.ops.fractional import fractional_conv2d
+from dnas.ops.fractional_module import FractionalConv2d, clamp_dilations, fractional_layers
+from dnas.ops.fractional_network import floor_and_ceil, make_fractional, nearest, round_dilations
 from dnas.ops.operators import OPERATORS, make_operator, make_superkernel
 from dnas.ops.superkernel import SuperConvNormAct, WidthNorm, fit_channels
 
@@ -9,11 +12,19 @@ __all__ = [
     "ConvBlock",
     "ConvNormAct",
     "FactorizedReduce",
+    "FractionalConv2d",
     "SuperConvNormAct",
     "WidthNorm",
     "ZoomedConv",
+    "clamp_dilations",
     "fit_channels",
+    "floor_and_ceil",
+    "fractional_conv2d",
+    "fractional_layers",
+    "make_fractional",
     "make_operator",
     "make_superkernel",
+    "nearest",
     "resize",
+    "round_dilations",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.runs import Interrupt, Interrupted, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
+from dnas.search.calibration import calibrate_norms
 from dnas.search.config import SearchConfig
 from dnas.search.problem import Pass, SearchProblem
 from dnas.training.device import (
@@ -25,10 +27,13 @@ from dnas.training.device import (
     resolve_device,
 )
 from dnas.training.losses import OhemCrossEntropy
-from dnas.training.metrics import SegmentationMetrics
+from dnas.training.metrics import SegmentationMetrics, join_sizes
 from dnas.training.optimizers import make_sgd, set_learning_rate
 from dnas.training.progress import NoProgress, Progress
 from dnas.training.schedules import exponential_decay
+
+CALIBRATION_BATCHES = 8
+"""Batches that the statistics of an architecture are measured on before it is validated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +92,17 @@ class _Search:
         progress: Progress,
     ) -> None:
         self.problem, self.run, self.config, self.progress = problem, run, config, progress
-        train_data, self.validation_data = data
-        self.classes = len(train_data.labels.names)
+        self.train_data, self.validation_data = data
+        self.classes = len(self.train_data.labels.names)
         self.accelerator = make_accelerator(device)
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
-        halves = split_halves(len(train_data), run.seed)
+        halves = split_halves(len(self.train_data), run.seed)
+        self.half = halves[0]
         self.streams = [
             batches(
-                train_data,
+                self.train_data,
                 train_transform(config.augmentation),
                 batch_size=config.batch_size,
                 seed=mix_seed("half", number, run.seed),
@@ -265,20 +271,8 @@ class _Search:
 
     def _loss(self, images: Tensor, labels: Tensor, forward: Pass) -> Tensor:
         """Mean of the segmentation losses of all outputs of a pass."""
-        with autocast(self.device, self.config.precision):
-            outputs = self.problem.outputs(images, forward)
-        for logits in outputs.values():
-            if logits.shape[1] != self.classes:
-                raise UserError(
-                    f"the search space has {logits.shape[1]} classes, the data {self.classes}: "
-                    "give a space (target.num_classes) and data of the same number"
-                )
+        outputs = self._outputs(images, forward)
         return torch.stack([self.criterion(logits, labels) for logits in outputs.values()]).mean()
-
-    def _move(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        images, labels = batch
-        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
-        return images, labels.to(self.device, non_blocking=True)
 
     def _average(self, gradients: Iterable[Tensor | None]) -> None:
         """Mean over all processes; a parameter without gradient has none in any, as all draw the same passes."""
@@ -300,13 +294,10 @@ class _Search:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, dict[str, float]]:
-        """The mIoU of every architecture and output on (part of) the validation images."""
+        """Score every architecture and output by its mIoU on (part of) the validation images."""
         count = len(self.validation_data)
         wanted = min(count, self.config.validation_images or count)
         indices = [i * count // wanted for i in range(wanted)][self.rank :: self.world]
-        self.problem.weights.eval()
-        passes = self.problem.validation_passes()
-        metrics: dict[tuple[str, str], SegmentationMetrics] = {}
         loader = batches(
             self.validation_data,
             eval_transform(self.config.augmentation),
@@ -317,22 +308,55 @@ class _Search:
             drop_last=False,
             indices=indices,
         )
-        self.progress.begin("validation", len(loader))
-        for batch in loader:
-            images, labels = self._move(batch)
-            for name, forward in passes.items():
-                with autocast(self.device, self.config.precision):
-                    outputs = self.problem.outputs(images, forward)
-                for output, logits in outputs.items():
-                    key = (name, output)
-                    if key not in metrics:
-                        metrics[key] = SegmentationMetrics(self.validation_data.labels.names, self.device)
-                    metrics[key].update(logits.float(), labels)
-            self.progress.advance()
         scores: dict[str, dict[str, float]] = {}
-        for (name, output), metric in metrics.items():
-            scores.setdefault(name, {})[output] = metric.result().miou
+        passes = self.problem.validation_passes()
+        self.progress.begin("validation", len(passes) * len(loader))
+        for name, forward in passes.items():
+            calibrate_norms(self.problem.weights, functools.partial(self._run, forward), self._calibration_batches())
+            metrics: dict[str, SegmentationMetrics] = {}
+            for batch in loader:
+                images, labels = self._move(batch)
+                for output, logits in self._outputs(images, forward).items():
+                    if output not in metrics:
+                        metrics[output] = SegmentationMetrics(self.validation_data.labels.names, self.device)
+                    metrics[output].update(logits.float(), labels)
+                self.progress.advance()
+            scores[name] = {output: metric.result().miou for output, metric in metrics.items()}
         return scores
+
+    def _calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some images of the first half, whole as in validation: in crops the coarsest maps are mostly border."""
+        count = min(len(self.half), CALIBRATION_BATCHES * self.config.batch_size)
+        singles = batches(
+            self.train_data,
+            eval_transform(self.config.augmentation),
+            batch_size=1,
+            seed=0,
+            epoch=0,
+            shuffle=False,
+            drop_last=False,
+            indices=[self.half[i * len(self.half) // count] for i in range(count)],
+        )
+        return join_sizes(singles, self.config.batch_size)
+
+    def _run(self, forward: Pass, batch: tuple[Tensor, Tensor]) -> None:
+        self._outputs(self._move(batch)[0], forward)
+
+    def _outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
+        with autocast(self.device, self.config.precision):
+            outputs = self.problem.outputs(images, forward)
+        for logits in outputs.values():
+            if logits.shape[1] != self.classes:
+                raise UserError(
+                    f"the search space has {logits.shape[1]} classes, the data {self.classes}: "
+                    "give a space (target.num_classes) and data of the same number"
+                )
+        return outputs
+
+    def _move(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
+        return images, labels.to(self.device, non_blocking=True)
 
     def _save(self, epoch: int) -> None:
         self.run.save_weights("architecture", self.problem.logits())

@@ -113,7 +113,7 @@ def evaluate(
     singles = _one_by_one(dataset, augmentation, share, workers, pin_memory=device.type == "cuda")
     try:
         with torch.no_grad():
-            for images, labels in _grouped(singles or (), batch_size):
+            for images, labels in join_sizes(singles or (), batch_size):
                 images = images.to(device, non_blocking=True, memory_format=layout)
                 with autocast(device, precision):
                     logits = network(images)
@@ -146,7 +146,7 @@ def _one_by_one(
     )
 
 
-def _grouped(singles: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def join_sizes(singles: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one image joined into batches of up to ``batch_size`` neighbours of the same size."""
     waiting: list[tuple[Tensor, Tensor]] = []
     for images, labels in singles:

@@ -1,5 +1,6 @@
 """The expected latency against brute force, its decoupled gradients, and FasterSeg's Table 2."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -76,11 +77,21 @@ def price_by_hand(picks, plan, combination, end_ratio, price):
     return total
 
 
-@pytest.mark.parametrize(("layers", "scales", "branches"), [(3, (8, 16), 1), (3, (8, 16), 2), (3, (8, 16, 32), 3)])
-def test_expectation_equals_brute_force(layers, scales, branches):
-    plan = plan_of(layers, branches, scales)
+@pytest.mark.parametrize(
+    ("layers", "scales", "branches", "ratios"),
+    [
+        (3, (8, 16), 1, RATIOS),
+        (3, (8, 16), 2, RATIOS),
+        (3, (8, 16, 32), 3, RATIOS),
+        (2, (8,), 1, RATIOS),
+        (4, (8, 16, 32), 2, (1,)),  # deep enough for branches to share some way and part at different cells
+        (4, (8, 16, 32), 3, (1,)),
+    ],
+)
+def test_expectation_equals_brute_force(layers, scales, branches, ratios):
+    plan = dataclasses.replace(plan_of(layers, branches, scales), ratios=ratios)
     generator = torch.Generator().manual_seed(0)
-    parameters = ArchitectureParameters(plan.grid, 2, RATIOS, end_ratio=2, generator=generator, noise=1.0).double()
+    parameters = ArchitectureParameters(plan.grid, 2, ratios, end_ratio=2, generator=generator, noise=1.0).double()
     sample = parameters.sample(generator)
     expected = ExpectedLatency(plan, 2, hashed_price)(sample)
     sums = dict.fromkeys(plan.combinations(), 0.0)

@@ -68,7 +68,7 @@ def test_halving_an_even_map_averages_blocks_of_four():
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 9), (7, 8), (1, 5)])
 def test_factorized_reduce_reads_two_pixels_of_every_block(size):
-    """Channel by channel: the first half reads pixel (0, 0) of every 2x2 block, the second (1, 1), zero when outside."""
+    """Channel by channel: the first half reads pixel (0, 0) of each 2x2 block, the second (1, 1), zero when outside."""
     torch.manual_seed(0)
     module = randomised(FactorizedReduce(3, 5))
     x = torch.randn(2, 3, *size, dtype=torch.float64)

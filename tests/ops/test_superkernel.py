@@ -41,7 +41,6 @@ def test_a_superkernel_is_its_extract_at_every_width(name, stride, training):
             for width in WIDTHS:
                 x = torch.randn(2, channels, *size, dtype=torch.float64)
                 plain = module.extract(channels, width).train(training)
-                before = module.state_dict()
                 module.train(training)
                 expected = module(x, width)
                 assert expected.shape == (2, width, *out_size(size, stride))
@@ -49,7 +48,6 @@ def test_a_superkernel_is_its_extract_at_every_width(name, stride, training):
                 after = module.extract(channels, width).state_dict()  # the statistics move alike, too
                 for key, value in plain.state_dict().items():
                     torch.testing.assert_close(value, after[key], rtol=1e-12, atol=1e-12)
-                module.load_state_dict(before)
 
 
 @pytest.mark.parametrize(("name", "stride"), WEIGHTED)
@@ -92,7 +90,7 @@ def test_gradients_reach_the_used_weights_and_only_those(name, stride):
         part = 3 if name == "skip" else 6  # the reducing skip has two convolutions of half the width
         inputs = 3 if index == 0 or name == "skip" else 6
         assert weight.grad[:part, :inputs].abs().min() > 0
-        assert weight.grad.abs().sum() == weight.grad[:part, :inputs].abs().sum()
+        assert weight.grad.count_nonzero() == weight.grad[:part, :inputs].numel()
     for key, parameter in parameters.items():
         if ".6." in key:
             assert parameter.grad.abs().max() > 0

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before torch is imported, and for the commands that tests start: several test processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more would be threads and processes that never end
+
+import hypothesis
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_S = 3.0
+
+# Processes that Python starts once and keeps for the life of this one, by a word of their command line.
+KEPT_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+    # A busy machine is no reason to fail; the rest of the profile stays, which in CI is hypothesis's own for CI.
+    hypothesis.settings.register_profile("dnas", deadline=None)
+    hypothesis.settings.load_profile("dnas")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of papers and images beside the checkout."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder {folder}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    """A test that leaves a thread, a child process, an open file or a changed global switch behind fails."""
+    switches, held = _switches(), _held()
+    yield
+    assert _switches() == switches
+    deadline = time.monotonic() + PATIENCE_S
+    while left := [text for key, text in _held().items() if key not in held]:
+        gc.collect()
+        if time.monotonic() > deadline:
+            pytest.fail(f"left behind: {', '.join(left)}")
+        time.sleep(0.01)
+
+
+def _held() -> dict[tuple[str, object], str]:
+    """What this process holds: threads, child processes and open files, each with how to tell the reader."""
+    return {**_threads(), **_children(), **_open_files()}
+
+
+def _switches() -> dict[str, object]:
+    """Global state that a test must put back."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    return {
+        "folder": Path.cwd(),
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "open figures": pyplot.get_fignums() if pyplot else [],
+    }
+
+
+def _threads() -> dict[tuple[str, object], str]:
+    return {("thread", thread.ident): f"thread {thread.name}" for thread in threading.enumerate()}
+
+
+def _children() -> dict[tuple[str, object], str]:
+    """Child processes, zombies included; nothing where the system does not list them."""
+    found: dict[tuple[str, object], str] = {}
+    for listing in Path("/proc/self/task").glob("*/children"):
+        for pid in _read(listing).split():
+            command = _read(Path("/proc") / pid / "cmdline").replace("\0", " ").strip()
+            if not any(word in command for word in KEPT_PROCESSES):
+                found["process", pid] = f"process {pid} ({command or 'ended, not waited for'})"
+    return found
+
+
+def _open_files() -> dict[tuple[str, object], str]:
+    """Open regular files, without those of installed packages and of the system."""
+    found: dict[tuple[str, object], str] = {}
+    for link in Path("/proc/self/fd").glob("*"):
+        try:
+            target = str(link.readlink())
+        except OSError:
+            continue
+        if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/", sys.prefix, sys.base_prefix)):
+            found["file", target] = f"open file {target}"
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

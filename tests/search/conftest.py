@@ -1,0 +1,93 @@
+"""A search so small that an epoch takes a fraction of a second."""
+
+import multiprocessing
+import zlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dnas.config import to_mapping
+from dnas.data import AugmentationConfig, DataConfig, open_dataset
+from dnas.data.seeding import mix_seed
+from dnas.latency.expected import DecoupledWeights, ExpectedLatency, NetworkPlan
+from dnas.runs import RunFolder, seed_everything
+from dnas.search import CoSearch, SearchConfig, search
+from dnas.supernet import ArchitectureParameters, Grid, MultiResolutionSupernet
+
+multiprocessing.get_start_method()  # asking settles it, as the first data worker would
+
+OPERATORS = ("skip", "conv", "zoomed_conv")
+RATIOS = (1, 2)
+GRID = Grid(3, (8, 16))
+END_RATIOS = {"teacher": 2, "student": 1}
+
+
+def price(spec):
+    """Wider and deeper is slower, with some noise that follows no pattern."""
+    channels = sum(shape[0] for shape in spec.inputs) + spec.out_channels
+    return (0.02 if spec.operator == "conv" else 0.05) * channels + zlib.crc32(spec.key.encode()) % 97 / 970
+
+
+def make_problem(config, seed=0, *, num_classes=6, kind=CoSearch, decoupled=DecoupledWeights(), logits_seed=None):  # noqa: B008
+    """Teacher and student over 3 layers, 2 scales, 3 operators and 2 ratios, with one branch."""
+    seed_everything(mix_seed("weights", seed))
+    supernet = MultiResolutionSupernet(GRID, OPERATORS, RATIOS, list(END_RATIOS.values()), 1, num_classes)
+    architectures = {
+        name: ArchitectureParameters(
+            GRID,
+            len(OPERATORS),
+            RATIOS,
+            end_ratio=ratio,
+            search_ratios=name == "student",
+            generator=torch.Generator().manual_seed(mix_seed("logits", name, logits_seed or seed)),
+        )
+        for name, ratio in END_RATIOS.items()
+    }
+    plan = NetworkPlan(GRID, OPERATORS, RATIOS, 1, num_classes, (64, 64))
+    return kind(
+        supernet,
+        architectures,
+        {name: ExpectedLatency(plan, ratio, price) for name, ratio in END_RATIOS.items()},
+        decoupled=decoupled,
+        pretrain_passes=config.pretrain_passes,
+        search_passes=config.search_passes,
+        temperature=config.temperature,
+    )
+
+
+def make_data(train=9, val=1, size=(32, 32)):
+    config = DataConfig(dataset="rectangles", size=size, images={"train": train, "val": val})
+    return open_dataset(config, "train"), open_dataset(config, "val")
+
+
+def make_config(**values):
+    defaults = {
+        "pretrain_epochs": 1,
+        "search_epochs": 2,
+        "batch_size": 2,
+        "learning_rate": 0.05,
+        "architecture_learning_rate": 0.05,
+        "augmentation": AugmentationConfig(crop=(32, 32), brightness=0.2),
+    }
+    return SearchConfig(**{**defaults, **values})
+
+
+def run_search(path, config, *, problem=None, data=None, seed=3, resume=False, progress=None):
+    problem = problem or make_problem(config)
+    with RunFolder.create(path, "search", to_mapping(config), seed, resume, device="cpu") as run:
+        return search(problem, data or make_data(), run, config, device="cpu", progress=progress)
+
+
+def lasting(path):
+    """The log without what no two runs share."""
+    passing = ("seconds", "peak_memory_mb")
+    return [{k: v for k, v in record.items() if k not in passing} for record in RunFolder.open(path).records()]
+
+
+@pytest.fixture
+def tiny():
+    """The functions above."""
+    return SimpleNamespace(
+        problem=make_problem, data=make_data, config=make_config, run=run_search, lasting=lasting, price=price
+    )
