@@ -17,7 +17,7 @@ from dnas.errors import UserError
 from dnas.latency import LatencyTable
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
-from dnas.training import Progress, RetrainConfig, RetrainResult, retrain
+from dnas.training import Progress, RetrainConfig, RetrainResult, resolve_device, retrain
 from search_spaces import FasterSegSpace, SearchSpace, space_from
 
 _TABLE = "table.json"
@@ -40,6 +40,7 @@ def run_search(
 
     Everything that could fail later is checked first: the table's size, device and entries, the number of classes.
     """
+    chosen = resolve_device(device)
     table.check_usable(input_size=space.input_size, device=table.provenance.device.type, allow_mismatch=allow_mismatch)
     missing = table.missing([item.spec for item in space.inventory()])
     if missing:
@@ -48,10 +49,10 @@ def run_search(
     require_classes(splits[0].labels.num_classes, space.num_classes, splits[0].name, f"target of {space.name}")
     problem = space.problem(table, seed)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
-    with RunFolder.create(out, "search", configuration, seed, resume, device=device, tensorboard=tensorboard) as run:
+    with RunFolder.create(out, "search", configuration, seed, resume, device=chosen, tensorboard=tensorboard) as run:
         if run.is_owner:
             table.save(out / _TABLE)
-        return search(problem, splits, run, space.search, device=device, progress=progress)
+        return search(problem, splits, run, space.search, device=chosen, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ def run_retraining(
     from dnas.data.seeding import mix_seed
     from dnas.runs import seed_everything
 
+    chosen = resolve_device(device)
     splits = open_splits(data)
     labels = splits[0].labels
     if num_classes is not None:
@@ -196,5 +198,5 @@ def run_retraining(
     seed_everything(mix_seed("network", seed))
     built: nn.Module = build_network(network, labels.num_classes, source)
     frozen = None if teacher is None else teacher.network
-    with RunFolder.create(out, "retrain", configuration, seed, resume, device=device, tensorboard=tensorboard) as run:
-        return retrain(built, splits, run, config, teacher=frozen, device=device, progress=progress)
+    with RunFolder.create(out, "retrain", configuration, seed, resume, device=chosen, tensorboard=tensorboard) as run:
+        return retrain(built, splits, run, config, teacher=frozen, device=chosen, progress=progress)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dnas.ops.fractional_taps import Reach, along, reach_of, taps_of
 
-#: The taps' maps of one part hold at most this many values, or as many as the input if that is more.
+#: The taps' maps of one part hold at most this many values by default, or as many as the input if that is more.
 _SMALLEST_BUDGET = 1 << 20
 
 
@@ -82,14 +82,27 @@ class Part(NamedTuple):
         return (_length(self.groups), _length(self.channels), _length(self.images))
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, rate: float, stride: int, groups: int) -> Tensor:
-    """(N, C, H, W) -> (N, O, ceil(H / stride), ceil(W / stride)), contiguous, in the type of ``x``."""
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    rate: float,
+    stride: int,
+    groups: int,
+    *,
+    budget: int | None = None,
+) -> Tensor:
+    """(N, C, H, W) -> (N, O, ceil(H / stride), ceil(W / stride)), contiguous, in the type of ``x``.
+
+    ``budget`` is how many values the taps' maps may hold at a time (one channel's are the least); by default about as
+    many as the input.
+    """
     problem = Problem.of(x, weight, rate, stride, groups)
     kind = _compute_type(x)
     weights = weight.to(kind).reshape(groups, problem.out_width, problem.in_width, -1)
     out = x.new_empty((problem.batch, weight.shape[0], *problem.out_size), dtype=kind)
     space = Workspace(kind, x.device)
-    for part in _parts(problem, x.numel()):
+    for part in _parts(problem, budget or max(x.numel(), _SMALLEST_BUDGET)):
         maps = _interpolated_rows(_framed(x, problem, part, space), problem, space)
         columns = _columns(maps, problem, space)
         _add_product(out, weights[part.groups, :, part.channels].flatten(2), columns.flatten(3).flatten(1, 2), part)
@@ -116,8 +129,12 @@ def gradients(
     *,
     of_input: bool = True,
     of_rate: bool = True,
+    budget: int | None = None,
 ) -> Gradients:
-    """The gradients for the output's gradient ``grad``; all taps' maps are computed again, part by part."""
+    """The gradients for the output's gradient ``grad``; all taps' maps are computed again, part by part.
+
+    ``budget`` as in :func:`convolve`.
+    """
     problem = Problem.of(x, weight, rate, stride, groups)
     kind = _compute_type(x)
     weights = weight.to(kind).reshape(groups, problem.out_width, problem.in_width, -1)
@@ -125,7 +142,7 @@ def gradients(
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if of_input else None
     grad_rate = torch.zeros((), dtype=kind, device=x.device) if of_rate else None
     space = Workspace(kind, x.device)
-    for part in _parts(problem, x.numel()):
+    for part in _parts(problem, budget or max(x.numel(), _SMALLEST_BUDGET)):
         framed = _framed(x, problem, part, space)
         maps = _interpolated_rows(framed, problem, space)
         columns = _columns(maps, problem, space)
@@ -158,9 +175,8 @@ def _length(part: slice) -> int:
     return int(part.stop - part.start)
 
 
-def _parts(problem: Problem, input_values: int) -> Iterator[Part]:
+def _parts(problem: Problem, budget: int) -> Iterator[Part]:
     """Cut the work so that the taps' maps of one part keep to the budget: images first, then groups, then channels."""
-    budget = max(input_values, _SMALLEST_BUDGET)
     channel = problem.kernel**2 * problem.positions
     group = channel * problem.in_width
     images = max(1, min(problem.batch, budget // max(1, group * problem.groups)))
