@@ -60,13 +60,21 @@ class Workspace:
     def __init__(self, kind: torch.dtype, device: torch.device) -> None:
         self.kind, self.device = kind, device
         self._buffers: dict[str, Tensor] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """An uninitialised tensor, which the next call with this name overwrites."""
+        """A tensor with whatever the last part left in it."""
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].numel() < size:
             self._buffers[name] = torch.empty(size, dtype=self.kind, device=self.device)
         return self._buffers[name][:size].view(shape)
+
+    def take_zeros(self, name: str, *shape: int) -> Tensor:
+        """As :meth:`take`, but zero in the places that no part has written, if all parts write the same places."""
+        if self._shapes.get(name) == shape:
+            return self.take(name, *shape)
+        self._shapes[name] = shape
+        return self.take(name, *shape).zero_()
 
 
 class Part(NamedTuple):
@@ -153,12 +161,13 @@ def gradients(
         grad_weights[part.groups, :, part.channels] += own_gradient
         if grad_x is None and grad_rate is None:
             continue
-        # The maps have served: their memory takes their gradient.
-        torch.bmm(own_weights.flatten(2).transpose(1, 2), grad_out, out=flat)
+        grad_columns = space.take("gradient of columns", *columns.shape)
+        own_weights_flat = own_weights.flatten(2).transpose(1, 2)
+        torch.bmm(own_weights_flat, grad_out, out=grad_columns.view(flat.shape))
         shares = (own_weights * own_gradient).sum((0, 1, 2)).view(problem.kernel, problem.kernel)
         if grad_rate is not None:
-            grad_rate += _rate_along_columns(columns, maps, shares, problem, space)
-        grad_maps = _adjoint_columns(columns, problem, space)
+            grad_rate += _rate_along_columns(grad_columns, maps, shares, problem, space)
+        grad_maps = _adjoint_columns(grad_columns, problem, space)
         if grad_rate is not None:
             grad_rate += _rate_along_rows(grad_maps, framed, shares, problem, space)
         if grad_x is not None:
@@ -205,9 +214,7 @@ def _split_channels(x: Tensor, problem: Problem, part: Part) -> Tensor:
 def _framed(x: Tensor, problem: Problem, part: Part, space: Workspace) -> Tensor:
     """The part of the input as (groups, channels, images, H + 2, W + 2), with zeros around each image."""
     height, width = problem.size
-    framed = space.take("framed", *part.shape, height + 2, width + 2)
-    framed[..., :: height + 1, :] = 0
-    framed[..., :: width + 1] = 0
+    framed = space.take_zeros("framed", *part.shape, height + 2, width + 2)
     framed[..., 1:-1, 1:-1] = _split_channels(x, problem, part)
     return framed
 
@@ -219,7 +226,7 @@ def _interpolated_rows(framed: Tensor, problem: Problem, space: Workspace) -> li
         if reach.number == 0:
             maps.append(along(framed, -2, reach.low))
             continue
-        target = space.take(f"map {reach.number}", *framed.shape[:-2], problem.out_size[0], framed.shape[-1])
+        target = space.take_zeros(f"map {reach.number}", *framed.shape[:-2], problem.out_size[0], framed.shape[-1])
         _interpolate(framed, target, reach, -2)
         maps.append(target)
     return maps
@@ -228,7 +235,7 @@ def _interpolated_rows(framed: Tensor, problem: Problem, space: Workspace) -> li
 def _columns(maps: Sequence[Tensor], problem: Problem, space: Workspace) -> Tensor:
     """Every tap's map: (groups, channels, taps, images, H', W')."""
     groups, channels, images = maps[0].shape[:3]
-    columns = space.take("columns", groups, channels, problem.kernel**2, images, *problem.out_size)
+    columns = space.take_zeros("columns", groups, channels, problem.kernel**2, images, *problem.out_size)
     reaches = problem.reaches(-1)
     for row, source in enumerate(maps):
         for column, reach in enumerate(reaches):
@@ -237,9 +244,7 @@ def _columns(maps: Sequence[Tensor], problem: Problem, space: Workspace) -> Tens
 
 
 def _interpolate(source: Tensor, target: Tensor, reach: Reach, axis: int) -> None:
-    """Fill ``target`` with what the tap reads in ``source``, zero where it reads beside the image."""
-    along(target, axis, slice(0, reach.outputs.start)).zero_()
-    along(target, axis, slice(reach.outputs.stop, None)).zero_()
+    """Write what the tap reads in ``source`` to ``target``, which is left zero where it reads beside the image."""
     if reach.is_empty:
         return
     low, written = along(source, axis, reach.low), along(target, axis, reach.outputs)

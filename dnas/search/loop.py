@@ -326,7 +326,9 @@ class _Search:
 
     def _calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some images of the first half, whole as in validation: in crops the coarsest maps are mostly border."""
-        count = min(len(self.half), CALIBRATION_BATCHES * self.config.batch_size)
+        # Whole batches only: in a last batch of one image the coarsest map may be a single value, without variance.
+        size = self.config.batch_size
+        count = min(len(self.half) // size, CALIBRATION_BATCHES) * size
         singles = batches(
             self.train_data,
             eval_transform(self.config.augmentation),
@@ -337,7 +339,7 @@ class _Search:
             drop_last=False,
             indices=[self.half[i * len(self.half) // count] for i in range(count)],
         )
-        return join_sizes(singles, self.config.batch_size)
+        return join_sizes(singles, size)
 
     def _run(self, forward: Pass, batch: tuple[Tensor, Tensor]) -> None:
         self._outputs(self._move(batch)[0], forward)
