@@ -172,9 +172,7 @@ def print_floor(case: Case) -> None:
         f"         + {interpolations(values) / 1e9:.3f} G of interpolation (16 a value forward, 16 again and 24 back); "
         f"the four convolutions have {12 * macs / 1e9:.3f} G, distinct taps only {3 * macs * 25 / 9 / 1e9:.3f} G"
     )
-    print(
-        f"         {5 * values * size / 1e6:.1f} MB read or written: input twice, output, its gradient, input's gradient"
-    )
+    print(f"         {5 * values * size / 1e6:.1f} MB read or written: input twice, output, two gradients")
 
 
 def interpolations(values: int) -> int:

@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import tqdm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -11,6 +12,11 @@ from dnas.errors import UserError
 from dnas.networks import Layer, field_of_view
 from dnas.ops import FractionalConv2d, clamp_dilations, fractional_conv2d
 from dnas.profile import count_multiply_adds, meta_copy
+
+
+@pytest.fixture(autouse=True)
+def no_progress_thread(monkeypatch):
+    monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)  # the compiler's progress bars would leave a thread behind
 
 
 @pytest.fixture
