@@ -13,14 +13,15 @@ def architecture_graph(spec: MultiBranchSpec, layers: Sequence[Sequence[int | No
     """Nodes: stem, cells (shared ones once), steps up ("fuse") and head; edges: maps, with their ``channels``.
 
     Nodes have ``label``, ``operator``, ``scale`` (of the output), ``position`` (column: the supernet's layer plus one
-    where ``layers`` knows it, else the depth), ``channels`` and ``branches`` (indices of the branches that use them).
+    where ``layers`` knows it, else the depth), ``channels`` and ``branches`` (final scales of the branches that use them).
     """
     graph = nx.DiGraph()
     nodes, paths = share_prefixes(spec)
     stem_channels = 8 * spec.end_ratio
     used = range(len(spec.branches))
+    scales = tuple(branch.scale for branch in spec.branches)
     graph.add_node(
-        "stem", label="stem", operator="stem", scale=8, position=0, channels=stem_channels, branches=tuple(used)
+        "stem", label="stem", operator="stem", scale=8, position=0, channels=stem_channels, branches=scales
     )
     for index, node in enumerate(nodes):
         branches = tuple(branch for branch in used if index in paths[branch])
@@ -33,7 +34,7 @@ def architecture_graph(spec: MultiBranchSpec, layers: Sequence[Sequence[int | No
             scale=node.cell.scale,
             position=1 + (depth if layer is None else layer),
             channels=node.cell.channels,
-            branches=branches,
+            branches=tuple(scales[branch] for branch in branches),
         )
         parent = "stem" if node.parent < 0 else f"cell{node.parent}"
         graph.add_edge(parent, f"cell{index}", channels=node.cell.in_channels)
@@ -52,7 +53,7 @@ def architecture_graph(spec: MultiBranchSpec, layers: Sequence[Sequence[int | No
                 scale=finer,
                 position=column + step,
                 channels=finer * spec.end_ratio,
-                branches=(branch,),
+                branches=(scale,),
             )
             graph.add_edge(current, name, channels=channels)
             skip = spec.branches[branch].skip_channels(finer, stem_channels)
@@ -62,7 +63,7 @@ def architecture_graph(spec: MultiBranchSpec, layers: Sequence[Sequence[int | No
     position = 1 + max(data["position"] for _, data in graph.nodes(data=True))
     channels = sum(channels for _, channels in ends)
     graph.add_node(
-        "head", label="head", operator="head", scale=8, position=position, channels=channels, branches=tuple(used)
+        "head", label="head", operator="head", scale=8, position=position, channels=channels, branches=scales
     )
     for end, channels in ends:
         graph.add_edge(end, "head", channels=channels)

@@ -72,7 +72,9 @@ def _switches() -> dict[str, object]:
 
 
 def _threads() -> dict[tuple[str, object], str]:
-    return {("thread", thread.ident): f"thread {thread.name}" for thread in threading.enumerate()}
+    """Running threads, without the watcher that tqdm, which the ONNX exporter uses, starts once for good."""
+    running = [thread for thread in threading.enumerate() if thread.name != "tqdm_monitor"]
+    return {("thread", thread.ident): f"thread {thread.name}" for thread in running}
 
 
 def _children() -> dict[tuple[str, object], str]:
@@ -93,6 +95,9 @@ def _open_files() -> dict[tuple[str, object], str]:
         try:
             target = str(link.readlink())
         except OSError:
+            continue
+        # ONNX Runtime opens a database of its own in the user's cache when it is first loaded, and keeps it.
+        if ".onnxruntime/" in target:
             continue
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/", sys.prefix, sys.base_prefix)):
             found["file", target] = f"open file {target}"

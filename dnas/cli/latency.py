@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +37,11 @@ def build(
     chosen = load_space(space, settings or [])
     target = make_target(device, backend=backend, precision=precision, channels_last=channels_last, threads=threads)
     inventory = chosen.inventory()
-    command = "dnas " + " ".join(argument for argument in sys.argv[1:] if argument != "--resume")
+    options = {"--out": out, "--device": device, "--backend": backend, "--precision": precision, "--threads": threads}
+    words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    words += ["--channels-last"] * channels_last
+    words += [word for setting in settings or [] for word in ("--set", setting)]
+    command = shlex.join(["dnas", "latency", "build", space, *words])
     with MeasuringBar(f"measuring {len(inventory)} operators") as bar:
         table = build_table(
             inventory,

@@ -28,6 +28,7 @@ from dnas.report import (
     agreement_scatter,
     architecture_drawing,
     examples_sheet,
+    headline,
     retraining_curves,
     save_png,
     search_curves,
@@ -63,6 +64,7 @@ def gather_report(
         check = _check(search, table, architectures, networks)
     scores = {name: _evaluate(found) for name, found in at_hand.items()}
     first = next(iter(at_hand.values()), None)
+    figures = [_figures(name, found, scores[name], table, check) for name, found in at_hand.items()]
     reference = search or (first.run if first else None)
     assert reference is not None
     return ReportData(
@@ -74,7 +76,8 @@ def gather_report(
             DerivedArchitecture(name=name, graph=architecture.graph(), note=_note(architecture))
             for name, architecture in architectures.items()
         ],
-        networks=[_figures(name, found, scores[name], table, check) for name, found in at_hand.items()],
+        summary=headline(figures[0]) if figures else (),
+        networks=figures,
         retrain_records={name: found.run.records() for name, found in at_hand.items() if found.run},
         agreement=None if check is None else check.for_report(),
         labels=None

@@ -32,6 +32,7 @@ class OnnxModule(OpaqueModule):
     def __init__(self, model: bytes | str, device: str | torch.device = "cpu", threads: int | None = None) -> None:
         """``model``: a file's path or content. ``threads``: CPU threads of one operator, None for one a core."""
         super().__init__(torch.device(device))
+        onnxruntime.disable_telemetry_events()  # what is measured here is nobody else's business
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0

@@ -110,7 +110,7 @@ def test_the_graph_has_a_node_for_everything_that_runs(architecture):
         assert 1 <= data["channels"] <= max(graph.nodes[source]["channels"], graph.nodes[target]["channels"])
     for branch, path in enumerate(paths):
         for index in path:
-            assert branch in graph.nodes[f"cell{index}"]["branches"]
+            assert architecture.branches[branch].scale in graph.nodes[f"cell{index}"]["branches"]
     signatures = architecture.signatures(3, (64, 128))
     assert len(signatures) == len(graph)
 

@@ -1,0 +1,232 @@
+"""The four jobs through the command line, in miniature, and what every command says to a mistake."""
+
+import json
+
+import onnx
+import pytest
+from derive import Architecture
+from dnas.cli import main
+
+DATA = ["--data", "streets", "--data-set", "size=[64,96]", "--data-set", "images={train: 12, val: 4, test: 4}"]
+SPACE = """
+space: fasterseg
+target: {input_size: [64, 96], num_classes: 11, select_ms: 1.0}
+network: {layers: 4, ratios: [1, 2], student_ratio: 1, teacher_ratio: 2}
+search:
+  pretrain_epochs: 1
+  search_epochs: 1
+  batch_size: 3
+  architecture_learning_rate: 0.02
+  validation_images: 2
+retrain: {epochs: 2, batch_size: 4, learning_rate: 0.02}
+"""
+
+
+def run(capsys, *arguments):
+    """Run a command that must succeed; returns what it printed on standard output."""
+    capsys.readouterr()
+    status = main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    return printed.out
+
+
+def fail(capsys, *arguments):
+    """Run a command that must fail for a user's mistake; returns its one line."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("dnas: ")
+    assert printed.err.count("\n") == 1, printed.err
+    return printed.err
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """A folder in which the four jobs have run."""
+    folder = tmp_path_factory.mktemp("jobs")
+    (folder / "space.yaml").write_text(SPACE)
+    space, table = str(folder / "space.yaml"), str(folder / "table.json")
+    measure = ["--rounds", "1", "--time-per-entry", "0.001", "--threads", "1"]
+    commands = [
+        ["latency", "build", space, "--out", table, *measure],
+        ["search", space, *DATA, "--table", table, "--out", str(folder / "search"), "--device", "cpu"],
+    ]
+    for which in ("teacher", "student"):
+        commands.append(["derive", str(folder / "search"), "--out", str(folder / f"{which}.yaml"), "--which", which])
+    for which, teacher in (("teacher", []), ("student", ["--teacher", str(folder / "teacher")])):
+        commands.append(
+            ["retrain", str(folder / f"{which}.yaml"), *DATA, "--out", str(folder / which), "--device", "cpu", *teacher]
+        )
+    for command in commands:
+        assert main(command) == 0, command
+    return folder
+
+
+def test_every_job_leaves_its_result(jobs):
+    architecture = Architecture.load(jobs / "student.yaml")
+    assert architecture.num_classes == 11
+    assert architecture.input_size == (64, 96)
+    assert architecture.provenance["which"] == "student"
+    assert Architecture.load(jobs / "teacher.yaml").end_ratio == 2
+    assert {path.name for path in (jobs / "student").iterdir()} >= {
+        "configuration.yaml",
+        "environment.json",
+        "log.jsonl",
+        "best.safetensors",
+        "last.safetensors",
+    }
+
+
+def test_derive_json_holds_the_contract(jobs, tmp_path, capsys):
+    out = tmp_path / "a.yaml"
+    content = json.loads(run(capsys, "derive", jobs / "search", "--out", out, "--branches", "8,32", "--json"))
+    assert content["rule"] == "paper"
+    assert [branch["scale"] for branch in content["branches"]] == [8, 32]
+    assert content["latency_ms"] > 0
+    for branch in content["branches"]:
+        for cell in branch["cells"]:
+            assert cell["operator"] in ("skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2")
+            assert cell["scale"] in (8, 16, 32)
+            assert cell["channels"] == cell["scale"] * cell["ratio"]
+
+
+def test_branches_are_chosen_by_the_papers_target(jobs, tmp_path, capsys):
+    """ACC * (LAT / T) ** -0.07 (Appendix B), from the supernet's mIoU and the table's latencies."""
+    content = json.loads(run(capsys, "derive", jobs / "search", "--out", tmp_path / "a.yaml", "--json"))
+    for score in content["scores"]:
+        assert score["score"] == pytest.approx(score["miou"] * (score["latency_ms"] / 1.0) ** -0.07)
+    best = max(content["scores"], key=lambda score: score["score"])
+    assert best["branches"] == [branch["scale"] for branch in content["branches"]]
+    assert best["latency_ms"] == content["latency_ms"]
+
+
+def test_evaluate_json_holds_the_contract(jobs, capsys):
+    content = json.loads(run(capsys, "evaluate", jobs / "student", *DATA, "--split", "test", "--json"))
+    assert set(content) == {"miou", "iou", "pixel_accuracy", "images"}
+    assert content["images"] == 4
+    assert len(content["iou"]) == 11
+    present = [value for value in content["iou"].values() if value is not None]
+    assert content["miou"] == pytest.approx(sum(present) / len(present))
+
+
+def test_benchmark_json_holds_the_contract(jobs, capsys):
+    for target in (jobs / "student", jobs / "student.yaml"):
+        content = json.loads(run(capsys, "benchmark", target, "--seconds", "0.05", "--threads", "1", "--json"))
+        assert content["latency_ms"]["p10"] <= content["latency_ms"]["median"] <= content["latency_ms"]["p90"]
+        assert content["input_size"] == [64, 96]
+        assert content["parameters"] > 0
+        assert content["multiply_adds"] > 0
+        assert {"fps", "device", "backend", "precision"} <= set(content)
+
+
+def test_export_then_benchmark_the_file(jobs, tmp_path, capsys):
+    out = tmp_path / "student.onnx"
+    run(capsys, "export", jobs / "student", "--format", "onnx", "--out", out)
+    onnx.checker.check_model(onnx.load(out))
+    content = json.loads(run(capsys, "benchmark", out, "--seconds", "0.05", "--json"))
+    assert content["backend"] == "onnxruntime"
+    assert content["input_size"] == [64, 96]
+
+
+def test_latency_show_and_check(jobs, tmp_path, capsys):
+    shown = json.loads(run(capsys, "latency", "show", jobs / "table.json", "--space", jobs / "space.yaml", "--json"))
+    assert shown["summary"]["entries"] > 50
+    assert sum(shown["sensitivities"]["weights"].values()) == pytest.approx(1)
+    arguments = ["--networks", "3", "--rounds", "1", "--time-per-network", "0.01"]
+    figure = tmp_path / "check.svg"
+    checked = json.loads(
+        run(
+            capsys,
+            *("latency", "check", jobs / "table.json", jobs / "space.yaml"),
+            *arguments,
+            *("--figure", figure, "--json"),
+        )
+    )
+    assert set(checked) >= {"networks", "pearson", "spearman", "mape"}
+    assert checked["networks"] == 3
+    assert figure.read_text().lstrip().startswith("<?xml")
+
+
+def test_report_of_the_runs_is_one_page(jobs, tmp_path, capsys):
+    out = tmp_path / "report.html"
+    run(
+        capsys,
+        *("report", "--out", out, "--search", jobs / "search", "--student", jobs / "student"),
+        *("--teacher", jobs / "teacher", "--networks", "2", "--examples", "1", "--pictures", tmp_path / "pictures"),
+    )
+    page = out.read_text()
+    for heading in ("Teacher and student", "Derived architecture", "Search", "Retraining", "Latency table"):
+        assert heading in page
+    assert (tmp_path / "pictures" / "architecture_student.png").stat().st_size > 1000
+
+
+def test_resuming_a_finished_run_changes_nothing(jobs, capsys):
+    before = (jobs / "student" / "best.safetensors").read_bytes()
+    run(
+        capsys,
+        *("retrain", jobs / "student.yaml", *DATA, "--out", jobs / "student", "--device", "cpu"),
+        *("--teacher", jobs / "teacher", "--resume"),
+    )
+    assert (jobs / "student" / "best.safetensors").read_bytes() == before
+
+
+def test_networks_json_holds_the_contract(capsys):
+    rows = {row["name"]: row for row in json.loads(run(capsys, "networks", "--json"))}
+    assert {"regseg", "dwrseg_b", "eseg_s", "fasterseg_student"} <= set(rows)
+    assert rows["regseg"]["input_size"] == [1024, 2048]
+    assert round(rows["regseg"]["multiply_adds"] / 1e9, 1) == 39.1
+
+
+def test_a_mistake_is_one_line_and_status_two(jobs, tmp_path, capsys):
+    """Missing files, truncated and foreign ones, unknown keys and names, wrong class counts: for every command."""
+    space, table, out = jobs / "space.yaml", jobs / "table.json", tmp_path / "out"
+    cut = tmp_path / "cut.json"
+    cut.write_bytes(table.read_bytes()[:-100])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("space: [")
+    other_classes = [*DATA[2:], "--data", "rectangles"]
+    search = ["search", space, "--out", out, "--table", table]
+    cases = [
+        (["latency", "build", "nowhere", "--out", out], "unknown search space"),
+        (["latency", "build", space, "--out", table], "--resume"),
+        (["latency", "build", space, "--out", out, "--set", "network.depth=3"], "network.depth: unknown key"),
+        (["latency", "build", space, "--out", out, "--device", "tpu"], "tpu"),
+        (["latency", "build", space, "--out", out, "--backend", "magic"], "magic"),
+        (["latency", "show", tmp_path / "none.json"], "none.json"),
+        (["latency", "show", cut], "cut.json"),
+        (["latency", "check", cut, space], "cut.json"),
+        (["latency", "check", table, broken], "broken.yaml"),
+        ([*search, "--data", "nothing"], "unknown data"),
+        ([*search, *other_classes], "6 classes"),
+        ([*search, *DATA, "--set", "search.epochz=1"], "search.epochz: unknown key"),
+        ([*search, *DATA, "--set", "network.ratios=[1, 2, 3]"], "dnas latency build"),
+        ([*search, *DATA, "--set", "target.input_size=[96, 96]"], "input size"),
+        (["search", space, "--out", jobs / "search", "--table", table, *DATA], "--resume"),
+        (["search", space, "--out", out, "--table", cut, *DATA], "cut.json"),
+        (["derive", tmp_path, "--out", out], "no run folder"),
+        (["derive", jobs / "student", "--out", out], "retrain"),
+        (["derive", jobs / "search", "--out", out, "--branches", "8,64"], "8,64"),
+        (["derive", jobs / "search", "--out", out, "--which", "nobody"], "nobody"),
+        (["derive", jobs / "search", "--out", out, "--rule", "guess"], "guess"),
+        (["retrain", tmp_path / "none.yaml", *DATA, "--out", out], "none.yaml"),
+        (["retrain", broken, *DATA, "--out", out], "broken.yaml"),
+        (["retrain", jobs / "student.yaml", *other_classes, "--out", out], "6 classes"),
+        (["retrain", jobs / "student.yaml", *DATA, "--out", out, "--teacher", jobs / "search"], "search"),
+        (["evaluate", jobs / "search", *DATA], "search"),
+        (["evaluate", jobs / "student", *other_classes], "6 classes"),
+        (["evaluate", jobs / "student", *DATA, "--split", "best"], "best"),
+        (["export", tmp_path / "none", "--out", out], "none"),
+        (["export", jobs / "student", "--out", out, "--format", "bmp"], "bmp"),
+        (["benchmark", "nothing"], "networks: "),
+        (["benchmark", jobs / "student", "--size", "wide"], "HEIGHTxWIDTH"),
+        (["report", "--out", out], "--search"),
+        (["demo", "--out", jobs], "exists"),
+        (["unheard"], "unheard"),
+        (["derive"], "Missing argument"),
+    ]
+    for command, expected in cases:
+        line = fail(capsys, *command)
+        assert expected in line, (command, line)
+    assert not out.exists() or not any(out.iterdir())
