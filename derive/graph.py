@@ -13,7 +13,8 @@ def architecture_graph(spec: MultiBranchSpec, layers: Sequence[Sequence[int | No
     """Nodes: stem, cells (shared ones once), steps up ("fuse") and head; edges: maps, with their ``channels``.
 
     Nodes have ``label``, ``operator``, ``scale`` (of the output), ``position`` (column: the supernet's layer plus one
-    where ``layers`` knows it, else the depth), ``channels`` and ``branches`` (final scales of the branches that use them).
+    where ``layers`` knows it, else the depth), ``channels`` and ``branches`` (final scales of the branches that they
+    serve).
     """
     graph = nx.DiGraph()
     nodes, paths = share_prefixes(spec)

@@ -4,6 +4,7 @@ import json
 
 import onnx
 import pytest
+
 from derive import Architecture
 from dnas.cli import main
 
@@ -53,12 +54,12 @@ def jobs(tmp_path_factory):
         ["latency", "build", space, "--out", table, *measure],
         ["search", space, *DATA, "--table", table, "--out", str(folder / "search"), "--device", "cpu"],
     ]
-    for which in ("teacher", "student"):
-        commands.append(["derive", str(folder / "search"), "--out", str(folder / f"{which}.yaml"), "--which", which])
     for which, teacher in (("teacher", []), ("student", ["--teacher", str(folder / "teacher")])):
-        commands.append(
-            ["retrain", str(folder / f"{which}.yaml"), *DATA, "--out", str(folder / which), "--device", "cpu", *teacher]
-        )
+        architecture, out = str(folder / f"{which}.yaml"), str(folder / which)
+        commands += [
+            ["derive", str(folder / "search"), "--out", architecture, "--which", which],
+            ["retrain", architecture, *DATA, "--out", out, "--device", "cpu", *teacher],
+        ]
     for command in commands:
         assert main(command) == 0, command
     return folder
