@@ -77,4 +77,4 @@ class RichProgress:
     def message(self, text: str) -> None:
         """Print a line that stays, above the bar."""
         self._bar.refresh()
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
