@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dnas.cli.common import SeedOption, note
+
+if TYPE_CHECKING:
+    from dnas.data import DataConfig
+    from dnas.latency import LatencyTable
 
 PRESET = "fasterseg_demo"
 DATA = "streets"
@@ -56,13 +60,13 @@ def demo(
     _finish(out, started)
 
 
-def _data(size: tuple[int, int]):  # type: ignore[no-untyped-def]
+def _data(size: tuple[int, int]) -> DataConfig:
     from dnas.data import load_data_config
 
     return load_data_config(DATA, [f"size=[{size[0]}, {size[1]}]"])
 
 
-def _measure(out: Path):  # type: ignore[no-untyped-def]
+def _measure(out: Path) -> LatencyTable:
     from dnas.cli.common import MeasuringBar
     from dnas.latency import Effort, build_table, make_target
     from search_spaces import load_space
