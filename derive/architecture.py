@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import networkx as nx
 from torch import nn
 
+from derive.dilated import DilatedArchitecture
 from derive.graph import architecture_graph
 from dnas.config import Field, config, parse_config, to_mapping
 from dnas.errors import UserError
@@ -83,18 +85,9 @@ class Architecture:
     provenance: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | Path) -> Architecture:
-        """Read and check an architecture file; what is wrong with it is a :class:`UserError` that names the file."""
-        values = read_yaml(path, "architecture file")
-        version = values.get("version")
-        if version != VERSION:
-            raise UserError(f"{path}: architecture version {version!r}, this dnas reads version {VERSION}")
-        architecture = parse_config(cls, values, str(path))
-        try:
-            architecture.check()
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-        return architecture
+    def load(cls, path: str | Path) -> AnyArchitecture:
+        """Read and check an architecture file of either kind; see :func:`architecture_from`."""
+        return architecture_from(read_yaml(path, "architecture file"), str(path))
 
     def save(self, path: str | Path) -> None:
         """Write the architecture as YAML, atomically."""
@@ -173,6 +166,27 @@ class Architecture:
             }
             for branch in self.branches
         ]
+
+
+AnyArchitecture: TypeAlias = Architecture | DilatedArchitecture
+"""Whatever an architecture file describes: both have ``save``, ``build``, ``num_classes``, ``input_size``."""
+
+
+def architecture_from(values: Mapping[str, Any], source: str) -> AnyArchitecture:
+    """What plain containers describe; a mistake in them is a :class:`UserError` that begins with ``source``."""
+    version, kind = values.get("version"), values.get("kind", "multi_branch")
+    if version != VERSION:
+        raise UserError(f"{source}: architecture version {version!r}, this dnas reads version {VERSION}")
+    architecture: AnyArchitecture
+    if kind == "dilated":
+        architecture = parse_config(DilatedArchitecture, values, source)
+    else:
+        architecture = parse_config(Architecture, values, source)
+    try:
+        architecture.check()
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return architecture
 
 
 def _without_none(value: Any) -> Any:

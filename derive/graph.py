@@ -21,9 +21,7 @@ def architecture_graph(spec: MultiBranchSpec, layers: Sequence[Sequence[int | No
     stem_channels = 8 * spec.end_ratio
     used = range(len(spec.branches))
     scales = tuple(branch.scale for branch in spec.branches)
-    graph.add_node(
-        "stem", label="stem", operator="stem", scale=8, position=0, channels=stem_channels, branches=scales
-    )
+    graph.add_node("stem", label="stem", operator="stem", scale=8, position=0, channels=stem_channels, branches=scales)
     for index, node in enumerate(nodes):
         branches = tuple(branch for branch in used if index in paths[branch])
         depth = paths[branches[0]].index(index)

@@ -20,7 +20,7 @@ lie three layers or more. Beta is soft-maxed again for every branch: once for th
    runner-up.
 
 A skip that became its runner-up is ruled out for the branches that are decoded later too: alpha is edited in place.
-A shrunk cell takes its width with it: the cell before keeps its own. The last cell that is left writes the head's width.
+A shrunk cell takes its width with it: the cell before keeps its own. The last cell left writes the head's width.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def decode_as_published(
     grid = choices.grid
     if grid.layers < FEWEST_LAYERS or len(grid.scales) != 3:
         raise UserError(
-            f"rule published-code: given {grid.layers} layers at scales {', '.join(map(str, grid.scales))}, expected at "
-            f"least {FEWEST_LAYERS} layers at 8, 16, 32; use the rule paper"
+            f"rule published-code: given {grid.layers} layers at scales {', '.join(map(str, grid.scales))}, expected "
+            f"at least {FEWEST_LAYERS} layers at 8, 16, 32; use the rule paper"
         )
     searched_ratios = f"gamma_{grid.scales[0]}" in logits
     ruled_out: _SkipsRuledOut = frozenset() if searched_ratios else frozenset(grid.cells())
@@ -187,11 +187,7 @@ def _shrink(cells: Sequence[tuple[int, int]], alpha: _Alpha) -> tuple[set[tuple[
         if section and all(cell in candidates for cell in section):
             alpha = alpha.without_skip(min(reversed(section), key=alpha.skip))
     most = len(cells) - (round(len(cells) / 3) + 2 * cells[-1][0])
-    shrunk = {
-        cell
-        for cell in sorted(candidates, key=alpha.skip, reverse=True)[:most]
-        if cell not in alpha.ruled_out
-    }
+    shrunk = {cell for cell in sorted(candidates, key=alpha.skip, reverse=True)[:most] if cell not in alpha.ruled_out}
     for cell in cells:
         if cell not in shrunk and alpha.best(cell)[0] == "skip":
             alpha = alpha.without_skip(cell)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from dnas.latency.spec import InventoryItem
 from dnas.latency.table import LatencyTable
-from dnas.search import SearchConfig, SearchProblem
+from dnas.search import BilevelProblem, JointProblem, JointSearchConfig, SearchConfig
 from dnas.training import RetrainConfig
 
 
@@ -16,7 +16,11 @@ class SearchSpace(Protocol):
     name: str
 
     @property
-    def search(self) -> SearchConfig:
+    def requires_table(self) -> bool:
+        """Whether it cannot be searched without a latency table."""
+
+    @property
+    def search(self) -> SearchConfig | JointSearchConfig:
         """How to search."""
 
     @property
@@ -37,5 +41,5 @@ class SearchSpace(Protocol):
     def inventory(self) -> list[InventoryItem]:
         """Every operator that a network of this space can contain, each signature once."""
 
-    def problem(self, table: LatencyTable, seed: int) -> SearchProblem:
-        """The search problem, initialised by ``seed``, priced by ``table``."""
+    def problem(self, table: LatencyTable | None, seed: int) -> BilevelProblem | JointProblem:
+        """The search problem that ``search`` is for, initialised by ``seed``, priced by ``table`` if there is one."""

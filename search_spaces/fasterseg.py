@@ -86,6 +86,8 @@ class FasterSegConfig:
 class FasterSegSpace:
     """The space of a :class:`FasterSegConfig`; see :class:`search_spaces.base.SearchSpace`."""
 
+    requires_table = True
+
     def __init__(self, settings: FasterSegConfig, name: str) -> None:
         self.settings, self.name = settings, name
 
@@ -200,8 +202,10 @@ class FasterSegSpace:
             return latency.sensitivities().balanced()
         return DecoupledWeights(*wanted)
 
-    def problem(self, table: LatencyTable, seed: int) -> CoSearch:
+    def problem(self, table: LatencyTable | None, seed: int) -> CoSearch:
         """Teacher and student over one supernet, initialised by ``seed``, priced by ``table``."""
+        if table is None:
+            raise UserError(f"{self.name}: a search of this space needs a latency table (dnas latency build)")
         latencies = {name: self.latency(table, name) for name in self.end_ratios}
         seed_everything(mix_seed("weights", seed))
         try:

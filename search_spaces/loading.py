@@ -12,8 +12,12 @@ from dnas.errors import UserError
 from dnas.files import parse_yaml, read_yaml
 from search_spaces.base import SearchSpace
 from search_spaces.fasterseg import FasterSegSpace
+from search_spaces.regseg import RegSegSpace
 
-SPACES: Mapping[str, Callable[[Mapping[str, Any], str], SearchSpace]] = {"fasterseg": FasterSegSpace.parse}
+SPACES: Mapping[str, Callable[[Mapping[str, Any], str], SearchSpace]] = {
+    "fasterseg": FasterSegSpace.parse,
+    "regseg": RegSegSpace.parse,
+}
 
 
 def preset_names() -> tuple[str, ...]:

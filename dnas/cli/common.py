@@ -153,15 +153,12 @@ def network_at_hand(reference: str, num_classes: int | None = None) -> NetworkAt
 
 def build_network(description: Mapping[str, Any], num_classes: int, source: str) -> nn.Module:
     """The network that a retraining's configuration describes: by its architecture, or by name."""
-    from derive import Architecture
-    from dnas.config import parse_config
+    from derive import architecture_from
     from dnas.networks import create_network
 
     if "name" in description:
         return create_network(str(description["name"]), num_classes)
-    architecture = parse_config(Architecture, description.get("architecture", {}), source)
-    architecture.check()
-    return architecture.build(num_classes)
+    return architecture_from(description.get("architecture", {}), source).build(num_classes)
 
 
 def _network_of_run(path: Path, num_classes: int | None) -> NetworkAtHand:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dnas.cli.common import JsonOption, note, print_json
 from dnas.errors import UserError
 
+if TYPE_CHECKING:
+    from dnas.cli.jobs import Derivation
+    from dnas.latency import LatencyTable
+
 
 def derive(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of dnas search.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_FILE", help="Run folder of dnas search, or a file of FasterSeg's logits.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The architecture file to write.")],
-    rule: Annotated[str, typer.Option("--rule", help="How to decode the logits: paper.")] = "paper",
+    rule: Annotated[
+        str, typer.Option("--rule", help="How to decode: paper, or published-code (for a file).")
+    ] = "paper",
     branches: Annotated[
         str | None, typer.Option("--branches", metavar="S,S", help="Final scales, such as 16,32; default: the best.")
     ] = None,
@@ -28,10 +36,19 @@ def derive(
     from dnas.cli.jobs import derive_from_run
     from dnas.latency import LatencyTable
 
-    if rule != "paper":
-        raise UserError(f"rule {rule!r}: expected paper")
+    if rule not in ("paper", "published-code"):
+        raise UserError(f"rule {rule!r}: expected paper or published-code")
+    if not source.exists():
+        raise UserError(f"{source}: no such run folder of dnas search, and no such file of FasterSeg's logits")
+    if source.is_dir() and _derive_rates(source, out, rule, which, branches, table, as_json=as_json):
+        return
     prices = None if table is None else LatencyTable.load(table)
-    derivation = derive_from_run(source, which, _parse_branches(branches), prices)
+    if source.is_file():
+        derivation = _derive_from_file(source, rule, which, _parse_branches(branches), prices)
+    elif rule == "paper":
+        derivation = derive_from_run(source, which, _parse_branches(branches), prices)
+    else:
+        raise UserError(f"{source}: the rule {rule} is for files of FasterSeg's published logits; use --rule paper")
     derivation.architecture.save(out)
     if as_json:
         print_json(derivation.to_mapping())
@@ -52,7 +69,44 @@ def derive(
             )
     if derivation.latency_ms is not None:
         print(f"predicted latency {derivation.latency_ms:.3f} ms")
-    note(f"{out}: {which} derived by the rule of the {rule}")
+    note(f"{out}: {which} derived by the rule of the {rule.replace('-', ' ')}")
+
+
+def _derive_from_file(
+    path: Path, rule: str, which: str, branches: tuple[int, ...] | None, table: LatencyTable | None
+) -> Derivation:
+    from derive.published import INPUT_SIZE, PublishedLogits, predicted_latency_ms
+    from dnas.cli.jobs import Derivation
+
+    architecture = PublishedLogits.load(path, which).derive(branches, rule)
+    if table is None:
+        return Derivation(architecture, rule, None)
+    if tuple(table.provenance.input_size) != INPUT_SIZE:
+        given, wanted = ("x".join(map(str, size)) for size in (table.provenance.input_size, INPUT_SIZE))
+        raise UserError(f"{table.source}: is for images of {given}, {path} was searched for {wanted}: use its table")
+    return Derivation(architecture, rule, predicted_latency_ms(architecture, table.lookup, rule))
+
+
+def _derive_rates(
+    run: Path, out: Path, rule: str, which: str, branches: str | None, table: Path | None, *, as_json: bool
+) -> bool:
+    """Derive from a search of dilation rates; False, with nothing done, for a run of another search."""
+    from dnas.cli.rates import derive_rates, rate_space_of
+
+    space = rate_space_of(run)
+    if space is None:
+        return False
+    if rule != "paper" or branches is not None:
+        raise UserError(f"{run}: a search of dilation rates knows no --branches and only --rule paper")
+    derivation = derive_rates(run, space, which, table)
+    derivation.architecture.save(out)
+    if as_json:
+        print_json(derivation.to_mapping())
+    else:
+        for line in derivation.lines():
+            print(line)
+        note(f"{out}: whole dilation rates derived by the rule of the paper")
+    return True
 
 
 def _parse_branches(text: str | None) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from derive import Architecture, Choices, decode
@@ -26,7 +27,7 @@ _TABLE = "table.json"
 def run_search(
     space: SearchSpace,
     data: DataConfig,
-    table: LatencyTable,
+    table: LatencyTable | None,
     out: Path,
     *,
     seed: int = 0,
@@ -38,21 +39,36 @@ def run_search(
 ) -> SearchResult:
     """Search ``space`` on ``data`` under the latencies of ``table``, in the run folder ``out``, which keeps the table.
 
-    Everything that could fail later is checked first: the table's size, device and entries, the number of classes.
+    Everything that could fail later is checked first: the table's size, device and entries, the number of classes. A
+    space that can do without prices takes None.
     """
     chosen = resolve_device(device)
-    table.check_usable(input_size=space.input_size, device=table.provenance.device.type, allow_mismatch=allow_mismatch)
-    missing = table.missing([item.spec for item in space.inventory()])
-    if missing:
-        table.lookup(missing[0])  # raises, naming the entry and the command that measures it
+    _check_prices(space, table, allow_mismatch)
     splits = open_splits(data)
     require_classes(splits[0].labels.num_classes, space.num_classes, splits[0].name, f"target of {space.name}")
     problem = space.problem(table, seed)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
     with RunFolder.create(out, "search", configuration, seed, resume, device=chosen, tensorboard=tensorboard) as run:
-        if run.is_owner:
+        if run.is_owner and table is not None:
             table.save(out / _TABLE)
         return search(problem, splits, run, space.search, device=chosen, progress=progress)
+
+
+def _check_prices(space: SearchSpace, table: LatencyTable | None, allow_mismatch: bool) -> None:
+    """Raise :class:`UserError` unless ``table`` holds what ``space`` needs."""
+    if table is None:
+        if space.requires_table:
+            raise UserError(
+                f"{space.name}: its search is priced: give --table, a file of dnas latency build {space.name}"
+            )
+        return
+    # Compared with the device of the table's kind, or the CPU where this machine has none of that kind.
+    kind = table.provenance.device.type
+    here = "cpu" if kind == "cuda" and not torch.cuda.is_available() else kind
+    table.check_usable(input_size=space.input_size, device=here, allow_mismatch=allow_mismatch)
+    missing = table.missing([item.spec for item in space.inventory()])
+    if missing:
+        table.lookup(missing[0])  # raises, naming the entry and the command that measures it
 
 
 @dataclass(frozen=True)
@@ -168,6 +184,7 @@ def run_retraining(
     *,
     source: str,
     num_classes: int | None = None,
+    transfer: bool = False,
     teacher: NetworkAtHand | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -175,15 +192,21 @@ def run_retraining(
     tensorboard: bool = False,
     progress: Progress | None = None,
 ) -> RetrainResult:
-    """Train a network from scratch; ``network`` is {"architecture": {...}} or {"name": ...}, as the run keeps it."""
+    """Train a network from scratch; ``network`` is {"architecture": {...}} or {"name": ...}, as the run keeps it.
+
+    ``num_classes`` is what it was searched for: data with another number is refused unless ``transfer``.
+    """
     from dnas.data.seeding import mix_seed
     from dnas.runs import seed_everything
 
     chosen = resolve_device(device)
     splits = open_splits(data)
     labels = splits[0].labels
-    if num_classes is not None:
-        require_classes(labels.num_classes, num_classes, splits[0].name, source)
+    if num_classes is not None and num_classes != labels.num_classes and not transfer:
+        raise UserError(
+            f"{splits[0].name} has {labels.num_classes} classes, {source} was searched for {num_classes}: "
+            "use the data it is for, or say --transfer"
+        )
     if teacher is not None:
         require_classes(labels.num_classes, teacher.num_classes, splits[0].name, f"the teacher {teacher.name}")
     configuration = {

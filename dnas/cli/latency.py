@@ -1,4 +1,4 @@
-"""``dnas latency``: build, show, check."""
+"""``dnas latency``: build, import, show, check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 
 from dnas.cli.common import JsonOption, MeasuringBar, SetOption, SpaceArgument, note, print_json
 
-app = typer.Typer(help="Latency tables: build, show and check them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Latency tables: build, import, show and check them.", no_args_is_help=True, rich_markup_mode=None
+)
 
 TableArgument = Annotated[Path, typer.Argument(metavar="T.json", help="A latency table.")]
 
@@ -57,6 +59,23 @@ def build(
         )
     summary = table.summary()
     note(f"{out}: {len(table)} operators of {chosen.name} on {summary['device']}")
+
+
+@app.command("import")
+def import_table(
+    source: Annotated[Path, typer.Argument(metavar="OLD.npy", help="FasterSeg's published latency_lookup_table.npy.")],
+    out: Annotated[Path, typer.Option("--out", help="The table to write.")],
+    device_name: Annotated[
+        str | None, typer.Option("--device-name", help="What it was measured on, where not the authors' GTX 1080 Ti.")
+    ] = None,
+) -> None:
+    """Read a latency table in the format of FasterSeg's published code; its pickle is not executed."""
+    from dnas.latency.published import PUBLISHED_DEVICE, import_published_table
+
+    table = import_published_table(source, device_name=PUBLISHED_DEVICE if device_name is None else device_name)
+    table.save(out)
+    height, width = table.provenance.input_size
+    note(f"{out}: {len(table)} entries for images of {height}x{width} on {table.provenance.device.name}")
 
 
 @app.command()

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from derive import Architecture
+from derive import Architecture, architecture_from
 from dnas.cli.checking import CheckResult, check_table
 from dnas.cli.common import NetworkAtHand, network_at_hand
+from dnas.cli.rates import rate_sections, rate_space_of, write_rate_pictures
 from dnas.config import parse_config
 from dnas.data import DataConfig, SegmentationDataset, eval_transform, open_dataset
 from dnas.errors import UserError
@@ -57,6 +58,7 @@ def gather_report(
         raise UserError("report: give at least one of --search, --student and --teacher")
     at_hand = {name: network_at_hand(str(path)) for name, path in (("student", student), ("teacher", teacher)) if path}
     search = None if search_run is None else RunFolder.open(search_run, "search")
+    rates = None if search_run is None else rate_space_of(search_run)
     table = _table_of(search_run)
     architectures = {name: a for name, found in at_hand.items() if (a := _architecture_of(found)) is not None}
     check = None
@@ -71,7 +73,7 @@ def gather_report(
         title=title,
         subtitle=_subtitle(reference),
         latency=None if table is None else _summary(table),
-        search_records=[] if search is None else search.records(),
+        search_records=[] if search is None or rates is not None else search.records(),
         architectures=[
             DerivedArchitecture(name=name, graph=architecture.graph(), note=_note(architecture))
             for name, architecture in architectures.items()
@@ -85,13 +87,17 @@ def gather_report(
         else ClassLabels(names=first.labels.names, colours=first.labels.colours),
         examples=[] if first is None else _examples(first, examples),
         class_iou={name: score.iou for name, score in scores.items()},
+        extra=[] if search is None or rates is None else rate_sections(search, rates),
         reproduction=_reproduction(reference, commands),
     )
 
 
-def write_pictures(data: ReportData, folder: Path) -> None:
+def write_pictures(data: ReportData, folder: Path, search_run: Path | None = None) -> None:
     """The report's figures as PNG files, for a README or a talk."""
     folder.mkdir(parents=True, exist_ok=True)
+    rates = None if search_run is None else rate_space_of(search_run)
+    if search_run is not None and rates is not None:
+        write_rate_pictures(RunFolder.open(search_run, "search"), rates, folder)
     if data.search_records:
         save_png(search_curves(data.search_records), folder / "search.png")
     if data.retrain_records:
@@ -110,8 +116,10 @@ def _table_of(search_run: Path | None) -> LatencyTable | None:
 
 
 def _architecture_of(found: NetworkAtHand) -> Architecture | None:
+    """The architecture of a retrained network where it is one of branches and cells, which can be drawn and priced."""
     described = found.run.configuration["network"].get("architecture") if found.run else None
-    return None if described is None else parse_config(Architecture, described, found.name)
+    architecture = None if described is None else architecture_from(described, found.name)
+    return architecture if isinstance(architecture, Architecture) else None
 
 
 def _check(

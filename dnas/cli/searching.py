@@ -27,8 +27,11 @@ RunOption = Annotated[Path, typer.Option("--out", help="The run folder to write.
 def search(
     space: SpaceArgument,
     data: DataOption,
-    table: Annotated[Path, typer.Option("--table", help="Latency table of the target device.")],
     out: RunOption,
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", help="Latency table of the target device; a search of dilation rates can do without."),
+    ] = None,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
@@ -47,7 +50,7 @@ def search(
     from search_spaces import load_space
 
     chosen = load_space(space, settings or [])
-    prices = LatencyTable.load(table)
+    prices = None if table is None else LatencyTable.load(table)
     images = load_data_config(data, data_settings or [])
     with training_progress() as progress:
         result = run_search(
@@ -64,9 +67,7 @@ def search(
         )
     end_processes()
     scores = ", ".join(f"{name} mIoU {100 * miou:.1f} %" for name, miou in result.miou.items())
-    note(
-        f"{out}: searched {result.epochs} epochs; in the supernet {scores}. Next: dnas derive {out} --out student.yaml"
-    )
+    note(f"{out}: searched {result.epochs} epochs; {scores}. Next: dnas derive {out} --out architecture.yaml")
 
 
 def retrain(
@@ -77,6 +78,9 @@ def retrain(
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="SPACE", help="Whose training settings; default: the space's own.")
     ] = None,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="Train it on data with other classes than it was searched for.")
+    ] = False,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
@@ -118,6 +122,7 @@ def retrain(
             config,
             source=network,
             num_classes=classes,
+            transfer=transfer,
             teacher=guide,
             seed=seed,
             resume=resume,
@@ -157,5 +162,5 @@ def report(
     data = gather_report(search_run, student, teacher, networks=networks, examples=examples)
     write_report(out, data)
     if pictures is not None:
-        write_pictures(data, pictures)
+        write_pictures(data, pictures, search_run)
     note(f"{out}: written")

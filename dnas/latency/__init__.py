@@ -5,6 +5,7 @@ from dnas.latency.build import BuildInterrupted, build_table
 from dnas.latency.check import Agreement, agreement, measure_networks, noise_floor
 from dnas.latency.measure import Progress, WorkItem, measure, measure_many
 from dnas.latency.provenance import Provenance
+from dnas.latency.published import import_published_table
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.latency.statistics import Effort, Measurement
 from dnas.latency.table import LatencyTable, TableDiff
@@ -26,6 +27,7 @@ __all__ = [
     "WorkItem",
     "agreement",
     "build_table",
+    "import_published_table",
     "make_target",
     "measure",
     "measure_many",

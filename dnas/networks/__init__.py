@@ -3,6 +3,7 @@
 from dnas.networks import dwrseg, eseg, fasterseg, regseg  # each registers its networks
 from dnas.networks.field_of_view import DeclaresLayer, dilation_bounds, field_of_view
 from dnas.networks.fields import Field, Layer, field_of_layers
+from dnas.networks.lookup import TorchvisionSegmentation, network_by_name
 from dnas.networks.registry import (
     NetworkRegistry,
     PaperFacts,
@@ -22,6 +23,7 @@ __all__ = [
     "PaperFacts",
     "PrintedFigure",
     "SegmentationNetwork",
+    "TorchvisionSegmentation",
     "create_network",
     "dilation_bounds",
     "dwrseg",
@@ -30,6 +32,7 @@ __all__ = [
     "field_of_layers",
     "field_of_view",
     "list_networks",
+    "network_by_name",
     "network_facts",
     "register_network",
     "regseg",

@@ -83,9 +83,7 @@ def fasterseg_student(num_classes: int) -> nn.Module:
     return MultiBranchNetwork(MultiBranchSpec(STUDENT_RATIO, branches), num_classes)
 
 
-@register_network(
-    "fasterseg_teacher", PaperFacts(source="FasterSeg, section 3.3 and Table 7", input_size=(1024, 2048))
-)
+@register_network("fasterseg_teacher", PaperFacts(source="FasterSeg, section 3.3 and Table 7", input_size=(1024, 2048)))
 def fasterseg_teacher(num_classes: int) -> nn.Module:
     """A teacher for :func:`fasterseg_student`: its cells at the widest ratio, stem and head included.
 

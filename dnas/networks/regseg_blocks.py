@@ -38,6 +38,19 @@ class DilatedConv(nn.Module):
             for rate in rates
         )
 
+    @torch.no_grad()
+    def merge_equal(self) -> None:
+        """If all branches are of one rate, make them one convolution, in place; the output stays the same."""
+        convs = [branch for branch in self.branches if type(branch) is nn.Conv2d]
+        first = convs[0] if len(convs) == len(self.branches) > 1 else None
+        if first is None or len({conv.dilation for conv in convs}) > 1:
+            return
+        width, rate = sum(conv.in_channels for conv in convs), first.dilation[0]
+        groups = sum(conv.groups for conv in convs)
+        merged = nn.Conv2d(width, width, 3, first.stride[0], rate, rate, groups, bias=False, device="meta")
+        merged.weight = nn.Parameter(torch.cat([conv.weight for conv in convs]))
+        self.branches = nn.ModuleList([merged.train(self.training)])
+
     def forward(self, features: Tensor) -> Tensor:
         """Convolve ``features`` (N, C, H, W), each branch its share of the channels."""
         if len(self.branches) == 1:

@@ -16,6 +16,7 @@ from dnas.report.data import (
 )
 from dnas.report.page import render_report, write_report
 from dnas.report.pictures import examples_sheet
+from dnas.report.rates import rate_curves, sampling_positions
 from dnas.report.sections import headline
 from dnas.report.style import save_png, save_svg, svg_text
 
@@ -43,8 +44,10 @@ __all__ = [
     "class_iou_bars",
     "examples_sheet",
     "headline",
+    "rate_curves",
     "render_report",
     "retraining_curves",
+    "sampling_positions",
     "save_png",
     "save_svg",
     "search_curves",

@@ -1,8 +1,20 @@
 """The search loop and the problems that it drives."""
 
 from dnas.search.co_search import CoSearch
-from dnas.search.config import SearchConfig
+from dnas.search.config import JointSearchConfig, SearchConfig
 from dnas.search.loop import SearchResult, search
-from dnas.search.problem import Pass, SearchProblem
+from dnas.search.problem import BilevelProblem, JointProblem, Pass, SearchProblem
+from dnas.search.rates import RateSearch
 
-__all__ = ["CoSearch", "Pass", "SearchConfig", "SearchProblem", "SearchResult", "search"]
+__all__ = [
+    "BilevelProblem",
+    "CoSearch",
+    "JointProblem",
+    "JointSearchConfig",
+    "Pass",
+    "RateSearch",
+    "SearchConfig",
+    "SearchProblem",
+    "SearchResult",
+    "search",
+]

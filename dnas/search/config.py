@@ -76,3 +76,55 @@ class SearchConfig:
     def phase(self, epoch: int) -> Literal["pretrain", "search"]:
         """The phase of an epoch, counted from 0 over both."""
         return "pretrain" if epoch < self.pretrain_epochs else "search"
+
+
+@config
+class JointSearchConfig:
+    """One-level search: weights and architecture parameters together, on all training images.
+
+    The defaults are RegSeg's (v3, sections 3.4 and 4.2); it does not tell how the rates were optimised.
+
+    epochs: of the whole search; in the first ``pretrain_epochs`` only the weights are trained.
+    batch_size: images a step and process.
+    learning_rate, momentum, weight_decay, decay_norms_and_biases: SGD of the weights.
+    architecture_learning_rate, architecture_optimizer, architecture_momentum, architecture_weight_decay: of the
+        architecture parameters; the momentum is that of "sgd".
+    schedule, poly_power, exponential_decay, warm_up_steps, warm_up_start: of both learning rates, as in the retraining.
+    gradient_clipping: the largest norm of all weight gradients together; null for none.
+    latency_weight: loss per ms of the architecture's latency, where the search has a table.
+    ohem_threshold, ohem_min_fraction: of the cross-entropy, as in the retraining. (A loss of 0.3 is a probability of
+        0.74.)
+    validate_every: epochs between validations; the last epoch is always validated.
+    validation_images: how many images of the validation split to use, evenly spread; null for all.
+    """
+
+    epochs: int = Field(default=1000, ge=1)
+    pretrain_epochs: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    decay_norms_and_biases: bool = False
+    architecture_learning_rate: float = Field(default=0.5, gt=0)
+    architecture_optimizer: Literal["sgd", "adam"] = "sgd"
+    architecture_momentum: float = Field(default=0.9, ge=0, lt=1)
+    architecture_weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["poly", "cosine", "exponential"] = "poly"
+    poly_power: float = Field(default=0.9, gt=0)
+    exponential_decay: float = Field(default=0.99, gt=0, le=1)
+    warm_up_steps: int = Field(default=0, ge=0)
+    warm_up_start: float = Field(default=0.1, ge=0, le=1)
+    gradient_clipping: float | None = Field(default=None, gt=0)
+    latency_weight: float = Field(default=0.01, ge=0)
+    ohem_threshold: float | None = Field(default=0.74, gt=0, le=1)
+    ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
+    precision: Precision = "auto"
+    channels_last: bool = False
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+    workers: int = Field(default=0, ge=0)
+    validate_every: int = Field(default=1, ge=1)
+    validation_images: int | None = Field(default=None, ge=1)
+
+    def phase(self, epoch: int) -> Literal["pretrain", "search"]:
+        """The phase of an epoch, counted from 0."""
+        return "pretrain" if epoch < self.pretrain_epochs else "search"

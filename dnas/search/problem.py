@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class Pass:
 
 
 class SearchProblem(Protocol):
-    """A network with weights and architecture parameters, and the passes that train them.
+    """A network with weights and architecture parameters, and the passes that train them; see the two kinds below.
 
     Passes are drawn from the generator they are given and from nothing else, so that every process of a run, and a
     resumed run, draws the same.
@@ -30,9 +30,6 @@ class SearchProblem(Protocol):
 
     def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
         """The passes whose mean loss trains the weights in one step of ``phase``; they carry no gradient elsewhere."""
-
-    def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
-        """The passes whose losses, and latencies, train the architecture parameters in one step."""
 
     def validation_passes(self) -> Mapping[str, Pass]:
         """The pass that stands for each architecture as it is now."""
@@ -48,3 +45,22 @@ class SearchProblem(Protocol):
 
     def logits(self) -> dict[str, Tensor]:
         """The architecture parameters as ``ARCHITECTURE.TABLE``, to derive from."""
+
+
+@runtime_checkable
+class BilevelProblem(SearchProblem, Protocol):
+    """A problem whose architecture parameters are trained on other images than the weights."""
+
+    def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
+        """The passes whose losses, and latencies, train the architecture parameters in one step."""
+
+
+@runtime_checkable
+class JointProblem(SearchProblem, Protocol):
+    """A problem whose architecture parameters are trained by the passes of the weights, of which they may be a part."""
+
+    def begin_epoch(self) -> None:
+        """Make ready for an epoch: nothing but what follows from weights and architecture parameters as they are."""
+
+    def project(self) -> None:
+        """Put the architecture parameters within their bounds, after every step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -21,13 +22,17 @@ def make_sgd(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     decay_norms_and_biases: bool = False,
+    leave_out: Iterable[nn.Parameter] = (),
 ) -> torch.optim.SGD:
-    """SGD over the trainable parameters of ``network``.
+    """SGD over the trainable parameters of ``network`` but those to ``leave_out``, which another optimiser trains.
 
     Unless ``decay_norms_and_biases``, parameters of at most one dimension (those of normalisations, and biases) are not
     decayed, as RegSeg does for BatchNorm (regseg_v3, section 4.2).
     """
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    foreign = {id(parameter) for parameter in leave_out}
+    trainable = [
+        parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in foreign
+    ]
     decayed = [parameter for parameter in trainable if decay_norms_and_biases or parameter.ndim > 1]
     others = [parameter for parameter in trainable if not decay_norms_and_biases and parameter.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}]

@@ -27,7 +27,7 @@ from dnas.training.metrics import Evaluation, evaluate
 from dnas.training.objective import Objective
 from dnas.training.optimizers import make_sgd, set_learning_rate
 from dnas.training.progress import NoProgress, Progress
-from dnas.training.schedules import cosine_decay, exponential_decay, linear_warm_up, poly_decay
+from dnas.training.schedules import schedule_factor
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
 """Training and validation images."""
@@ -187,7 +187,7 @@ class _Retraining:
 
     def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor, interrupt: Interrupt) -> float:
         started = time.perf_counter()
-        learning_rate = self.config.learning_rate * _factor(
+        learning_rate = self.config.learning_rate * schedule_factor(
             self.config, epoch * len(self.batches) + step, len(self.batches)
         )
         set_learning_rate(self.optimizer, learning_rate)
@@ -272,15 +272,3 @@ class _Retraining:
         }
         # Last of all: until the state is replaced the epoch does not count, and is done again after a kill.
         self.run.save_state(state, epoch + 1)
-
-
-def _factor(config: RetrainConfig, step: int, steps_per_epoch: int) -> float:
-    """The factor on the learning rate at a step counted over all epochs."""
-    total = config.epochs * steps_per_epoch
-    if config.schedule == "poly":
-        factor = poly_decay(step, total, config.poly_power)
-    elif config.schedule == "cosine":
-        factor = cosine_decay(step, total)
-    else:
-        factor = exponential_decay(step // steps_per_epoch, config.exponential_decay)
-    return factor * linear_warm_up(step, config.warm_up_steps, config.warm_up_start)

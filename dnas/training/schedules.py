@@ -7,6 +7,47 @@ fits ``torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: poly_decay(step
 from __future__ import annotations
 
 import math
+from typing import Literal, Protocol
+
+
+class Schedule(Protocol):
+    """A schedule as a configuration holds it; see :class:`~dnas.training.RetrainConfig`."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the schedule is stretched over."""
+
+    @property
+    def schedule(self) -> Literal["poly", "cosine", "exponential"]:
+        """Its shape."""
+
+    @property
+    def poly_power(self) -> float:
+        """Power of "poly"."""
+
+    @property
+    def exponential_decay(self) -> float:
+        """Factor an epoch of "exponential"."""
+
+    @property
+    def warm_up_steps(self) -> int:
+        """Steps of the line that the factor begins with."""
+
+    @property
+    def warm_up_start(self) -> float:
+        """Where that line begins."""
+
+
+def schedule_factor(config: Schedule, step: int, steps_per_epoch: int) -> float:
+    """The factor on the initial learning rate at a step counted over all epochs."""
+    total = config.epochs * steps_per_epoch
+    if config.schedule == "poly":
+        factor = poly_decay(step, total, config.poly_power)
+    elif config.schedule == "cosine":
+        factor = cosine_decay(step, total)
+    else:
+        factor = exponential_decay(step // steps_per_epoch, config.exponential_decay)
+    return factor * linear_warm_up(step, config.warm_up_steps, config.warm_up_start)
 
 
 def poly_decay(step: int, total: int, power: float = 0.9) -> float:

@@ -11,8 +11,10 @@ from dnas.config import to_mapping
 from dnas.data import AugmentationConfig, DataConfig, open_dataset
 from dnas.data.seeding import mix_seed
 from dnas.latency.expected import DecoupledWeights, ExpectedLatency, NetworkPlan
+from dnas.networks import network_by_name
+from dnas.ops import make_fractional
 from dnas.runs import RunFolder, seed_everything
-from dnas.search import CoSearch, SearchConfig, search
+from dnas.search import CoSearch, JointSearchConfig, RateSearch, SearchConfig, search
 from dnas.supernet import ArchitectureParameters, Grid, MultiResolutionSupernet
 
 multiprocessing.get_start_method()  # asking settles it, as the first data worker would
@@ -73,6 +75,30 @@ def make_config(**values):
     return SearchConfig(**{**defaults, **values})
 
 
+def make_rate_problem(seed=0, **options):
+    """Two small D blocks at 1/8 whose rates all begin at 1."""
+    seed_everything(mix_seed("weights", seed))
+    network = network_by_name("regseg_small", 6, {"rates": [[1, 1], [1, 1]], "width": 32, "split_equal": True})
+    return RateSearch(make_fractional(network, "backbone.blocks.*.branches.*", upper=float("inf")), **options)
+
+
+def make_joint_config(**values):
+    defaults = {
+        "epochs": 3,
+        "batch_size": 2,
+        "learning_rate": 0.05,
+        "architecture_learning_rate": 5.0,
+        "augmentation": AugmentationConfig(crop=(64, 64), brightness=0.2),
+    }
+    return JointSearchConfig(**{**defaults, **values})
+
+
+def run_joint(path, config=None, *, problem=None, train=4, **options):
+    """Two steps an epoch, unless told otherwise."""
+    data = make_data(train=train, size=(64, 64))
+    return run_search(path, config or make_joint_config(), problem=problem or make_rate_problem(), data=data, **options)
+
+
 def run_search(path, config, *, problem=None, data=None, seed=3, resume=False, progress=None):
     problem = problem or make_problem(config)
     with RunFolder.create(path, "search", to_mapping(config), seed, resume, device="cpu") as run:
@@ -91,3 +117,9 @@ def tiny():
     return SimpleNamespace(
         problem=make_problem, data=make_data, config=make_config, run=run_search, lasting=lasting, price=price
     )
+
+
+@pytest.fixture
+def joint():
+    """Those for a search of dilation rates."""
+    return SimpleNamespace(problem=make_rate_problem, config=make_joint_config, run=run_joint, lasting=lasting)

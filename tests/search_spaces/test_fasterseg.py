@@ -48,7 +48,7 @@ class Partial:
         return 1e-3 * spec.inputs[0][0] * spec.out_channels
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("fasterseg")])
 def test_presets_are_complete_configurations(name):
     space = load_space(name)
     assert space.name == name

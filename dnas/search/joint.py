@@ -1,0 +1,116 @@
+"""One-level search: weights and architecture parameters together, on all training images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dnas.data import SegmentationDataset
+from dnas.data.seeding import mix_seed
+from dnas.runs import Interrupt, Interrupted, RunFolder
+from dnas.search.config import JointSearchConfig
+from dnas.search.problem import JointProblem, Pass
+from dnas.search.session import SearchSession
+from dnas.training.optimizers import make_sgd, set_learning_rate
+from dnas.training.progress import Progress
+from dnas.training.schedules import schedule_factor
+
+
+class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
+    """A step trains weights and architecture parameters by the gradient of one loss, each with its own optimiser."""
+
+    def __init__(
+        self,
+        problem: JointProblem,
+        data: tuple[SegmentationDataset, SegmentationDataset],
+        run: RunFolder,
+        config: JointSearchConfig,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        everything, seeds = [range(len(data[0]))], [mix_seed("joint", run.seed)]
+        super().__init__(problem, data, run, config, device, progress, parts=everything, seeds=seeds)
+        self.weight_optimizer = make_sgd(
+            problem.weights,
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            decay_norms_and_biases=config.decay_norms_and_biases,
+            leave_out=self.parameters,
+        )
+        self.architecture_optimizer = _architecture_optimizer(config, self.parameters)
+
+    def train(self, epoch: int, interrupt: Interrupt) -> float:
+        """The steps of one epoch; returns the mean loss."""
+        config, phase = self.config, self.config.phase(epoch)
+        (stream,) = self.streams
+        stream.set_epoch(epoch)
+        self.problem.begin_epoch()
+        self.problem.weights.train()
+        steps = len(stream)
+        self.progress.begin(f"{phase} epoch {epoch + 1}/{config.epochs}", steps)
+        total = 0.0
+        for step, batch in enumerate(stream):
+            started = time.perf_counter()
+            factor = schedule_factor(config, epoch * steps + step, steps)
+            set_learning_rate(self.weight_optimizer, factor * config.learning_rate)
+            set_learning_rate(self.architecture_optimizer, factor * config.architecture_learning_rate)
+            generator = torch.Generator().manual_seed(mix_seed("architecture", self.run.seed, epoch, step))
+            passes = self.problem.weight_passes(phase, generator)
+            loss, latency_ms = self._step(batch, passes, searching=phase == "search")
+            total += loss
+            self.run.log(
+                {
+                    "kind": "step",
+                    "epoch": epoch,
+                    "step": step,
+                    "phase": phase,
+                    "loss_weights": loss,
+                    "loss_architecture": None,
+                    "latency_ms": latency_ms,
+                    "latency_weight": config.latency_weight,
+                    "learning_rate": factor * config.learning_rate,
+                    "seconds": time.perf_counter() - started,
+                }
+            )
+            self.progress.advance(1, loss=loss)
+            if interrupt.requested:
+                raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; go on with --resume")
+        return total / steps
+
+    def _step(
+        self, batch: tuple[Tensor, Tensor], passes: Sequence[Pass], *, searching: bool
+    ) -> tuple[float, float | None]:
+        """One step of both optimisers; returns the mean loss and, where there is one, the mean latency in ms."""
+        images, labels = self._move(batch)
+        self.weight_optimizer.zero_grad(set_to_none=True)
+        self.architecture_optimizer.zero_grad(set_to_none=True)
+        losses, latencies = [], []
+        for forward in passes:
+            loss = self._loss(images, labels, forward) / len(passes)
+            losses.append(loss.detach())
+            latency = self.problem.latency(forward)
+            if latency is not None:
+                loss = loss + self.config.latency_weight * latency / len(passes)
+                latencies.append(latency.detach())
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._average(p.grad for p in [*self.weights, *self.parameters])
+        if self.config.gradient_clipping is not None:
+            torch.nn.utils.clip_grad_norm_(self.weights, self.config.gradient_clipping)
+        value = self._finite(torch.stack(losses).sum(), "weights")
+        self.weight_optimizer.step()
+        if searching:
+            self.architecture_optimizer.step()
+            self.problem.project()
+        return value, float(torch.stack(latencies).mean()) if latencies else None
+
+
+def _architecture_optimizer(config: JointSearchConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The configured optimiser of the architecture parameters."""
+    rate, decay = config.architecture_learning_rate, config.architecture_weight_decay
+    if config.architecture_optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, betas=(0.5, 0.999), weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=rate, momentum=config.architecture_momentum, weight_decay=decay)

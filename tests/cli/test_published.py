@@ -1,0 +1,128 @@
+"""FasterSeg's published files through the command line: import, derive by both rules, and use what came out."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from derive import Architecture
+from dnas.cli import main
+from dnas.networks.fasterseg import TABLE_7
+from dnas.runs import RunFolder
+from dnas.supernet import Grid
+from search_spaces import load_space
+
+
+def run(capsys, *arguments):
+    capsys.readouterr()
+    status = main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    return printed.out
+
+
+def fail(capsys, *arguments):
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1, printed.err
+    return printed.err
+
+
+@pytest.fixture
+def logits(tmp_path):
+    grid = Grid(9)
+    generator = torch.Generator().manual_seed(0)
+    values = {"latency12": 1.0}
+    for level in grid.levels:
+        values[f"alpha_1_{level}"] = torch.randn(grid.alpha_rows(level), 5, generator=generator)
+        values[f"ratio_1_{level}"] = torch.randn(grid.gamma_rows(level), 5, generator=generator)
+        if level:
+            values[f"beta_1_{level}"] = torch.randn(grid.beta_rows(level), 2, generator=generator)
+    torch.save(values, tmp_path / "arch.pt")
+    return tmp_path / "arch.pt"
+
+
+@pytest.mark.parametrize("rule", ["paper", "published-code"])
+def test_without_a_table_the_latency_is_null(logits, tmp_path, capsys, rule):
+    out = tmp_path / "a.yaml"
+    content = json.loads(run(capsys, "derive", logits, "--out", out, "--rule", rule, "--branches", "8,32", "--json"))
+    assert content["rule"] == rule
+    assert content["latency_ms"] is None
+    assert [branch["scale"] for branch in content["branches"]] == [8, 32]
+    for branch in content["branches"]:
+        assert all(cell["channels"] == cell["scale"] * cell["ratio"] for cell in branch["cells"])
+    assert Architecture.load(out).provenance["rule"] == rule
+
+
+@pytest.mark.parametrize("rule", ["paper", "published-code"])
+def test_the_architecture_is_benchmarked_and_retrained(logits, tmp_path, capsys, rule):
+    out = tmp_path / "a.yaml"
+    run(capsys, "derive", logits, "--out", out, "--rule", rule)
+    options = ["--size", "64x96", "--seconds", "0.02", "--threads", "1", "--json"]
+    assert json.loads(run(capsys, "benchmark", out, *options))["multiply_adds"] > 0
+    for split in ("train", "val"):
+        for kind, mode in (("images", "RGB"), ("labels", "L")):
+            folder = tmp_path / "data" / split / kind
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new(mode, (96, 64), 7).save(folder / f"{number}.png")
+    lines = [f"  - {{name: c{index}, colour: [{index}, 0, 0]}}" for index in range(19)]
+    (tmp_path / "data" / "classes.yaml").write_text("classes:\n" + "\n".join(lines) + "\n")
+    short = ["epochs=1", "batch_size=2", "workers=0", "augmentation.crop=[64, 96]", "precision=fp32"]
+    command = ["retrain", out, "--data", f"folder:{tmp_path / 'data'}", "--out", tmp_path / "run", "--device", "cpu"]
+    run(capsys, *command, *(part for setting in short for part in ("--set", setting)))
+    assert (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_mistakes_are_one_line(logits, tmp_path, capsys):
+    out = tmp_path / "a.yaml"
+    assert "expected paper or published-code" in fail(capsys, "derive", logits, "--out", out, "--rule", "mine")
+    assert "give --which student" in fail(capsys, "derive", logits, "--out", out, "--which", "teacher")
+    assert "expected some of 8, 16, 32" in fail(capsys, "derive", logits, "--out", out, "--branches", "8,64")
+    space = load_space("fasterseg_demo").configuration()
+    with RunFolder.create(tmp_path / "run", "search", {"preset": "x", "space": space}, 0, False):
+        pass
+    message = fail(capsys, "derive", tmp_path / "run", "--out", out, "--rule", "published-code")
+    assert "the rule published-code is for files of FasterSeg's published logits; use --rule paper" in message
+    assert "no such run folder" in fail(capsys, "derive", tmp_path / "none.pt", "--out", out)
+    assert "not a FasterSeg latency table" in fail(capsys, "latency", "import", logits, "--out", tmp_path / "t.json")
+    assert not out.exists()
+    assert not (tmp_path / "t.json").exists()
+
+
+@pytest.fixture
+def published(shared):
+    folder = shared / "data" / "fasterseg"
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}")
+    return folder
+
+
+def test_the_published_results_come_out(published, tmp_path, capsys):
+    table, out = tmp_path / "T.json", tmp_path / "a.yaml"
+    run(capsys, "latency", "import", published / "latency_lookup_table.npy", "--out", table)
+    shown = json.loads(run(capsys, "latency", "show", table, "--space", "fasterseg", "--json"))
+    assert shown["summary"]["device"] == "NVIDIA GeForce GTX 1080 Ti"
+    assert shown["sensitivities"]["change_ms"]["operator"] == pytest.approx(7.488, abs=1e-3)
+    for branches, latency_ms in (("16,32", 6.41398), ("8,32", 6.26047)):
+        command = ["derive", published / "arch_1.pt", "--out", out, "--rule", "published-code", "--table", table]
+        content = json.loads(run(capsys, *command, "--branches", branches, "--json"))
+        assert content["rule"] == "published-code"
+        assert content["latency_ms"] == pytest.approx(latency_ms, abs=1e-4)
+        for branch in content["branches"]:
+            rows = tuple((cell["operator"], cell["scale"], cell["ratio"]) for cell in branch["cells"])
+            assert rows == TABLE_7.get(branch["scale"], rows)
+    assert Architecture.load(out).num_classes is None  # goes with any dataset
+
+
+def test_a_table_of_another_size_is_refused(published, tmp_path, capsys):
+    from dnas.latency import LatencyTable, import_published_table
+
+    imported = import_published_table(published / "latency_lookup_table.npy")
+    other = type(imported.provenance)(**{**imported.provenance.__dict__, "input_size": (512, 1024)})
+    LatencyTable(other, imported.entries).save(tmp_path / "other.json")
+    command = ["derive", published / "arch_1.pt", "--out", tmp_path / "a.yaml", "--table", tmp_path / "other.json"]
+    assert "is for images of 512x1024" in fail(capsys, *command)

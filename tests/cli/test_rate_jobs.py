@@ -1,0 +1,108 @@
+"""The four jobs on a search of dilation rates, through the command line."""
+
+import json
+
+import pytest
+
+from derive import Architecture, DilatedArchitecture
+from dnas.cli import main
+from dnas.files import dump_yaml
+from dnas.runs import RunFolder
+
+SPACE = {
+    "space": "regseg",
+    "target": {"input_size": [64, 64], "num_classes": 6},
+    "network": {
+        "name": "regseg_small",
+        "options": {"rates": [[1, 1], [1, 1]], "width": 32, "split_equal": True},
+    },
+    "rates": {"layers": "backbone.blocks.*.dilated.branches.*", "initial": 1.5, "upper": 4},
+    "search": {"epochs": 2, "batch_size": 2, "architecture_learning_rate": 5.0},
+    "retrain": {"epochs": 1, "batch_size": 2},
+}
+DATA = {"dataset": "rectangles", "size": [64, 64], "images": {"train": 4, "val": 2, "test": 2}}
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """A searched, derived and retrained network."""
+    folder = tmp_path_factory.mktemp("rates")
+    (folder / "space.yaml").write_text(dump_yaml(SPACE))
+    (folder / "data.yaml").write_text(dump_yaml(DATA))
+    space, data = str(folder / "space.yaml"), str(folder / "data.yaml")
+    options = ["--data", data, "--device", "cpu"]
+    assert main(["search", space, *options, "--out", str(folder / "search")]) == 0
+    assert main(["derive", str(folder / "search"), "--out", str(folder / "a.yaml")]) == 0
+    assert main(["retrain", str(folder / "a.yaml"), *options, "--out", str(folder / "net")]) == 0
+    return folder
+
+
+def test_derive_tells_rates_as_json(jobs, capsys):
+    assert main(["derive", str(jobs / "search"), "--out", str(jobs / "b.yaml"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"rule", "rates", "searched_rates", "field_of_view", "branches", "latency_ms"}
+    assert (found["rule"], found["branches"], found["latency_ms"]) == ("paper", [], None)
+    last = RunFolder.open(jobs / "search").records("epoch")[-1]
+    assert list(found["rates"]) == list(found["searched_rates"]) == list(last["rates"])
+    assert found["searched_rates"] == pytest.approx(last["rates"], abs=1e-4)
+    architecture = Architecture.load(jobs / "b.yaml")
+    assert isinstance(architecture, DilatedArchitecture)
+    assert architecture.rates == found["rates"]
+    assert architecture.field_of_view() == found["field_of_view"]
+    assert (architecture.num_classes, architecture.input_size) == (6, (64, 64))
+    assert (jobs / "a.yaml").read_bytes() == (jobs / "b.yaml").read_bytes()
+
+
+def test_the_retrained_network_is_evaluated_and_measured(jobs, capsys):
+    assert main(["evaluate", str(jobs / "net"), "--data", str(jobs / "data.yaml"), "--json"]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)["miou"] <= 1
+    for network in (jobs / "net", jobs / "a.yaml"):
+        assert main(["benchmark", str(network), "--seconds", "0.05", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["input_size"] == [64, 64]
+        assert found["parameters"] > 0
+
+
+def test_the_report_plots_the_rates(jobs):
+    arguments = ["report", "--out", str(jobs / "r.html"), "--search", str(jobs / "search"), "--pictures"]
+    assert main([*arguments, str(jobs / "pictures")]) == 0
+    page = (jobs / "r.html").read_text()
+    for title in ("Dilation rates", "Sampling positions", "Field of view", "blocks.1"):
+        assert title in page
+    names = {path.name for path in (jobs / "pictures").iterdir()}
+    assert names >= {"rates.png", "sampling_positions.png"}
+    both = ["report", "--out", str(jobs / "r2.html"), "--search", str(jobs / "search"), "--student", str(jobs / "net")]
+    assert main(both) == 0
+
+
+def test_a_searched_rate_can_cost_latency(jobs, capsys):
+    space, table, run = str(jobs / "space.yaml"), str(jobs / "table.json"), str(jobs / "priced")
+    quick = ["--rounds", "1", "--time-per-entry", "0.005", "--threads", "1"]
+    assert main(["latency", "build", space, "--out", table, *quick]) == 0
+    options = ["--data", str(jobs / "data.yaml"), "--device", "cpu", "--set", "search.epochs=1"]
+    assert main(["search", space, *options, "--table", table, "--out", run]) == 0
+    record = RunFolder.open(run).records("step")[0]
+    assert record["latency_ms"] > 0
+    capsys.readouterr()
+    assert main(["derive", run, "--out", str(jobs / "p.yaml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["latency_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--which", "teacher"], "has no teacher"),
+        (["--branches", "8"], "knows no --branches"),
+        (["--rule", "published-code"], "only --rule paper"),
+    ],
+)
+def test_what_such_a_search_has_not(jobs, capsys, arguments, message):
+    assert main(["derive", str(jobs / "search"), "--out", str(jobs / "x.yaml"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (jobs / "x.yaml").exists()
+
+
+def test_fasterseg_wants_a_table(tmp_path, capsys):
+    assert main(["search", "fasterseg_demo", "--data", "streets", "--out", str(tmp_path / "run")]) == 2
+    assert "give --table" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
