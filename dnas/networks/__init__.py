@@ -1,8 +1,8 @@
 """The published discrete networks, by name, and field-of-view arithmetic."""
 
+from dnas.fields import DeclaresLayer, Field, Layer, dilation_bounds, field_of_layers
 from dnas.networks import dwrseg, eseg, fasterseg, regseg  # each registers its networks
-from dnas.networks.field_of_view import DeclaresLayer, dilation_bounds, field_of_view
-from dnas.networks.fields import Field, Layer, field_of_layers
+from dnas.networks.field_of_view import field_of_view
 from dnas.networks.lookup import TorchvisionSegmentation, network_by_name
 from dnas.networks.registry import (
     NetworkRegistry,

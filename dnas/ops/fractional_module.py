@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from dnas.errors import UserError
+from dnas.fields import Layer
 from dnas.ops.fractional import Method, fractional_conv2d
-
-if TYPE_CHECKING:
-    from dnas.networks import Layer
 
 
 class FractionalConv2d(nn.Module):
@@ -127,8 +124,6 @@ class FractionalConv2d(nn.Module):
 
     def field_layer(self) -> Layer:
         """What the layer is for the field of view: kernel, stride, and the rate as it is now."""
-        from dnas.networks import Layer  # the networks are made of operators, and so import this package
-
         return Layer(self.kernel_size, self.stride, 1.0 if self.dilation.is_meta else self.rate())
 
     def extra_repr(self) -> str:

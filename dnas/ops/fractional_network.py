@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from dnas.errors import UserError
+from dnas.fields import dilation_bounds
 from dnas.ops.fractional_module import FractionalConv2d, fractional_layers
 
 Pattern = str | re.Pattern[str]
@@ -180,8 +181,6 @@ def _bounds(
 
 
 def _computed_bounds(module: nn.Module, input_size: tuple[int, int], channels: int | None) -> dict[str, float]:
-    from dnas.networks import dilation_bounds  # the networks are made of operators, and so import this package
-
     if channels is None:
         channels = next(part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d))
     try:

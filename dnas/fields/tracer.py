@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dnas.networks.fields import Field, Layer, join_fields
+from dnas.fields.arithmetic import Field, Layer, join_fields
 
 
 class Fields(NamedTuple):
