@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from dnas.config import Field, config
 from dnas.data import AugmentationConfig
-from dnas.training.device import Precision
+
+SearchPrecision = Literal["auto", "fp32", "bf16"]
+"""Not fp16: losses of many passes over shared weights would need a scaler of gradients each."""
 
 _Factor = Annotated[float, Field(ge=0)]
 
@@ -61,7 +63,7 @@ class SearchConfig:
     )
     ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
-    precision: Precision = "auto"
+    precision: SearchPrecision = "auto"
     channels_last: bool = False
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     workers: int = Field(default=0, ge=0)
@@ -118,7 +120,7 @@ class JointSearchConfig:
     latency_weight: float = Field(default=0.01, ge=0)
     ohem_threshold: float | None = Field(default=0.74, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
-    precision: Precision = "auto"
+    precision: SearchPrecision = "auto"
     channels_last: bool = False
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     workers: int = Field(default=0, ge=0)

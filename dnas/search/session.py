@@ -18,7 +18,14 @@ from dnas.runs.checkpoint import load_into
 from dnas.search.calibration import calibrate_norms
 from dnas.search.config import JointSearchConfig, SearchConfig
 from dnas.search.problem import Pass, SearchProblem
-from dnas.training.device import autocast, make_accelerator, peak_memory_mb, reset_peak_memory
+from dnas.training.device import (
+    Precision,
+    autocast,
+    make_accelerator,
+    peak_memory_mb,
+    reset_peak_memory,
+    resolve_precision,
+)
 from dnas.training.losses import OhemCrossEntropy
 from dnas.training.metrics import SegmentationMetrics, join_sizes
 from dnas.training.progress import Progress
@@ -75,6 +82,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
             )
             for part, seed in zip(parts, seeds, strict=True)
         ]
+        resolved = resolve_precision(config.precision, self.device)
+        self.precision: Precision = "fp32" if resolved == "fp16" else resolved  # what "auto" is on older GPUs
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         problem.weights.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         problem.architecture.to(self.device)
@@ -222,7 +231,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self._outputs(self._move(batch)[0], forward)
 
     def _outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
-        with autocast(self.device, self.config.precision):
+        with autocast(self.device, self.precision):
             outputs = self.problem.outputs(images, forward)
         for logits in outputs.values():
             if logits.shape[1] != self.classes:
