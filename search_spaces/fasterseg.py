@@ -9,7 +9,7 @@ import pydantic
 import torch
 from typing_extensions import Self
 
-from dnas.config import Field, config, parse_config, to_mapping
+from dnas.config import Field, config, parse_config
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.latency.expected import DecoupledWeights, ExpectedLatency, NetworkPlan
@@ -20,6 +20,7 @@ from dnas.runs import seed_everything
 from dnas.search import CoSearch, SearchConfig
 from dnas.supernet import ArchitectureParameters, Grid, MultiResolutionSupernet
 from dnas.training import RetrainConfig
+from search_spaces.base import ConfiguredSpace
 
 Operator = Literal["skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2"]
 _Ratio = Annotated[int, Field(ge=1, le=64)]
@@ -83,13 +84,10 @@ class FasterSegConfig:
     retrain: RetrainConfig = Field(default_factory=RetrainConfig)
 
 
-class FasterSegSpace:
+class FasterSegSpace(ConfiguredSpace[FasterSegConfig]):
     """The space of a :class:`FasterSegConfig`; see :class:`search_spaces.base.SearchSpace`."""
 
     requires_table = True
-
-    def __init__(self, settings: FasterSegConfig, name: str) -> None:
-        self.settings, self.name = settings, name
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str) -> FasterSegSpace:
@@ -100,25 +98,6 @@ class FasterSegSpace:
     def search(self) -> SearchConfig:
         """How to search."""
         return self.settings.search
-
-    @property
-    def retrain(self) -> RetrainConfig:
-        """How to retrain what was found."""
-        return self.settings.retrain
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(height, width) of the images whose latency counts."""
-        return self.settings.target.input_size
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes that the space's latencies are for."""
-        return self.settings.target.num_classes
-
-    def configuration(self) -> dict[str, Any]:
-        """The whole configuration as plain containers."""
-        return to_mapping(self.settings)
 
     @property
     def end_ratios(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-from dnas.config import Field, config, parse_config, to_mapping
+from dnas.config import Field, config, parse_config
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.latency.dilation import DilationLatency
@@ -27,6 +27,7 @@ from dnas.ops import FractionalConv2d, fractional_layers, make_fractional
 from dnas.runs import seed_everything
 from dnas.search import JointSearchConfig, RateSearch
 from dnas.training import RetrainConfig
+from search_spaces.base import ConfiguredSpace
 
 _Side = Annotated[int, Field(ge=64, le=8192)]
 _Rate = Annotated[float, Field(ge=1, le=4096)]
@@ -82,13 +83,10 @@ class RegSegConfig:
     retrain: RetrainConfig = Field(default_factory=RetrainConfig)
 
 
-class RegSegSpace:
+class RegSegSpace(ConfiguredSpace[RegSegConfig]):
     """The space of a :class:`RegSegConfig`; see :class:`search_spaces.base.SearchSpace`."""
 
     requires_table = False
-
-    def __init__(self, settings: RegSegConfig, name: str) -> None:
-        self.settings, self.name = settings, name
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str) -> RegSegSpace:
@@ -99,25 +97,6 @@ class RegSegSpace:
     def search(self) -> JointSearchConfig:
         """How to search."""
         return self.settings.search
-
-    @property
-    def retrain(self) -> RetrainConfig:
-        """How to retrain what was found."""
-        return self.settings.retrain
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(height, width) of the images whose latency counts."""
-        return self.settings.target.input_size
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.settings.target.num_classes
-
-    def configuration(self) -> dict[str, Any]:
-        """The whole configuration as plain containers."""
-        return to_mapping(self.settings)
 
     def network(self) -> nn.Module:
         """The network with fresh weights and fractional convolutions at their initial rates, not yet bounded."""
