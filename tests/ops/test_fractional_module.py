@@ -106,7 +106,8 @@ def test_compiles_without_a_graph_break(layer, images):
             torch.autograd.grad(output.square().sum(), own) for output, own in zip(outputs, parameters, strict=True)
         ]
         torch.testing.assert_close(outputs[1], outputs[0])
-        torch.testing.assert_close(gradients[1], gradients[0])
+        # The rate's gradient sums over all pixels in float32, in an order that the compiler may change.
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         assert compiled(images).dtype == torch.bfloat16
 
