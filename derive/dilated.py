@@ -89,20 +89,15 @@ def with_rates(network: nn.Module, rates: Mapping[str, int]) -> nn.Module:
 def round_rates(problem: RateSearch, searched: Mapping[str, float]) -> dict[str, int]:
     """Whole rates by RegSeg's rule, floor of the smaller and ceil of the larger of a block (v3, section 3.4).
 
-    They are put within the problem's bounds: where the larger rate of a block came to rest at k / s, its ceil would
-    leave gaps (Eq. 3). The problem is left at the whole rates. Raises :class:`UserError` for rates of other layers.
+    So the derived network sees at least as far as the searched one. A rate that came to rest at its bound k / s may
+    exceed it by less than 1: the paper's rule does not cut it. The problem is left at the whole rates. Raises
+    :class:`UserError` for rates of other layers.
     """
     if searched.keys() != problem.layers.keys():
         raise UserError(
             f"searched rates of {', '.join(sorted(searched)) or 'no layer'}: "
             f"expected those of {', '.join(sorted(problem.layers))}"
         )
-    whole = floor_and_ceil(problem.settle(searched))
-    # Bounds depend on the rates before; each round lowers a rate, so there is a last one.
-    while (bounded := _floored(problem.settle(whole))) != whole:
-        whole = bounded
+    whole = floor_and_ceil(searched)
+    problem.assign(whole)
     return whole
-
-
-def _floored(rates: Mapping[str, float]) -> dict[str, int]:
-    return {name: math.floor(rate) for name, rate in rates.items()}

@@ -58,8 +58,9 @@ def round_dilations(module: nn.Module, rule: RoundingRule | None = None) -> nn.M
     """A copy of ``module`` with plain ``nn.Conv2d`` of whole rates in place of its fractional convolutions.
 
     ``rule`` gets the rates of all fractional layers by name and returns whole ones; :func:`nearest` by default,
-    :func:`floor_and_ceil` for RegSeg's pairs. Its rates are then put within [1, floor(bound)]. Raises
-    :class:`UserError` when ``module`` has no fractional layer, or the rule leaves one out or returns no whole rate.
+    :func:`floor_and_ceil` for RegSeg's pairs. The nearest are put within [1, floor(bound)], those of a rule, which may
+    round a rate at its bound upwards, within [1, ceil(bound)]. Raises :class:`UserError` when ``module`` has no
+    fractional layer, or the rule leaves one out or returns no whole rate.
     """
     found = fractional_layers(module)
     if not found:
@@ -69,7 +70,8 @@ def round_dilations(module: nn.Module, rule: RoundingRule | None = None) -> nn.M
         raise UserError(f"the rounding rule returned no rate for {', '.join(missing)}: expected one for every layer")
     result = copy.deepcopy(module)
     layers = fractional_layers(result)
-    whole = {name: _whole(name, rates[name], layer.upper) for name, layer in layers.items()}
+    limit = math.floor if rule is None else math.ceil
+    whole = {name: _whole(name, rates[name], layer.upper, limit) for name, layer in layers.items()}
     return _replaced(result, {layer: layer.to_conv(whole[name]) for name, layer in layers.items()})
 
 
@@ -193,10 +195,10 @@ def _computed_bounds(module: nn.Module, input_size: tuple[int, int], channels: i
         ) from error
 
 
-def _whole(name: str, rate: float, upper: float) -> int:
+def _whole(name: str, rate: float, upper: float, limit: Callable[[float], int]) -> int:
     if rate != int(rate):
         raise UserError(f"the rounding rule returned {rate} for {name}: expected a whole rate")
-    return int(max(1, min(rate, upper if math.isinf(upper) else math.floor(upper))))
+    return int(max(1, min(rate, upper if math.isinf(upper) else limit(upper))))
 
 
 def _replaced(module: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:

@@ -74,6 +74,13 @@ class RateSearch:
         self.begin_epoch()
         return self._values()
 
+    @torch.no_grad()
+    def assign(self, rates: Mapping[str, float]) -> None:
+        """Set the rates of all layers, by name; a bound that a rate exceeds is moved to it."""
+        for name, layer in self.layers.items():
+            layer.upper = max(layer.upper, rates[name])
+            layer.dilation.fill_(rates[name])
+
     def project(self) -> None:
         """Put every rate within its bounds."""
         clamp_dilations(self.weights)
