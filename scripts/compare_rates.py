@@ -1,19 +1,24 @@
-"""Does the search of dilation rates search? On `rectangles`, whose labels can be read only at their feet.
+"""Does the search of dilation rates search? Derived rates against all rates 1 and random ones, retrained alike.
 
-For each seed: search from all rates 1, derive whole rates, and train from scratch three networks of the same layers and
-weights to begin with: with the derived rates, with all rates 1, and with random rates of the same field of view. Prints
-a table in Markdown: mIoU, and the share of the rectangles' pixels in the top quarter of the image that are labelled
-right, as mean and standard deviation over the seeds. Runs that are in the folder already are not done again.
+For each seed: search from all rates 1, derive whole rates, and train from scratch four networks of the same layers and
+weights to begin with: with the derived rates, with all rates 1, and with random rates of the same field of view, once
+without gaps (Eq. 3 of RegSeg v3) and once with. Prints a table in Markdown: mIoU on the test images, and for
+`rectangles`, whose labels can be read only at their feet, the share of the rectangles' pixels in the top quarter of the
+image that are labelled right, as mean and standard deviation over the seeds. Runs that are in the folder already are
+not done again.
 
-    python scripts/regseg_rectangles.py --out DIR [--size 256] [--seeds 3] [--search-epochs 12] [--retrain-epochs 20]
+    python scripts/compare_rates.py --out DIR [--seeds 3] [--size 256 256] [--search-epochs 12] [--retrain-epochs 12]
+    python scripts/compare_rates.py --out DIR --preset regseg_camvid_small --data camvid:FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,56 +31,67 @@ from dnas.cli.common import network_at_hand
 from dnas.cli.jobs import run_retraining, run_search
 from dnas.cli.rates import derive_rates
 from dnas.config import to_mapping
-from dnas.data import DataConfig, batches, eval_transform, open_dataset
+from dnas.data import AugmentationConfig, DataConfig, batches, eval_transform, load_data_config, open_dataset
+from dnas.data.config import BUILT_IN
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.networks import dilation_bounds, field_of_view, network_by_name
 from dnas.training import RichProgress, evaluate
 from search_spaces import RegSegSpace, load_space
 
-PRESET = "regseg_rectangles"
 TRIES = 100_000
+BUILT_IN_IMAGES = ("images.train=200", "images.val=40", "images.test=40")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one trained network: mIoU, share of right pixels in the top quarter (`rectangles`), field of view."""
+
+    miou: float
+    top: float | None
+    field_of_view: int
 
 
 def main() -> None:
     options = parse_arguments()
-    size = [options.size, options.size]
-    space = load_space(
-        PRESET,
-        [
-            f"target.input_size={size}",
-            f"search.epochs={options.search_epochs}",
-            f"search.architecture_learning_rate={options.rate_learning_rate}",
-            f"retrain.epochs={options.retrain_epochs}",
-        ],
-    )
+    space = load_space(options.preset, settings(options))
     if not isinstance(space, RegSegSpace):
-        raise UserError(f"{PRESET}: not a search of dilation rates")
-    data = DataConfig(
-        dataset="rectangles",
-        size=(options.size, options.size),
-        images={"train": options.images, "val": 40, "test": 40},
-        cache=True,
-    )
-    results: dict[str, list[tuple[float, float, int]]] = {}
+        raise UserError(f"{options.preset}: not a search of dilation rates")
+    height, width = space.input_size
+    built_in = BUILT_IN_IMAGES if options.data in BUILT_IN else ()
+    data = load_data_config(options.data, [f"size=[{height}, {width}]", "cache=true", *built_in])
+    results: dict[str, list[Score]] = {}
     for seed in range(options.seeds):
         for name, architecture in architectures(space, data, options.out, seed).items():
             score = train(architecture, space, data, options.out / f"{name}_{seed}", seed)
-            results.setdefault(name, []).append((*score, architecture.field_of_view()))
-            print(f"seed {seed}, {name}: mIoU {100 * score[0]:.1f} %, top quarter {100 * score[1]:.1f} %", flush=True)
+            results.setdefault(name, []).append(score)
+            top = "" if score.top is None else f", top quarter {100 * score.top:.1f} %"
+            print(f"seed {seed}, {name}: mIoU {100 * score.miou:.1f} %{top}", flush=True)
     print()
     print("\n".join(table(results)))
+
+
+def settings(options: argparse.Namespace) -> list[str]:
+    """The options as overrides of the preset."""
+    chosen = {
+        "target.input_size": options.size,
+        "search.epochs": options.search_epochs,
+        "search.architecture_learning_rate": options.rate_learning_rate,
+        "retrain.epochs": options.retrain_epochs,
+    }
+    return [f"{key}={value}" for key, value in chosen.items() if value is not None]
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--size", type=int, default=256, help="height and width of the images, for example 160")
+    parser.add_argument("--preset", default="regseg_rectangles", help="search space")
+    parser.add_argument("--data", default="rectangles", help="dataset, such as camvid:FOLDER")
+    parser.add_argument("--size", type=int, nargs=2, help="height and width of the images; default: the preset's")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--search-epochs", type=int, default=12)
-    parser.add_argument("--retrain-epochs", type=int, default=20)
-    parser.add_argument("--images", type=int, default=200, help="training images")
-    parser.add_argument("--rate-learning-rate", type=float, default=5.0)
+    parser.add_argument("--search-epochs", type=int, help="default: the preset's")
+    parser.add_argument("--retrain-epochs", type=int, help="default: the preset's")
+    parser.add_argument("--rate-learning-rate", type=float, help="default: the preset's")
     return parser.parse_args()
 
 
@@ -90,11 +106,12 @@ def architectures(space: RegSegSpace, data: DataConfig, out: Path, seed: int) ->
         derive_rates(out / f"search_{seed}", space).architecture.save(found)
     derived = Architecture.load(found)
     assert isinstance(derived, DilatedArchitecture)
-    ones = dict.fromkeys(derived.rates, 1)
+    upper = space.settings.rates.upper or math.inf
     return {
         "derived": derived,
-        "ones": with_rates(derived, ones),
-        "random": with_rates(derived, random_rates(derived, seed)),
+        "ones": with_rates(derived, dict.fromkeys(derived.rates, 1)),
+        "random": with_rates(derived, random_rates(derived, seed, upper, gaps=False)),
+        "random_with_gaps": with_rates(derived, random_rates(derived, seed, math.inf, gaps=True)),
     }
 
 
@@ -103,8 +120,11 @@ def with_rates(architecture: DilatedArchitecture, rates: dict[str, int]) -> Dila
     return DilatedArchitecture(network=network, rates=rates, num_classes=architecture.num_classes)
 
 
-def random_rates(derived: DilatedArchitecture, seed: int) -> dict[str, int]:
-    """Rates drawn until field of view and bounds are right; branches are drawn alike, so both of a block may grow."""
+def random_rates(derived: DilatedArchitecture, seed: int, upper: float, *, gaps: bool) -> dict[str, int]:
+    """Rates drawn until field of view and bounds are right; branches are drawn alike, so both of a block may grow.
+
+    With ``gaps`` some rate exceeds the bound k / s of the layers before it (Eq. 3), without none does.
+    """
     generator = random.Random(mix_seed("random rates", seed))
     names = list(derived.rates)
     blocks: dict[str, list[str]] = {}
@@ -124,7 +144,8 @@ def random_rates(derived: DilatedArchitecture, seed: int) -> dict[str, int]:
         network = with_rates(derived, rates)
         unmerged = _unmerged(network)
         bounds = dilation_bounds(unmerged)
-        if field_of_view(unmerged) == wanted and all(rates[name] <= bounds[name] for name in names):
+        has_gaps = any(rates[name] > bounds[name] for name in names)
+        if field_of_view(unmerged) == wanted and has_gaps == gaps and max(rates.values()) <= upper:
             return rates
     raise UserError(f"no other rates of the field of view {wanted} found in {TRIES} tries")
 
@@ -141,10 +162,8 @@ def _unmerged(architecture: DilatedArchitecture) -> nn.Module:
     return set_rates(network, architecture.rates)
 
 
-def train(
-    architecture: DilatedArchitecture, space: RegSegSpace, data: DataConfig, out: Path, seed: int
-) -> tuple[float, float]:
-    """Train and return, on the test images, mIoU and accuracy in the top quarter of the best weights."""
+def train(architecture: DilatedArchitecture, space: RegSegSpace, data: DataConfig, out: Path, seed: int) -> Score:
+    """Train, and score the best weights on the test images."""
     with RichProgress() as progress:
         run_retraining(
             {"architecture": to_mapping(architecture)},
@@ -160,16 +179,17 @@ def train(
     at_hand = network_at_hand(str(out))
     assert at_hand.augmentation is not None
     test = open_dataset(data, "test")
-    return evaluate(at_hand.network, test, at_hand.augmentation).miou, top_accuracy(at_hand.network, data)
+    top = top_accuracy(at_hand.network, data, at_hand.augmentation) if data.dataset == "rectangles" else None
+    return Score(evaluate(at_hand.network, test, at_hand.augmentation).miou, top, architecture.field_of_view())
 
 
 @torch.no_grad()
-def top_accuracy(network: nn.Module, data: DataConfig) -> float:
+def top_accuracy(network: nn.Module, data: DataConfig, augmentation: AugmentationConfig) -> float:
     """Of the pixels of rectangles in the top quarter of the test images, the share that is labelled right."""
     right = count = 0
     loader = batches(
         open_dataset(data, "test"),
-        eval_transform(load_space(PRESET).retrain.augmentation),
+        eval_transform(augmentation),
         batch_size=8,
         seed=0,
         epoch=0,
@@ -185,15 +205,18 @@ def top_accuracy(network: nn.Module, data: DataConfig) -> float:
     return right / count
 
 
-def table(results: dict[str, list[tuple[float, float, int]]]) -> list[str]:
+def table(results: dict[str, list[Score]]) -> list[str]:
     lines = ["| rates | field of view (pixels) | mIoU (%) | top quarter right (%) |", "|---|---|---|---|"]
     for name, rows in results.items():
-        fields = ", ".join(str(row[2]) for row in rows)
-        lines.append(f"| {name} | {fields} | {spread([r[0] for r in rows])} | {spread([r[1] for r in rows])} |")
+        fields = ", ".join(str(row.field_of_view) for row in rows)
+        top = spread([row.top for row in rows if row.top is not None])
+        lines.append(f"| {name} | {fields} | {spread([row.miou for row in rows])} | {top} |")
     return lines
 
 
 def spread(shares: Sequence[float]) -> str:
+    if not shares:
+        return ""
     mean = f"{100 * statistics.mean(shares):.1f}"
     return f"{mean} ± {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else mean
 
