@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dnas.data import SegmentationDataset, batches, eval_transform, train_transform
+from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, eval_transform, train_transform
 from dnas.errors import UserError
 from dnas.runs import Interrupt, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
@@ -183,7 +183,9 @@ class SearchSession(ABC, Generic[Problem, Config]):
         """Score every architecture and output by its mIoU on (part of) the validation images."""
         count = len(self.validation_data)
         wanted = min(count, self.config.validation_images or count)
-        indices = [i * count // wanted for i in range(wanted)][self.rank :: self.world]
+        chosen = [i * count // wanted for i in range(wanted)]
+        # Where processes outnumber images, one without any runs the first, unscored: all meet when scores are added up.
+        indices = chosen[self.rank :: self.world]
         loader = batches(
             self.validation_data,
             eval_transform(self.config.augmentation),
@@ -192,7 +194,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             epoch=0,
             shuffle=False,
             drop_last=False,
-            indices=indices,
+            indices=indices or chosen[:1],
         )
         scores: dict[str, dict[str, float]] = {}
         passes = self.problem.validation_passes()
@@ -202,6 +204,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             metrics: dict[str, SegmentationMetrics] = {}
             for batch in loader:
                 images, labels = self._move(batch)
+                labels = labels if indices else torch.full_like(labels, IGNORE_LABEL)
                 for output, logits in self._outputs(images, forward).items():
                     if output not in metrics:
                         metrics[output] = SegmentationMetrics(self.validation_data.labels.names, self.device)

@@ -1,0 +1,168 @@
+"""FasterSeg's Table 3 on any dataset: what branches, widths, co-search and distillation bring.
+
+Searches a space three times (one branch at a fixed width, all branches at it, everything), retrains what is found, and
+prints the paper's rows as a table in Markdown: mIoU of the best weights on the validation images, latency by the table,
+multiply-adds and parameters. Runs that are in the folder already are not done again.
+
+    python scripts/ablation.py SPACE --data DATA --out DIR [--table T.json] [--seed 0] [--set KEY=VALUE ...]
+
+``T -> pruned T`` is the teacher's architecture at the slimmest ratio, with the student's stem and head (the paper does
+not say which). Without ``--table`` the operators are measured first, on this machine's CPU with one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from derive import Architecture, Choices, decode
+from dnas.cli.common import network_at_hand
+from dnas.cli.jobs import derive_from_run, run_retraining, run_search
+from dnas.config import to_mapping
+from dnas.data import DataConfig, load_data_config
+from dnas.errors import UserError
+from dnas.latency import LatencyTable, build_table, make_target
+from dnas.profile import count_multiply_adds, count_parameters
+from dnas.runs import RunFolder
+from dnas.training import RichProgress
+from search_spaces import FasterSegSpace, load_space
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: what is trained, and the name of the row that teaches it."""
+
+    name: str
+    label: str
+    architecture: Architecture
+    teacher: str | None = None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is compared, on what, and where."""
+
+    preset: str
+    overrides: tuple[str, ...]
+    data: DataConfig
+    out: Path
+    seed: int
+
+    def space(self, *overrides: str) -> FasterSegSpace:
+        """The space with further overrides."""
+        space = load_space(self.preset, [*self.overrides, *overrides])
+        if not isinstance(space, FasterSegSpace):
+            raise UserError(f"{self.preset}: not a fasterseg space")
+        return space
+
+    def spaces(self) -> dict[str, FasterSegSpace]:
+        """The space itself, and with one width, with one and with all branches."""
+        full = self.space()
+        # One width leaves nothing to draw: the passes at the largest and at the smallest would be the same.
+        fixed = (
+            f"network.ratios=[{full.end_ratios['student']}]",
+            "search.pretrain_passes=[teacher.largest, student.largest]",
+            "search.search_passes=[teacher.largest, student.sampled]",
+        )
+        return {
+            "one_branch": self.space(*fixed, "network.branches=1"),
+            "fixed_width": self.space(*fixed),
+            "full": full,
+        }
+
+    def measure(self, given: Path | None) -> LatencyTable:
+        """One table for all spaces: the given one, completed on its device, or a new one."""
+        path = self.out / "table.json"
+        items = {item.spec.key: item for space in self.spaces().values() for item in space.inventory()}
+        if given is not None and not path.exists():
+            self.out.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(given, path)
+        if path.exists() and not LatencyTable.load(path).missing([item.spec for item in items.values()]):
+            return LatencyTable.load(path)
+        space = self.space()
+        target = make_target("cpu", threads=1)
+        return build_table(
+            list(items.values()), path, target, space=space.name, input_size=space.input_size, resume=path.exists()
+        )
+
+    def rows(self, table: LatencyTable) -> Iterator[Row]:
+        """Search, derive, and name what is to be trained, teachers first."""
+        spaces = self.spaces()
+        with RichProgress() as progress:
+            for name, space in spaces.items():
+                folder = self.out / f"search_{name}"
+                run_search(
+                    space, self.data, table, folder, seed=self.seed, resume=True, device="auto", progress=progress
+                )
+        found = {name: derive_from_run(self.out / f"search_{name}", "student").architecture for name in spaces}
+        width = spaces["full"].end_ratios["student"]
+        teacher = derive_from_run(self.out / "search_full", "teacher").architecture
+        pruned = self.pruned(spaces["full"], [branch.scale for branch in teacher.branches])
+        yield Row("one_branch", f"O, s at ratio {width}, b = 1", found["one_branch"])
+        branches = spaces["fixed_width"].settings.network.branches
+        yield Row("fixed_width", f"O, s at ratio {width}, b = {branches}", found["fixed_width"])
+        yield Row("teacher", "T", teacher)
+        yield Row("student", "S: O, s, ratios", found["full"])
+        yield Row("pruned_teacher", "T -> pruned T", pruned, "teacher")
+        yield Row("distilled", "T -> S", found["full"], "teacher")
+
+    def pruned(self, space: FasterSegSpace, branches: Sequence[int]) -> Architecture:
+        """The teacher at the slimmest ratio everywhere."""
+        logits = RunFolder.open(self.out / "search_full", "search").load_weights("architecture")
+        teacher = {
+            name.removeprefix("teacher."): value for name, value in logits.items() if name.startswith("teacher.")
+        }
+        plan = space.plan()
+        slimmest = Choices(plan.grid, plan.operators, plan.ratios[:1], space.end_ratios["student"])
+        return decode(teacher, slimmest, branches)
+
+    def train(self, row: Row) -> float:
+        """Retrain a row's network; returns the best mIoU on the validation images."""
+        teacher = None if row.teacher is None else network_at_hand(str(self.out / row.teacher))
+        with RichProgress() as progress:
+            result = run_retraining(
+                {"architecture": to_mapping(row.architecture)},
+                self.data,
+                self.out / row.name,
+                self.space().retrain,
+                source=row.name,
+                teacher=teacher,
+                seed=self.seed,
+                resume=True,
+                device="auto",
+                progress=progress,
+            )
+        return result.best_miou
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("space", help="preset or YAML file of a fasterseg space")
+    parser.add_argument("--data", required=True, help="dataset, such as streets or camvid:DIR")
+    parser.add_argument("--data-set", metavar="KEY=VALUE", action="append", default=[])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--table", type=Path, help="latency table of the space")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings")
+    options = parser.parse_args()
+    data = load_data_config(options.data, options.data_set)
+    ablation = Ablation(options.space, tuple(options.settings), data, options.out, options.seed)
+    table = ablation.measure(options.table)
+    space = ablation.space()
+    lines = ["| setting | mIoU (%) | latency (ms) | multiply-adds (G) | parameters (M) |", "|---|---|---|---|---|"]
+    for row in ablation.rows(table):
+        miou = ablation.train(row)
+        network = row.architecture.build(space.num_classes).eval()
+        latency = sum(map(table.lookup, row.architecture.signatures(space.num_classes, space.input_size)))
+        operations = count_multiply_adds(network, space.input_size) / 1e9
+        parameters = count_parameters(network) / 1e6
+        lines.append(f"| {row.label} | {100 * miou:.1f} | {latency:.2f} | {operations:.3f} | {parameters:.3f} |")
+        print(lines[-1], flush=True)
+    print("\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

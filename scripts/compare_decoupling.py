@@ -1,0 +1,88 @@
+"""FasterSeg's Fig. 4 in the small: the same search with plain and with decoupled latency gradients.
+
+Runs both searches of a space, prints a table in Markdown of where they end (mIoU of the supernet, expected latency,
+share of skips, mean ratio, entropies), and writes a figure of mIoU and latency by epoch. Runs that are in the folder
+already are not done again.
+
+    python scripts/compare_decoupling.py SPACE --data DATA --table T.json --out DIR [--seed 0] [--set KEY=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from dnas.cli.jobs import derive_from_run, run_search
+from dnas.data import load_data_config
+from dnas.errors import UserError
+from dnas.latency import LatencyTable
+from dnas.report.curves import epoch_series, field_of
+from dnas.report.style import label_axes, legend_text, line_style, new_figure, save_png, styled
+from dnas.runs import RunFolder
+from dnas.training import RichProgress
+from search_spaces import FasterSegSpace, load_space
+
+VARIANTS = {"plain": "none", "decoupled": "solved"}
+SERIES = {
+    "miou.student": ("mIoU of the student (%)", 100.0),
+    "latency_ms.student": ("expected latency (ms)", 1.0),
+    "mean_ratio.student": ("mean ratio", 1.0),
+    "skip_share.student": ("share of skips (%)", 100.0),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("space", help="preset or YAML file of a fasterseg space")
+    parser.add_argument("--data", required=True, help="dataset, such as streets or camvid:DIR")
+    parser.add_argument("--data-set", metavar="KEY=VALUE", action="append", default=[])
+    parser.add_argument("--table", type=Path, required=True, help="latency table of the space")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings")
+    options = parser.parse_args()
+    table = LatencyTable.load(options.table)
+    data = load_data_config(options.data, options.data_set)
+    for name, decoupling in VARIANTS.items():
+        space = load_space(options.space, [*options.settings, f"search.decoupling={decoupling}"])
+        if not isinstance(space, FasterSegSpace):
+            raise UserError(f"{options.space}: not a fasterseg space")
+        with RichProgress() as progress:
+            run_search(space, data, table, options.out / name, seed=options.seed, resume=True, progress=progress)
+    print("\n".join(rows(options.out)))
+    save_png(figure(options.out), options.out / "decoupling.png")
+
+
+def rows(out: Path) -> list[str]:
+    lines = [
+        "| gradients | mIoU (%) | expected (ms) | derived (ms) | skips (%) | mean ratio | entropy α, β, γ |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in VARIANTS:
+        last = RunFolder.open(out / name, "search").records("epoch")[-1]
+        miou, latency, ratio, skips = (factor * field_of(last, path) for path, (_, factor) in SERIES.items())
+        entropies = ", ".join(f"{field_of(last, f'entropy.student.{kind}'):.2f}" for kind in ("alpha", "beta", "gamma"))
+        derived = derive_from_run(out / name, "student").latency_ms or 0.0
+        lines.append(
+            f"| {name} | {miou:.1f} | {latency:.2f} | {derived:.2f} | {skips:.0f} | {ratio:.2f} | {entropies} |"
+        )
+    return lines
+
+
+@styled
+def figure(out: Path) -> Figure:
+    """One panel for every series, a line for each search."""
+    drawn = new_figure(10.4, 2.9)
+    for axes, (path, (title, factor)) in zip(drawn.subplots(1, len(SERIES)), SERIES.items(), strict=True):
+        for index, name in enumerate(VARIANTS):
+            x, y = epoch_series(RunFolder.open(out / name, "search").records(), path)
+            axes.plot(x, factor * y, label=legend_text(name), marker="o", markersize=3, **line_style(index))
+        label_axes(axes, title=title, x="epoch", y="")
+    drawn.axes[0].legend(loc="best")
+    return drawn
+
+
+if __name__ == "__main__":
+    main()
