@@ -125,29 +125,40 @@ def random_rates(derived: DilatedArchitecture, seed: int, upper: float, *, gaps:
 
     With ``gaps`` some rate exceeds the bound k / s of the layers before it (Eq. 3), without none does.
     """
-    generator = random.Random(mix_seed("random rates", seed))
+    generator = random.Random(mix_seed("random rates", seed, *(["gaps"] if gaps else [])))
     names = list(derived.rates)
     blocks: dict[str, list[str]] = {}
     for name in names:
         blocks.setdefault(name.rpartition(".")[0], []).append(name)
-    # The field of view of blocks in a row is that of the sum of their largest rates.
+    # The field of view of blocks in a row grows by the same for every 1 of a block's largest rate.
     total = sum(max(derived.rates[name] for name in layers) for layers in blocks.values())
-    wanted = derived.field_of_view()
+    ones, twos = (field_of_view(_unmerged(with_rates(derived, dict.fromkeys(names, rate)))) for rate in (1, 2))
+    growth = (twos - ones) // len(blocks)
+    stem = ones - growth * len(blocks)
     for _ in range(TRIES):
+        largest = _parts(total, len(blocks), generator)
+        before = [stem + growth * sum(largest[:index]) for index in range(len(largest))]
+        # k / s, s being half of what a 3x3 convolution's field grows by.
+        has_gaps = any(rate > 2 * view / growth for rate, view in zip(largest, before, strict=True))
+        if has_gaps != gaps or max(largest) > upper:
+            continue
         rates: dict[str, int] = {}
-        for layers, largest in zip(blocks.values(), _parts(total, len(blocks), generator), strict=True):
-            drawn = [largest, *(generator.randint(1, largest) for _ in layers[1:])]
+        for layers, rate in zip(blocks.values(), largest, strict=True):
+            drawn = [rate, *(generator.randint(1, rate) for _ in layers[1:])]
             generator.shuffle(drawn)
             rates |= dict(zip(layers, drawn, strict=True))
-        if rates == derived.rates:
-            continue
-        network = with_rates(derived, rates)
-        unmerged = _unmerged(network)
-        bounds = dilation_bounds(unmerged)
-        has_gaps = any(rates[name] > bounds[name] for name in names)
-        if field_of_view(unmerged) == wanted and has_gaps == gaps and max(rates.values()) <= upper:
+        if rates != derived.rates:
+            _check(derived, rates, gaps=gaps)
             return rates
-    raise UserError(f"no other rates of the field of view {wanted} found in {TRIES} tries")
+    raise UserError(f"no other rates of the field of view {derived.field_of_view()} found in {TRIES} tries")
+
+
+def _check(derived: DilatedArchitecture, rates: dict[str, int], *, gaps: bool) -> None:
+    """The sums above, by the project's own arithmetic."""
+    network = _unmerged(with_rates(derived, rates))
+    bounds = dilation_bounds(network)
+    assert field_of_view(network) == derived.field_of_view()
+    assert any(rates[name] > bounds[name] for name in rates) == gaps
 
 
 def _parts(total: int, count: int, generator: random.Random) -> list[int]:
