@@ -89,9 +89,10 @@ def with_rates(network: nn.Module, rates: Mapping[str, int]) -> nn.Module:
 def round_rates(problem: RateSearch, searched: Mapping[str, float]) -> dict[str, int]:
     """Whole rates by RegSeg's rule, floor of the smaller and ceil of the larger of a block (v3, section 3.4).
 
-    So the derived network sees at least as far as the searched one. A rate that came to rest at its bound k / s may
-    exceed it by less than 1: the paper's rule does not cut it. The problem is left at the whole rates. Raises
-    :class:`UserError` for rates of other layers.
+    Of four branches the smaller two are rounded down and the larger two up; see :func:`dnas.ops.floor_and_ceil`. So the
+    derived network sees at least as far as the searched one. A rate that came to rest at its bound k / s may exceed it
+    by less than 1: the paper's rule does not cut it. The problem is left at the whole rates. Raises :class:`UserError`
+    for rates of other layers.
     """
     if searched.keys() != problem.layers.keys():
         raise UserError(

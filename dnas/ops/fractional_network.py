@@ -20,6 +20,9 @@ Pattern = str | re.Pattern[str]
 #: From the rates of all fractional layers, by name, to whole rates; see :func:`round_dilations`.
 RoundingRule = Callable[[Mapping[str, float]], Mapping[str, int]]
 
+_BRANCHES = (2, 4)
+"""Numbers of dilated branches that RegSeg's blocks have."""
+
 
 def make_fractional(
     module: nn.Module,
@@ -58,7 +61,7 @@ def round_dilations(module: nn.Module, rule: RoundingRule | None = None) -> nn.M
     """A copy of ``module`` with plain ``nn.Conv2d`` of whole rates in place of its fractional convolutions.
 
     ``rule`` gets the rates of all fractional layers by name and returns whole ones; :func:`nearest` by default,
-    :func:`floor_and_ceil` for RegSeg's pairs. The nearest are put within [1, floor(bound)], those of a rule, which may
+    :func:`floor_and_ceil` for RegSeg's blocks. The nearest are put within [1, floor(bound)], those of a rule, which may
     round a rate at its bound upwards, within [1, ceil(bound)]. Raises :class:`UserError` when ``module`` has no
     fractional layer, or the rule leaves one out or returns no whole rate.
     """
@@ -81,19 +84,25 @@ def nearest(rates: Mapping[str, float]) -> dict[str, int]:
 
 
 def floor_and_ceil(rates: Mapping[str, float]) -> dict[str, int]:
-    """RegSeg's rule: floor of the smaller and ceil of the larger of a block's rates (v3, section 3.4).
+    """RegSeg's rule: of a block's rates the smaller half is rounded down and the larger half up.
 
-    Two layers belong together if their names differ in the last part only, as ``dilated.branches.0`` and ``.1`` do;
-    in a group of any other size, the rates are rounded to the nearest.
+    For two branches that is the paper's floor(min(r1, r2)), ceil(max(r1, r2)) (v3, section 3.4). For its blocks of four
+    the paper states no rule; this one serves the same two ends, as the largest rate, which alone counts for the field
+    of view, is never made smaller, and the smallest, which keeps the details, never larger. Equal rates are taken in
+    the order of ``rates``.
+
+    Layers belong together if their names differ in the last part only, as ``dilated.branches.0`` and ``.1`` do; in a
+    group of any other size, the rates are rounded to the nearest.
     """
     groups: dict[str, list[str]] = {}
     for name in rates:
         groups.setdefault(name.rpartition(".")[0], []).append(name)
     whole: dict[str, int] = {}
     for names in groups.values():
-        if len(names) == 2:
-            smaller, larger = sorted(names, key=lambda name: rates[name])
-            whole |= {smaller: math.floor(rates[smaller]), larger: math.ceil(rates[larger])}
+        if len(names) in _BRANCHES:
+            rising, half = sorted(names, key=lambda name: rates[name]), len(names) // 2
+            whole |= {name: math.floor(rates[name]) for name in rising[:half]}
+            whole |= {name: math.ceil(rates[name]) for name in rising[half:]}
         else:
             whole |= nearest({name: rates[name] for name in names})
     return {name: whole[name] for name in rates}

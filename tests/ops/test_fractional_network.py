@@ -3,6 +3,8 @@ import re
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet50, fcn_resnet50, lraspp_mobilenet_v3_large
 
@@ -175,6 +177,28 @@ def test_rules():
     assert nearest(rates) == {"a.0": 4, "a.1": 1, "b.0": 2, "b.1": 2, "c": 2, "d.0": 8, "d.1": 2, "d.2": 3}
     assert floor_and_ceil({"a.0": 3.2, "a.1": 1.9}) == {"a.0": math.ceil(3.2), "a.1": math.floor(1.9)}
     assert floor_and_ceil(rates) == {"a.0": 4, "a.1": 1, "b.0": 2, "b.1": 2, "c": 2, "d.0": 8, "d.1": 2, "d.2": 3}
+
+
+@pytest.mark.parametrize(
+    ("rates", "whole"),
+    [
+        ((1.9, 2.1, 7.01, 3.99), (1, 2, 8, 4)),
+        ((7.2, 1.5, 6.7, 1.2), (8, 1, 7, 1)),
+        ((2.5, 2.5, 2.5, 2.5), (2, 2, 3, 3)),
+        ((1.0, 4.0, 1.0, 14.0), (1, 4, 1, 14)),
+    ],
+)
+def test_of_four_branches_two_are_rounded_down_and_two_up(rates, whole):
+    names = [f"block.dilated.branches.{index}" for index in range(4)]
+    assert floor_and_ceil(dict(zip(names, rates, strict=True))) == dict(zip(names, whole, strict=True))
+
+
+@given(st.sampled_from([2, 4]).flatmap(lambda n: st.lists(st.floats(1, 40), min_size=n, max_size=n)))
+def test_a_block_keeps_its_field_of_view_and_its_details(rates):
+    whole = list(floor_and_ceil({f"block.{index}": rate for index, rate in enumerate(rates)}).values())
+    assert max(whole) == math.ceil(max(rates))
+    assert min(whole) == math.floor(min(rates))
+    assert all(abs(after - before) < 1 for after, before in zip(whole, rates, strict=True))
 
 
 def test_bad_rules():
