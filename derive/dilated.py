@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import networkx as nx
 import pydantic
 from torch import nn
 from typing_extensions import Self
 
+from derive.dilated_graph import dilated_graph
 from dnas.config import Field, config, to_mapping
 from dnas.errors import UserError
 from dnas.files import dump_yaml, write_text
@@ -75,6 +77,11 @@ class DilatedArchitecture:
             if isinstance(part, DilatedConv):
                 part.merge_equal()
         return network
+
+    def graph(self) -> nx.DiGraph:
+        """The dilated blocks as a graph for drawing; see :func:`derive.dilated_graph.dilated_graph`."""
+        network = network_by_name(self.network.name, self.num_classes or 2, self.network.options)
+        return dilated_graph(with_rates(network, self.rates), self.rates)
 
     def field_of_view(self) -> int:
         """Field of view in pixels; of the backbone where the network has one."""

@@ -33,6 +33,7 @@ from dnas.cli.rates import derive_rates
 from dnas.config import to_mapping
 from dnas.data import AugmentationConfig, DataConfig, batches, eval_transform, load_data_config, open_dataset
 from dnas.data.config import BUILT_IN
+from dnas.data.rectangles import top_quarter
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.networks import dilation_bounds, field_of_view, network_by_name
@@ -208,11 +209,8 @@ def top_accuracy(network: nn.Module, data: DataConfig, augmentation: Augmentatio
         drop_last=False,
     )
     for images, labels in loader:
-        top = labels.shape[1] // 4
-        truth, found = labels[:, :top], network.eval()(images).argmax(1)[:, :top]
-        inside = truth > 0
-        right += int((found[inside] == truth[inside]).sum())
-        count += int(inside.sum())
+        found, there = top_quarter(network.eval()(images).argmax(1), labels)
+        right, count = right + found, count + there
     return right / count
 
 

@@ -1,8 +1,9 @@
-"""``dnas demo``: the four jobs on images made by code."""
+"""``dnas demo``: the four jobs, and the search of dilation rates, on images made by code."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,16 +14,20 @@ from dnas.cli.common import SeedOption, note
 if TYPE_CHECKING:
     from dnas.data import DataConfig
     from dnas.latency import LatencyTable
+    from dnas.training import Progress
 
-PRESET = "fasterseg_demo"
-DATA = "streets"
+PRESET, DATA = "fasterseg_demo", "streets"
+RATES_PRESET, RATES_DATA = "regseg_demo", "rectangles"
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="The folder to write; its report.html is the result.")],
     seed: SeedOption = 0,
 ) -> None:
-    """Measure, search, derive, retrain, evaluate and export on built-in images; a few minutes on two CPU cores."""
+    """Measure, search, derive, retrain, evaluate and export on built-in images, and search dilation rates on others.
+
+    A few minutes on two CPU cores.
+    """
     from dnas.cli.common import network_at_hand
     from dnas.cli.jobs import derive_from_run, run_retraining, run_search
     from dnas.config import to_mapping
@@ -38,13 +43,13 @@ def demo(
     data = _data(space.input_size)
     table = _measure(out)
     with RichProgress() as progress:
-        _say(started, "2/6 searching teacher and student")
+        _say(started, "2/7 searching teacher and student")
         run_search(space, data, table, out / "search", seed=seed, device="cpu", progress=progress)
-        _say(started, "3/6 deriving the discrete networks")
+        _say(started, "3/7 deriving the discrete networks")
         found = {which: derive_from_run(out / "search", which) for which in ("teacher", "student")}
         for which, derivation in found.items():
             derivation.architecture.save(out / f"{which}.yaml")
-        _say(started, "4/6 retraining the teacher, then the student distilled from it")
+        _say(started, "4/7 retraining the teacher, then the student distilled from it")
         for which, derivation in found.items():
             run_retraining(
                 {"architecture": to_mapping(derivation.architecture)},
@@ -57,6 +62,8 @@ def demo(
                 device="cpu",
                 progress=progress,
             )
+        _say(started, "5/7 searching dilation rates on rectangles")
+        _search_rates(out, seed, progress)
     _finish(out, started)
 
 
@@ -66,6 +73,31 @@ def _data(size: tuple[int, int]) -> DataConfig:
     return load_data_config(DATA, [f"size=[{size[0]}, {size[1]}]"])
 
 
+def _search_rates(out: Path, seed: int, progress: Progress) -> None:
+    """RegSeg's search, in which labels have to find their way from the feet of the rectangles to their tops."""
+    from dnas.cli.growth import snapshots
+    from dnas.cli.jobs import run_search
+    from dnas.cli.rates import derive_rates, write_rate_pictures
+    from dnas.data import load_data_config
+    from dnas.runs import RunFolder
+    from search_spaces import RegSegSpace, load_space
+
+    space = load_space(RATES_PRESET)
+    assert isinstance(space, RegSegSpace)
+    data = load_data_config(
+        RATES_DATA, [f"size={list(space.input_size)}", "images={train: 80, val: 16, test: 16}", "cache=true"]
+    )
+    run_search(space, data, None, out / "rates", seed=seed, device="cpu", progress=progress)
+    derivation = derive_rates(out / "rates", space)
+    derivation.architecture.save(out / "rates.yaml")
+    run = RunFolder.open(out / "rates", "search")
+    for taken in snapshots(run, space):
+        assert taken.top_right is not None
+        note(f"    step {taken.step:>3}: {100 * taken.top_right:5.1f} % of the top quarter right")
+    note(f"    {out / 'rates.yaml'}: field of view {derivation.field_of_view} pixels")
+    write_rate_pictures(run, space, out / "rates_pictures")
+
+
 def _measure(out: Path) -> LatencyTable:
     from dnas.cli.common import MeasuringBar
     from dnas.latency import Effort, build_table, make_target
@@ -73,7 +105,7 @@ def _measure(out: Path) -> LatencyTable:
 
     space = load_space(PRESET)
     inventory = space.inventory()
-    note(f"1/6 measuring {len(inventory)} operators on this machine's CPU")
+    note(f"1/7 measuring {len(inventory)} operators on this machine's CPU")
     with MeasuringBar("measuring") as bar:
         return build_table(
             inventory,
@@ -90,11 +122,13 @@ def _measure(out: Path) -> LatencyTable:
 
 def _finish(out: Path, started: float) -> None:
     from dnas.cli.common import network_at_hand
+    from dnas.cli.rates import rate_sections, rate_space_of
     from dnas.cli.reporting import gather_report
     from dnas.export import export_onnx
     from dnas.report import headline, write_report
+    from dnas.runs import RunFolder
 
-    _say(started, "5/6 exporting the student")
+    _say(started, "6/7 exporting the student")
     student = network_at_hand(str(out / "student"))
     assert student.input_size is not None
     assert student.labels is not None
@@ -108,7 +142,7 @@ def _finish(out: Path, started: float) -> None:
         std=student.augmentation.std,
     )
     note(f"    student.onnx differs from PyTorch by at most {parity.max_abs_difference:.2g}")
-    _say(started, "6/6 checking latencies, evaluating, writing the report")
+    _say(started, "7/7 checking latencies, evaluating, writing the report")
     report = gather_report(
         out / "search",
         out / "student",
@@ -117,7 +151,10 @@ def _finish(out: Path, started: float) -> None:
         title="dnas demo",
         commands=(f"dnas demo --out {out}",),
     )
-    write_report(out / "report.html", report)
+    rates = rate_space_of(out / "rates")
+    assert rates is not None
+    sections = rate_sections(RunFolder.open(out / "rates", "search"), rates)
+    write_report(out / "report.html", replace(report, extra=[*report.extra, *sections]))
     for figures in report.networks:
         facts = ", ".join(f"{fact.label} {fact.value} {fact.unit}" for fact in headline(figures))
         note(f"    {figures.name}: {facts}")

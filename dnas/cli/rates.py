@@ -7,12 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure as MatplotlibFigure
+
 from derive import DilatedArchitecture, round_rates
 from derive.dilated import BaseNetwork
+from dnas.cli.growth import growth_of, snapshots
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
 from dnas.latency.dilation import DilationLatency
-from dnas.report import Figure, Section, rate_curves, sampling_positions, save_png, svg_text
+from dnas.report import (
+    Figure,
+    Growth,
+    Section,
+    dilated_drawing,
+    growth_picture,
+    png_bytes,
+    rate_curves,
+    sampling_positions,
+    save_png,
+    svg_text,
+)
 from dnas.report.rates import by_block
 from dnas.runs import RunFolder
 from dnas.search import RateSearch
@@ -88,49 +102,80 @@ def derive_rates(path: Path, space: RegSegSpace, which: str = "student", table: 
 
 def rate_sections(run: RunFolder, space: RegSegSpace) -> list[Section]:
     """The report's sections on a search of dilation rates, finished or not."""
-    records = run.records()
-    if not any(record["kind"] == "epoch" for record in records):
+    if not run.records("epoch"):
         return []
     problem = space.bounded(space.network())
-    initial = problem.monitor()
-    sections = [
-        Section(
-            title="Dilation rates",
-            lead="Weights and dilation rates, trained together on all training images.",
-            blocks=[
-                Figure(
-                    svg=svg_text(rate_curves(records, initial["rates"], initial["field_of_view"])),
-                    caption="The rates of each block's branches and the field of view of the whole backbone. As a rule "
-                    "one branch of a block keeps a small rate, for detail, while the other grows as far as the task "
-                    "needs; a rate that has come to rest at the grey line, its bound, would grow further.",
-                    description="Curves of the dilation rates of every block and of the field of view",
-                    width=960,
-                )
-            ],
-        )
-    ]
+    growth = growth_of(run, space, problem, snapshots(run, space))
+    curves = rate_curves(run.records(), *_initial(problem))
     searched = _searched(run, problem)
-    whole = round_rates(problem, searched)
-    drawing = sampling_positions(searched, whole)
-    figure = Figure(
-        svg=svg_text(drawing),
-        caption="Where the kernel of each branch reads, before rounding (open circles, between pixels, as real rates "
-        "interpolate) and after (dots). Of a block's rates the smaller is rounded down and the larger up.",
-        description="Sampling positions of the searched and of the rounded dilation rates of every block",
-        width=round(float(drawing.get_figwidth()) * 92),
+    positions = sampling_positions(searched, round_rates(problem, searched))
+    derived = derive_rates(run.path, space)
+    network = dilated_drawing(derived.architecture.graph())
+    over_time = [] if growth is None else [_growth_figure(growth)]
+    over_time.append(
+        _figure(
+            curves,
+            "The rates of each block's branches and the field of view of the whole backbone. As a rule one branch of a "
+            "block keeps a small rate, for detail, while the other grows as far as the task needs; a rate that has "
+            "come to rest at the grey line, its bound, would grow further.",
+            "Curves of the dilation rates of every block and of the field of view",
+        )
     )
-    lead = "From searched rates to whole ones."
-    return [*sections, Section(title="Sampling positions", lead=lead, blocks=[figure])]
+    rounding = [
+        _figure(
+            positions,
+            "Where the kernel of each branch reads, before rounding (open circles, between pixels, as real rates "
+            "interpolate) and after (dots). Of a block's rates the smaller are rounded down and the larger up.",
+            "Sampling positions of the searched and of the rounded dilation rates of every block",
+        ),
+        _figure(
+            network,
+            "The derived network: the dilated blocks with the whole rates of their branches, from the first layers "
+            "(stem) to the last (head), the deeper the blue the larger the rate; below each, how many pixels of the "
+            f"image a value behind it depends on. Field of view: {derived.field_of_view} pixels.",
+            "The dilated blocks of the derived network with their rates and fields of view",
+        ),
+    ]
+    lead = "RegSeg's search: weights and dilation rates, trained together on all training images."
+    return [
+        Section(title="Dilation rates", lead=lead, blocks=over_time),
+        Section(title="Sampling positions", lead="From searched rates to whole ones.", blocks=rounding),
+    ]
+
+
+def _initial(problem: RateSearch) -> tuple[dict[str, float], int]:
+    """Rates and field of view of a search that has not begun."""
+    now = problem.monitor()
+    return now["rates"], now["field_of_view"]
+
+
+def _figure(drawing: MatplotlibFigure, caption: str, description: str) -> Figure:
+    width = round(float(drawing.get_figwidth()) * 92)
+    return Figure(svg=svg_text(drawing), caption=caption, description=description, width=width)
+
+
+def _growth_figure(growth: Growth) -> Figure:
+    return Figure(
+        image=png_bytes(growth_picture(growth)),
+        caption="One validation image while the rates grow. Above: what the network of that step predicts. Below: the "
+        "places of the image from which it makes the output at the cross, through all blocks; the larger a dot, the "
+        "more ways lead there.",
+        description="Predictions and sampling positions at several steps of the search",
+        width=960,
+    )
 
 
 def write_rate_pictures(run: RunFolder, space: RegSegSpace, folder: Path) -> None:
     """The figures of :func:`rate_sections` as PNG files."""
     problem = space.bounded(space.network())
-    initial = problem.monitor()
     folder.mkdir(parents=True, exist_ok=True)
-    save_png(rate_curves(run.records(), initial["rates"], initial["field_of_view"]), folder / "rates.png")
+    growth = growth_of(run, space, problem, snapshots(run, space))
+    if growth is not None:
+        save_png(growth_picture(growth), folder / "growth.png")
+    save_png(rate_curves(run.records(), *_initial(problem)), folder / "rates.png")
     searched = _searched(run, problem)
     save_png(sampling_positions(searched, round_rates(problem, searched)), folder / "sampling_positions.png")
+    save_png(dilated_drawing(derive_rates(run.path, space).architecture.graph()), folder / "derived.png")
 
 
 def _searched(run: RunFolder, problem: RateSearch) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from derive import Architecture, architecture_from
+from derive import AnyArchitecture, Architecture, DilatedArchitecture, architecture_from
 from dnas.cli.checking import CheckResult, check_table
 from dnas.cli.common import NetworkAtHand, network_at_hand
 from dnas.cli.rates import rate_sections, rate_space_of, write_rate_pictures
@@ -28,8 +28,10 @@ from dnas.report import (
     Reproduction,
     agreement_scatter,
     architecture_drawing,
+    dilated_drawing,
     examples_sheet,
     headline,
+    is_dilated,
     retraining_curves,
     save_png,
     search_curves,
@@ -103,7 +105,8 @@ def write_pictures(data: ReportData, folder: Path, search_run: Path | None = Non
     if data.retrain_records:
         save_png(retraining_curves(data.retrain_records), folder / "retraining.png")
     for derived in data.architectures:
-        save_png(architecture_drawing(derived.graph, derived.name), folder / f"architecture_{derived.name}.png")
+        draw = dilated_drawing if is_dilated(derived.graph) else architecture_drawing
+        save_png(draw(derived.graph, derived.name), folder / f"architecture_{derived.name.replace(' ', '_')}.png")
     if data.agreement is not None:
         save_png(agreement_scatter(data.agreement), folder / "latency_check.png")
     if data.examples and data.labels is not None:
@@ -115,21 +118,21 @@ def _table_of(search_run: Path | None) -> LatencyTable | None:
     return None if path is None or not path.exists() else LatencyTable.load(path)
 
 
-def _architecture_of(found: NetworkAtHand) -> Architecture | None:
-    """The architecture of a retrained network where it is one of branches and cells, which can be drawn and priced."""
+def _architecture_of(found: NetworkAtHand) -> AnyArchitecture | None:
+    """The architecture of a retrained network; None for a network by name."""
     described = found.run.configuration["network"].get("architecture") if found.run else None
-    architecture = None if described is None else architecture_from(described, found.name)
-    return architecture if isinstance(architecture, Architecture) else None
+    return None if described is None else architecture_from(described, found.name)
 
 
 def _check(
-    search: RunFolder, table: LatencyTable, architectures: dict[str, Architecture], networks: int
+    search: RunFolder, table: LatencyTable, architectures: dict[str, AnyArchitecture], networks: int
 ) -> CheckResult | None:
     space = space_from(search.configuration.get("space", {}), str(search.path))
     if not isinstance(space, FasterSegSpace):
         return None
     effort = Effort(rounds=5, time_per_entry=0.3)
-    return check_table(table, space, networks, derived=architectures, effort=effort)
+    derived = {name: found for name, found in architectures.items() if isinstance(found, Architecture)}
+    return check_table(table, space, networks, derived=derived, effort=effort)
 
 
 def _evaluate(found: NetworkAtHand) -> Evaluation:
@@ -207,7 +210,9 @@ def _summary(table: LatencyTable) -> LatencySummary:
     )
 
 
-def _note(architecture: Architecture) -> str:
+def _note(architecture: AnyArchitecture) -> str:
+    if isinstance(architecture, DilatedArchitecture):
+        return f"Field of view: {architecture.field_of_view()} pixels."
     doubts = [cell.margin for branch in architecture.branches for cell in branch.cells if cell.margin is not None]
     rule = architecture.provenance.get("rule", "given")
     if not doubts:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -52,6 +53,22 @@ def dilation_bounds(
                 hooks.callback(handle.remove)
         shadow(image(input_size, channels))
     return bounds
+
+
+def fields_around(
+    network: nn.Module, layers: Iterable[str], *, input_size: tuple[int, int] = (64, 64), channels: int = 3
+) -> dict[str, tuple[Field, Field]]:
+    """The fields before and after each of ``layers``, by name and in the order in which they run; see above.
+
+    Of the two axes the wider field counts; a layer that runs several times has those of the last.
+    """
+    found: dict[str, tuple[Field, Field]] = {}
+    with _traced_copy(network) as (shadow, tracer, image), ExitStack() as hooks:
+        for name in layers:
+            hook = _field_recorder(tracer, found, name)
+            hooks.callback(shadow.get_submodule(name).register_forward_hook(hook).remove)
+        shadow(image(input_size, channels))
+    return found
 
 
 class _Images:
@@ -109,3 +126,21 @@ def _bound_recorder(
             bounds[name] = min(bound, bounds.get(name, bound))
 
     return record
+
+
+def _field_recorder(
+    tracer: FieldTracer, found: dict[str, tuple[Field, Field]], name: str
+) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+    """Forward hook: note the fields of the input and the output."""
+
+    def record(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        before, after = tracer.find(inputs), tracer.find(output)
+        if before is not None and after is not None:
+            found.pop(name, None)
+            found[name] = (max(before, key=_reach), max(after, key=_reach))
+
+    return record
+
+
+def _reach(field: Field) -> Fraction:
+    return field.kernel

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from dnas.errors import UserError
 from dnas.fields import dilation_bounds
+from dnas.ops.fractional_blocks import layers_by_block
 from dnas.ops.fractional_module import FractionalConv2d, fractional_layers
 
 Pattern = str | re.Pattern[str]
@@ -91,14 +92,11 @@ def floor_and_ceil(rates: Mapping[str, float]) -> dict[str, int]:
     of view, is never made smaller, and the smallest, which keeps the details, never larger. Equal rates are taken in
     the order of ``rates``.
 
-    Layers belong together if their names differ in the last part only, as ``dilated.branches.0`` and ``.1`` do; in a
-    group of any other size, the rates are rounded to the nearest.
+    :func:`~dnas.ops.block_of` tells which layers are one block; in one of any other size, the rates are rounded to the
+    nearest.
     """
-    groups: dict[str, list[str]] = {}
-    for name in rates:
-        groups.setdefault(name.rpartition(".")[0], []).append(name)
     whole: dict[str, int] = {}
-    for names in groups.values():
+    for names in layers_by_block(rates).values():
         if len(names) in _BRANCHES:
             rising, half = sorted(names, key=lambda name: rates[name]), len(names) // 2
             whole |= {name: math.floor(rates[name]) for name in rising[:half]}

@@ -14,11 +14,13 @@ from dnas.report.data import (
     ReportData,
     Reproduction,
 )
+from dnas.report.dilated import dilated_drawing, is_dilated
+from dnas.report.growth import Growth, Stage, growth_picture
 from dnas.report.page import render_report, write_report
 from dnas.report.pictures import examples_sheet
 from dnas.report.rates import rate_curves, sampling_positions
 from dnas.report.sections import headline
-from dnas.report.style import save_png, save_svg, svg_text
+from dnas.report.style import png_bytes, save_png, save_svg, svg_text
 
 __all__ = [
     "Bar",
@@ -30,6 +32,7 @@ __all__ = [
     "Fact",
     "Figure",
     "Gallery",
+    "Growth",
     "LatencyAgreement",
     "LatencySummary",
     "NetworkFigures",
@@ -37,13 +40,18 @@ __all__ = [
     "ReportData",
     "Reproduction",
     "Section",
+    "Stage",
     "Swatch",
     "Table",
     "agreement_scatter",
     "architecture_drawing",
     "class_iou_bars",
+    "dilated_drawing",
     "examples_sheet",
+    "growth_picture",
     "headline",
+    "is_dilated",
+    "png_bytes",
     "rate_curves",
     "render_report",
     "retraining_curves",

@@ -38,7 +38,8 @@ class DerivedArchitecture:
 
     Nodes carry ``label``, ``operator`` (stem, skip, conv, conv_x2, zoomed_conv, zoomed_conv_x2, fuse or head),
     ``scale`` (8 means one eighth of the input), ``position`` (column), ``channels`` and ``branches`` (the branch
-    scales that the node serves; more than one is the shared prefix). ``name`` tells teacher from student.
+    scales that the node serves; more than one is the shared prefix). A graph of dilated blocks is what
+    :func:`dnas.report.dilated.dilated_drawing` takes. ``name`` tells teacher from student.
     """
 
     name: str

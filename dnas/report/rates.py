@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dnas.ops import layers_by_block
 from dnas.report.curves import Floats, epoch_series, step_series
 from dnas.report.data import Record
 from dnas.report.style import BLUE, GRID, INK, MUTED, VERMILION, label_axes, line_style, new_figure, styled
@@ -20,15 +21,13 @@ Number = TypeVar("Number", int, float)
 
 
 def by_block(rates: Mapping[str, Number]) -> dict[str, tuple[Number, ...]]:
-    """Rates by layer name -> those of each block, whose layers differ in the last part of their names only."""
-    blocks: dict[str, list[Number]] = {}
-    for name, rate in rates.items():
-        blocks.setdefault(_block(name), []).append(rate)
-    return {name: tuple(values) for name, values in blocks.items()}
+    """Rates by layer name -> those of each block; see :func:`dnas.ops.block_of`."""
+    return {block: tuple(rates[layer] for layer in layers) for block, layers in layers_by_block(rates).items()}
 
 
-def _block(layer: str) -> str:
-    return layer.rpartition(".")[0].removesuffix(".dilated.branches").removesuffix(".branches") or layer
+def short_name(block: str) -> str:
+    """The name of a block without what all have in common."""
+    return block.rpartition("backbone.")[2]
 
 
 @styled
@@ -40,9 +39,7 @@ def rate_curves(records: Sequence[Record], initial: Mapping[str, float], initial
     """
     epochs = [record for record in records if record.get("kind") == "epoch"]
     times = np.array([0, *(int(record["epoch"]) + 1 for record in epochs)], dtype=np.float64)
-    blocks: dict[str, list[str]] = {}
-    for name in initial:
-        blocks.setdefault(_block(name), []).append(name)
+    blocks = layers_by_block(initial)
     rows, columns = _grid_of(len(blocks))
     figure = new_figure(10.4, 2.4 + 1.75 * rows)
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.4, 1.75 * rows])
@@ -60,7 +57,7 @@ def rate_curves(records: Sequence[Record], initial: Mapping[str, float], initial
         for index, layer in enumerate(layers):
             values = [initial[layer], *(record["rates"][layer] for record in epochs)]
             axes.plot(times, values, lw=1.6, **line_style(index))
-        label_axes(axes, title=block.rpartition("backbone.")[2], x="", y="")
+        label_axes(axes, title=short_name(block), x="", y="")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     largest = max(max(record["rates"].values()) for record in epochs)
     panels[0].set_ylim(0.5, 1.15 * max(largest, 2.0))

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dnas.report import charts, curves, pictures
 from dnas.report.architecture import architecture_drawing
 from dnas.report.blocks import Bar, Block, Definitions, Fact, Figure, Gallery, Picture, Section, Swatch, Table
-from dnas.report.data import ClassLabels, Example, LatencySummary, NetworkFigures, ReportData, Reproduction
+from dnas.report.data import (
+    ClassLabels,
+    DerivedArchitecture,
+    Example,
+    LatencySummary,
+    NetworkFigures,
+    ReportData,
+    Reproduction,
+)
+from dnas.report.dilated import dilated_drawing, is_dilated
 from dnas.report.style import svg_text
 
 _MISSING = "–"
@@ -101,6 +110,9 @@ def _comparison(networks: Sequence[NetworkFigures]) -> Section | None:
 def _architectures(data: ReportData) -> Section | None:
     blocks: list[Block] = []
     for item in data.architectures:
+        if is_dilated(item.graph):
+            blocks.append(_dilated_architecture(item))
+            continue
         drawing = architecture_drawing(item.graph)
         caption = (
             f"{item.name}: each box is a cell, with its operator and its output channels (also the box's height). "
@@ -120,7 +132,22 @@ def _architectures(data: ReportData) -> Section | None:
         )
     if not blocks:
         return None
-    return Section(title="Derived architecture", lead="What the search decided, cell by cell.", blocks=blocks)
+    return Section(title="Derived architecture", lead="What the search decided, part by part.", blocks=blocks)
+
+
+def _dilated_architecture(item: DerivedArchitecture) -> Figure:
+    drawing = dilated_drawing(item.graph)
+    caption = (
+        f"{item.name}: the dilated blocks with the dilation rates of their branches, from the first layers (stem) to "
+        "the last (head), the deeper the blue the larger the rate; below each, how many pixels of the image a value "
+        "behind it depends on. "
+    )
+    return Figure(
+        svg=svg_text(drawing),
+        caption=caption + item.note,
+        description=f"The dilated blocks of {item.name} with their rates and fields of view",
+        width=round(float(drawing.get_figwidth()) * 92),
+    )
 
 
 def _branch_set(attributes: dict[str, object]) -> set[str]:

@@ -128,10 +128,16 @@ def save_svg(figure: Figure, path: str | Path) -> None:
 
 def save_png(figure: Figure, path: str | Path, *, dots_per_inch: int = 150) -> None:
     """Write the figure as a PNG file on a white ground, atomically."""
+    data = png_bytes(figure, dots_per_inch=dots_per_inch)
+    write_atomically(path, lambda file: file.write(data))
+
+
+def png_bytes(figure: Figure, *, dots_per_inch: int = 150) -> bytes:
+    """The figure as a PNG file on a white ground; equal figures give equal bytes."""
     stream = io.BytesIO()
     with _drawing():
         figure.savefig(stream, format="png", dpi=dots_per_inch, facecolor="white", metadata={"Software": None})
-    write_atomically(path, lambda file: file.write(stream.getvalue()))
+    return stream.getvalue()
 
 
 def new_figure(width: float, height: float) -> Figure:

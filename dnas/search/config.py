@@ -98,6 +98,8 @@ class JointSearchConfig:
         0.74.)
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: how many images of the validation split to use, evenly spread; null for all.
+    keep_predictions: of how many of those, evenly spread too, the run folder keeps the predictions, before the first
+        step and at every validation, so that the report can show what the search did to them.
     """
 
     epochs: int = Field(default=1000, ge=1)
@@ -126,6 +128,7 @@ class JointSearchConfig:
     workers: int = Field(default=0, ge=0)
     validate_every: int = Field(default=1, ge=1)
     validation_images: int | None = Field(default=None, ge=1)
+    keep_predictions: int = Field(default=0, ge=0)
 
     def phase(self, epoch: int) -> Literal["pretrain", "search"]:
         """The phase of an epoch, counted from 0."""

@@ -13,10 +13,16 @@ from dnas.data.seeding import mix_seed
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.config import JointSearchConfig
 from dnas.search.problem import JointProblem, Pass
-from dnas.search.session import SearchSession
+from dnas.search.session import SearchSession, spread
+from dnas.training.losses import resize_logits
 from dnas.training.optimizers import make_sgd, set_learning_rate
 from dnas.training.progress import Progress
 from dnas.training.schedules import schedule_factor
+
+
+def predictions_name(epochs: int) -> str:
+    """What the predictions after so many epochs are called in the run folder."""
+    return f"predictions_{epochs:04d}"
 
 
 class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
@@ -42,6 +48,29 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
             leave_out=self.parameters,
         )
         self.architecture_optimizer = _architecture_optimizer(config, self.parameters)
+
+    def run_epoch(self, epoch: int, interrupt: Interrupt) -> None:
+        """As of all searches; before the very first one, the predictions of the untrained network are kept."""
+        if epoch == 0 and self.config.keep_predictions:
+            for forward in self.problem.validation_passes().values():
+                self.calibrate(forward)
+            self.validated(0)
+        super().run_epoch(epoch, interrupt)
+
+    @torch.no_grad()
+    def validated(self, epochs: int) -> None:
+        """Keep the predictions for some validation images, by their index, as ``predictions_EPOCHS.safetensors``."""
+        indices = self.validation_indices()
+        kept = [indices[i] for i in spread(len(indices), min(len(indices), self.config.keep_predictions))]
+        if not kept or not self.run.is_owner:
+            return
+        forward = next(iter(self.problem.validation_passes().values()))
+        found = {}
+        for index, batch in zip(kept, self.validation_batches(kept), strict=True):
+            images, labels = self._move(batch)
+            logits = next(iter(self._outputs(images, forward).values()))
+            found[f"{index}"] = resize_logits(logits, (labels.shape[-2], labels.shape[-1])).argmax(1)[0].to(torch.uint8)
+        self.run.save_weights(predictions_name(epochs), found)
 
     def train(self, epoch: int, interrupt: Interrupt) -> float:
         """The steps of one epoch; returns the mean loss."""

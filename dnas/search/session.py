@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, eval_transform, train_transform
+from dnas.data import IGNORE_LABEL, Batches, SegmentationDataset, batches, eval_transform, train_transform
 from dnas.errors import UserError
 from dnas.runs import Interrupt, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
@@ -35,6 +35,11 @@ CALIBRATION_BATCHES = 8
 
 Problem = TypeVar("Problem", bound=SearchProblem)
 Config = TypeVar("Config", SearchConfig, JointSearchConfig)
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """``wanted`` of the indices below ``count``, evenly spread."""
+    return [i * count // wanted for i in range(wanted)]
 
 
 class SearchSession(ABC, Generic[Problem, Config]):
@@ -96,6 +101,9 @@ class SearchSession(ABC, Generic[Problem, Config]):
             p for p in problem.weights.parameters() if p.requires_grad and id(p) not in ours
         ]
 
+    def validated(self, epochs: int) -> None:
+        """Called when the problem, ``epochs`` epochs old, was validated and is in evaluation mode; does nothing."""
+
     @abstractmethod
     def train(self, epoch: int, interrupt: Interrupt) -> float:
         """The steps of one epoch; returns the mean loss of the weights."""
@@ -130,6 +138,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
         loss = self.train(epoch, interrupt)
         is_last = epoch + 1 == self.config.epochs
         scores = self._validate() if is_last or (epoch + 1) % self.config.validate_every == 0 else None
+        if scores is not None:
+            self.validated(epoch + 1)
         means = None if scores is None else {name: sum(by.values()) / len(by) for name, by in scores.items()}
         record = {
             "kind": "epoch",
@@ -181,26 +191,15 @@ class SearchSession(ABC, Generic[Problem, Config]):
     @torch.no_grad()
     def _validate(self) -> dict[str, dict[str, float]]:
         """Score every architecture and output by its mIoU on (part of) the validation images."""
-        count = len(self.validation_data)
-        wanted = min(count, self.config.validation_images or count)
-        chosen = [i * count // wanted for i in range(wanted)]
+        chosen = self.validation_indices()
         # Where processes outnumber images, one without any runs the first, unscored: all meet when scores are added up.
         indices = chosen[self.rank :: self.world]
-        loader = batches(
-            self.validation_data,
-            eval_transform(self.config.augmentation),
-            batch_size=1,
-            seed=0,
-            epoch=0,
-            shuffle=False,
-            drop_last=False,
-            indices=indices or chosen[:1],
-        )
+        loader = self.validation_batches(indices or chosen[:1])
         scores: dict[str, dict[str, float]] = {}
         passes = self.problem.validation_passes()
         self.progress.begin("validation", len(passes) * len(loader))
         for name, forward in passes.items():
-            calibrate_norms(self.problem.weights, functools.partial(self._run, forward), self._calibration_batches())
+            self.calibrate(forward)
             metrics: dict[str, SegmentationMetrics] = {}
             for batch in loader:
                 images, labels = self._move(batch)
@@ -212,6 +211,28 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 self.progress.advance()
             scores[name] = {output: metric.result().miou for output, metric in metrics.items()}
         return scores
+
+    def validation_indices(self) -> list[int]:
+        """The validation images to use, of all processes together."""
+        count = len(self.validation_data)
+        return spread(count, min(count, self.config.validation_images or count))
+
+    def validation_batches(self, indices: Sequence[int]) -> Batches:
+        """Validation images one by one, as they may be of different sizes."""
+        return batches(
+            self.validation_data,
+            eval_transform(self.config.augmentation),
+            batch_size=1,
+            seed=0,
+            epoch=0,
+            shuffle=False,
+            drop_last=False,
+            indices=indices,
+        )
+
+    def calibrate(self, forward: Pass) -> None:
+        """Measure the statistics of the norms that ``forward`` uses, and put the network into evaluation mode."""
+        calibrate_norms(self.problem.weights, functools.partial(self._run, forward), self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some images of the first part, whole as in validation: in crops the coarsest maps are mostly border."""

@@ -6,6 +6,8 @@ import pytest
 
 from derive import Architecture, DilatedArchitecture
 from dnas.cli import main
+from dnas.cli.growth import snapshots
+from dnas.cli.rates import rate_space_of
 from dnas.files import dump_yaml
 from dnas.runs import RunFolder
 
@@ -17,7 +19,7 @@ SPACE = {
         "options": {"rates": [[1, 1], [1, 1]], "width": 32, "split_equal": True},
     },
     "rates": {"layers": "backbone.blocks.*.dilated.branches.*", "initial": 1.5, "upper": 4},
-    "search": {"epochs": 2, "batch_size": 2, "architecture_learning_rate": 5.0},
+    "search": {"epochs": 2, "batch_size": 2, "architecture_learning_rate": 5.0, "keep_predictions": 2},
     "retrain": {"epochs": 1, "batch_size": 2},
 }
 DATA = {"dataset": "rectangles", "size": [64, 64], "images": {"train": 4, "val": 2, "test": 2}}
@@ -70,7 +72,18 @@ def test_the_report_plots_the_rates(jobs):
     for title in ("Dilation rates", "Sampling positions", "Field of view", "blocks.1"):
         assert title in page
     names = {path.name for path in (jobs / "pictures").iterdir()}
-    assert names >= {"rates.png", "sampling_positions.png"}
+    assert names >= {"rates.png", "sampling_positions.png", "growth.png", "derived.png"}
+    run = RunFolder.open(jobs / "search")
+    taken = snapshots(run, rate_space_of(jobs / "search"))
+    assert [(snapshot.epochs, snapshot.step, list(snapshot.predictions)) for snapshot in taken] == [
+        (0, 0, [0, 1]),
+        (1, 2, [0, 1]),
+        (2, 4, [0, 1]),
+    ]
+    # There are two validation images, so that those kept are those that the log scores.
+    scores = [record["miou"]["network"] for record in run.records("epoch")]
+    assert [snapshot.miou for snapshot in taken[1:]] == pytest.approx(scores)
+    assert all(0 <= snapshot.top_right <= 1 for snapshot in taken)
     both = ["report", "--out", str(jobs / "r2.html"), "--search", str(jobs / "search"), "--student", str(jobs / "net")]
     assert main(both) == 0
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dnas.data import DataConfig, open_dataset
 from dnas.data.labels import builtin_classes
-from dnas.data.rectangles import draw_bars, random_bars
+from dnas.data.rectangles import draw_bars, random_bars, top_quarter
 
 LABELS = builtin_classes("rectangles").labels
 
@@ -65,3 +65,14 @@ def test_reading_is_repeatable_and_splits_differ():
     train, again, val = (open_dataset(config, split) for split in ("train", "train", "val"))
     assert torch.equal(train[3][0], again[3][0])
     assert not torch.equal(train[3][0], val[3][0])
+
+
+def test_the_top_quarter_counts_rectangles_only():
+    labels = torch.zeros(2, 16, 8, dtype=torch.int64)
+    labels[:, :, 2:4] = 3
+    prediction = torch.zeros_like(labels)
+    prediction[0, :4, 2] = 3  # right; the ground beside it does not count
+    prediction[1, 4:, 2:4] = 3  # right, but below the quarter
+    assert top_quarter(prediction, labels) == (4, 16)
+    assert top_quarter(labels, labels) == (16, 16)
+    assert top_quarter(prediction[0], labels[0]) == (4, 8)

@@ -2,13 +2,16 @@
 
 import math
 
+import networkx as nx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from derive import Architecture, DilatedArchitecture, architecture_from, round_rates
 from derive.dilated import BaseNetwork, with_rates
+from derive.dilated_graph import dilated_graph
 from dnas.config import to_mapping
 from dnas.errors import UserError
 from dnas.files import dump_yaml
@@ -128,6 +131,55 @@ def test_the_papers_searched_rates_are_an_architecture():
     published = create_network("regseg_dnas", 19).state_dict()
     built = found.build(19).state_dict()
     assert {name: value.shape for name, value in built.items()} == {n: v.shape for n, v in published.items()}
+
+
+def test_the_graph_is_the_row_of_blocks_with_their_rates_and_fields():
+    graph = architecture((1, 2), (1, 4), (3, 3), num_classes=4).graph()
+    assert list(graph.edges) == [
+        ("stem", "backbone.blocks.0"),
+        ("backbone.blocks.0", "backbone.blocks.1"),
+        ("backbone.blocks.1", "backbone.blocks.2"),
+        ("backbone.blocks.2", "head"),
+    ]
+    assert [data.get("rates") for _, data in graph.nodes(data=True)] == [None, (1, 2), (1, 4), (3, 3), None]
+    assert [data["position"] for _, data in graph.nodes(data=True)] == [0, 1, 2, 3, 4]
+    fields = [data.get("field_of_view") for _, data in graph.nodes(data=True)]
+    assert fields == [15, 15 + 16 * 2, 15 + 16 * 6, 15 + 16 * 9, None]
+    assert architecture((1, 2), (1, 4), (3, 3)).field_of_view() == fields[-2]
+    assert {data["scale"] for node, data in graph.nodes(data=True) if node != "head"} == {8}
+
+
+def test_the_graph_knows_what_runs_side_by_side():
+    """DeepLabv3: two blocks of layer4 in a row, then the branches of its ASPP."""
+    rates = {
+        "backbone.layer4.0.conv2": 2,
+        "backbone.layer4.1.conv2": 4,
+        "classifier.0.convs.1.0": 12,
+        "classifier.0.convs.2.0": 24,
+    }
+    graph = DilatedArchitecture(network=BaseNetwork(name="torchvision:deeplabv3_resnet50"), rates=rates).graph()
+    aspp = ("classifier.0.convs.1", "classifier.0.convs.2")
+    assert set(graph.edges) == {
+        ("stem", "backbone.layer4.0"),
+        ("backbone.layer4.0", "backbone.layer4.1"),
+        *(("backbone.layer4.1", branch) for branch in aspp),
+        *((branch, "head") for branch in aspp),
+    }
+    assert graph.nodes[aspp[0]]["position"] == graph.nodes[aspp[1]]["position"] == 3
+
+
+def test_layers_that_only_look_like_one_block_are_drawn_one_by_one():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=2, dilation=2),
+        nn.Sequential(nn.Conv2d(4, 4, 3, padding=3, dilation=3)),
+        nn.Conv2d(4, 4, 3, padding=4, dilation=4),
+    )
+    graph = dilated_graph(network, {"0": 2, "1.0": 3, "2": 4})
+    assert list(nx.topological_sort(graph)) == ["stem", "0", "1", "2", "head"]
+    inner = nn.Sequential(network)
+    graph = dilated_graph(inner, {"0.0": 2, "0.1.0": 3, "0.2": 4})
+    assert list(nx.topological_sort(graph)) == ["stem", "0.0", "0.1.0", "0.2", "head"]
+    assert graph.nodes["0.2"]["field_of_view"] == 1 + 2 * (2 + 3 + 4)
 
 
 def test_torchvision_networks_can_be_architectures(tmp_path):

@@ -122,4 +122,6 @@ def tiny():
 @pytest.fixture
 def joint():
     """Those for a search of dilation rates."""
-    return SimpleNamespace(problem=make_rate_problem, config=make_joint_config, run=run_joint, lasting=lasting)
+    return SimpleNamespace(
+        problem=make_rate_problem, config=make_joint_config, run=run_joint, lasting=lasting, data=make_data
+    )

@@ -10,7 +10,7 @@ from dnas.config import parse_config, to_mapping
 from dnas.errors import UserError
 from dnas.runs import Interrupted, RunFolder
 from dnas.search import JointSearchConfig, RateSearch, SearchConfig
-from dnas.training import NoProgress
+from dnas.training import NoProgress, SegmentationMetrics
 
 
 class Watched(RateSearch):
@@ -176,3 +176,25 @@ def test_configuration_round_trip_and_mistakes():
     ):
         with pytest.raises(UserError, match=message):
             parse_config(JointSearchConfig, values, "x")
+
+
+def test_predictions_are_kept_before_the_first_step_and_at_every_validation(joint, tmp_path):
+    config = joint.config(keep_predictions=1, validate_every=2)
+    joint.run(tmp_path / "run", config)
+    files = sorted(path.name for path in (tmp_path / "run").glob("predictions_*"))
+    assert files == [f"predictions_{epochs:04d}.safetensors" for epochs in (0, 2, 3)]
+    kept = RunFolder.open(tmp_path / "run").load_weights("predictions_0003")
+    assert [(name, mask.shape, mask.dtype) for name, mask in kept.items()] == [("0", (64, 64), torch.uint8)]
+    # The last ones are those of the network as it was left, which scored the last mIoU.
+    score = SegmentationMetrics(joint.data(size=(64, 64))[1].labels.names)
+    score.update(kept["0"].long()[None], joint.data(size=(64, 64))[1][0][1].long()[None])
+    assert score.result().miou == pytest.approx(
+        RunFolder.open(tmp_path / "run").records("epoch")[-1]["miou"]["network"]
+    )
+
+
+def test_keeping_predictions_changes_nothing_else(joint, tmp_path):
+    joint.run(tmp_path / "with", joint.config(keep_predictions=1, epochs=2))
+    joint.run(tmp_path / "without", joint.config(epochs=2))
+    assert joint.lasting(tmp_path / "with") == joint.lasting(tmp_path / "without")
+    assert not list((tmp_path / "without").glob("predictions_*"))
