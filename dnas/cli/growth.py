@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from dnas.config import parse_config
-from dnas.data import DataConfig, SegmentationDataset, eval_transform, open_dataset
+from dnas.data import IGNORE_LABEL, DataConfig, SegmentationDataset, eval_transform, open_dataset
 from dnas.data.rectangles import top_quarter
 from dnas.fields import fields_around
 from dnas.report import ClassLabels, Growth, Stage
@@ -22,6 +23,8 @@ from dnas.training import SegmentationMetrics
 from search_spaces import RegSegSpace
 
 MOST_STAGES = 5
+_ROW = 8
+"""The output whose sampling positions are drawn lies at this part of the height."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Snapshot:
         """The score as a line under a picture."""
         if self.top_right is None:
             return f"mIoU {100 * self.miou:.0f} %"
-        return f"top quarter {100 * self.top_right:.0f} % right"
+        return f"top {100 * self.top_right:.0f} % right"
 
 
 def snapshots(run: RunFolder, space: RegSegSpace) -> list[Snapshot]:
@@ -77,16 +80,18 @@ def _scored(
 
 
 def growth_of(run: RunFolder, space: RegSegSpace, problem: RateSearch, taken: Sequence[Snapshot]) -> Growth | None:
-    """The picture of the first image that was kept; None where there is nothing to draw.
+    """The picture of the most colourful image that was kept; None where there is nothing to draw.
 
     ``problem`` is the search as it began: its rates and field of view are those of step 0.
     """
     if len(taken) < 2:
         return None
     data = _validation_data(run)
-    index = next(iter(taken[0].predictions))
+    transform = eval_transform(space.search.augmentation)
+    # Judged by the labels alone, not by what was predicted.
+    index = max(taken[0].predictions, key=lambda number: _colours(transform(*data[number])[1]))
     image, mask = data[index]
-    _, labels = eval_transform(space.search.augmentation)(image, mask)
+    _, labels = transform(image, mask)
     initial, records = problem.monitor(), run.records("epoch")
     stages = [_stage(snapshot, index, initial, records) for snapshot in _spread(taken)]
     return Growth(
@@ -111,10 +116,12 @@ def _stage(snapshot: Snapshot, index: int, initial: dict[str, Any], records: Seq
 
 
 def _spread(taken: Sequence[Snapshot]) -> list[Snapshot]:
-    """At most so many snapshots as have room: the first, the last, and some evenly between."""
-    if len(taken) <= MOST_STAGES:
+    """As many snapshots as have room: the first and the last, and those at a half, a quarter, an eighth of the way."""
+    last = len(taken) - 1
+    if last < MOST_STAGES:
         return list(taken)
-    return [taken[round(i * (len(taken) - 1) / (MOST_STAGES - 1))] for i in range(MOST_STAGES)]
+    wanted = {0, *(round(last / 2**halvings) for halvings in range(MOST_STAGES - 1))}
+    return [taken[index] for index in sorted(wanted)]
 
 
 def _scale(problem: RateSearch) -> int:
@@ -123,17 +130,33 @@ def _scale(problem: RateSearch) -> int:
     return round(max(float(after.stride) for _, after in fields.values()))
 
 
+def _things(labels: Tensor) -> list[tuple[int, int, int]]:
+    """Width, left edge and class of all that is not of class 0 or ignored in the row that is shown."""
+    line = labels[labels.shape[0] // _ROW].tolist()
+    found, start = [], 0
+    for number, group in groupby(line):
+        width = len(list(group))
+        if number not in (0, IGNORE_LABEL):
+            found.append((width, start, int(number)))
+        start += width
+    return found
+
+
+def _visible(labels: Tensor) -> list[tuple[int, int, int]]:
+    """Those that are wide enough to be seen in a small picture."""
+    return [thing for thing in _things(labels) if thing[0] >= labels.shape[1] / 32]
+
+
+def _colours(labels: Tensor) -> int:
+    """The number of classes that can be seen."""
+    return len({number for _, _, number in _visible(labels)})
+
+
 def _pixel(labels: Tensor) -> tuple[int, int]:
-    """A place near the top, in the middle of the widest thing that is not of class 0 there."""
-    row = labels.shape[0] // 8
-    line = labels[row].tolist()
-    runs, start = [(0, 0)], 0
-    for column in range(1, len(line) + 1):
-        if column == len(line) or line[column] != line[start]:
-            runs += [(column - start, start)] if line[start] not in (0, 255) else []
-            start = column
-    width, left = max(runs)
-    return row, left + width // 2 if width else len(line) // 2
+    """A place near the top, in the middle of that visible thing which is nearest to the image's middle."""
+    height, broad = labels.shape
+    centres = [left + width // 2 for width, left, _ in _visible(labels)]
+    return height // _ROW, min(centres, key=lambda column: abs(column - broad / 2), default=broad // 2)
 
 
 def _validation_data(run: RunFolder) -> SegmentationDataset:

@@ -18,6 +18,7 @@ from dnas.report.pictures import colour_map
 from dnas.report.style import INK, MUTED, VERMILION, new_figure, styled
 
 _DOT = "#0b5c8f"
+_FONT = 9.0
 _FAINTEST = 0.02
 """Of the strongest weight of a picture: what is weaker is not drawn."""
 
@@ -79,7 +80,7 @@ def _one_at(position: tuple[float, float], shape: tuple[int, int]) -> torch.Tens
 
 
 @styled
-def growth_picture(growth: Growth, width: float = 10.4) -> Figure:
+def growth_picture(growth: Growth, width: float = 8.6) -> Figure:
     """Predictions over the steps of a search and, under each, the sampling positions of one output, ``width`` inches.
 
     The first column holds the image and its labels. A dot is a cell of the map that the blocks work on, the larger the
@@ -90,8 +91,7 @@ def growth_picture(growth: Growth, width: float = 10.4) -> Figure:
         raise ValueError("no stages to draw")
     columns = 1 + len(growth.stages)
     height, broad = growth.truth.shape
-    side = width / columns
-    figure = new_figure(width, 2 * side * height / broad + 1.35)
+    figure = new_figure(width, 2 * width / columns * height / broad + 0.66)
     grid = figure.subplots(2, columns)
     for axes in grid.ravel():
         axes.set_xticks([])
@@ -99,23 +99,19 @@ def growth_picture(growth: Growth, width: float = 10.4) -> Figure:
         axes.grid(visible=False)
         for spine in axes.spines.values():
             spine.set(visible=True, color=MUTED, linewidth=0.6)
-    labels = growth.labels
     _show(grid[0, 0], growth.image, "image")
-    _show(grid[1, 0], colour_map(growth.truth, labels), "labels")
-    for index, (stage, axes, below) in enumerate(zip(growth.stages, grid[0, 1:], grid[1, 1:], strict=True)):
-        _show(axes, colour_map(stage.prediction, labels), f"step {stage.step}")
-        axes.set_xlabel(stage.note, fontsize=8.5, color=INK)
+    _show(grid[1, 0], colour_map(growth.truth, growth.labels), "labels")
+    for stage, above, below in zip(growth.stages, grid[0, 1:], grid[1, 1:], strict=True):
+        _show(above, colour_map(stage.prediction, growth.labels), stage.note)
+        above.set_title(f"step {stage.step}", loc="center")
         _draw_positions(below, growth, stage)
-        below.set_xlabel(f"sees {stage.field_of_view} px", fontsize=8.5, color=INK)
-        if index == 0:
-            axes.set_ylabel("prediction", fontsize=8.5, color=MUTED)
-            below.set_ylabel("sampling positions", fontsize=8.5, color=MUTED)
+        below.set_xlabel(f"sees {stage.field_of_view} px", fontsize=_FONT, color=INK)
     return figure
 
 
-def _show(axes: Axes, picture: NDArray[np.uint8], title: str) -> None:
+def _show(axes: Axes, picture: NDArray[np.uint8], caption: str) -> None:
     axes.imshow(picture, interpolation="nearest")
-    axes.set_title(title, loc="center")
+    axes.set_xlabel(caption, fontsize=_FONT, color=INK)
 
 
 def _draw_positions(axes: Axes, growth: Growth, stage: Stage) -> None:
@@ -129,7 +125,7 @@ def _draw_positions(axes: Axes, growth: Growth, stage: Stage) -> None:
     weights = sampled_weights(stage.rates, shape, ((row + 0.5) / scale - 0.5, (column + 0.5) / scale - 0.5))
     strength = np.sqrt(weights / weights.max())
     rows, columns = np.nonzero(strength > _FAINTEST)
-    sizes = 2.0 + 26.0 * strength[rows, columns]
+    sizes = 1.5 + 18.0 * strength[rows, columns]
     axes.scatter(
         (columns + 0.5) * scale - 0.5, (rows + 0.5) * scale - 0.5, s=sizes, color=_DOT, alpha=0.85, linewidths=0
     )
