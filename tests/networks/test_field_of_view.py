@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dnas.fields import fields_around
 from dnas.networks import Layer, create_network, dilation_bounds, field_of_layers, field_of_view
 from dnas.networks.regseg_blocks import DBlock
+from dnas.ops import fractional_layers, make_fractional
 
 #: RegSeg v1, Table 4, rows 1 to 9: dilation rates of the last 13 blocks and the printed field of view.
 TABLE_4 = [
@@ -120,6 +122,23 @@ def test_a_module_may_declare_its_layer() -> None:
     network = nn.Sequential(nn.Conv2d(3, 3, 3, 2, 1), Fractional())
     assert field_of_view(network) == 3 + 2 * 3 * 2  # a rate of 2.5 reads the pixels at 3 too
     assert dilation_bounds(network) == {"0": 1.0, "1": 1.5}
+
+
+def test_fields_around_layers_come_in_the_order_in_which_they_run() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.Conv2d(4, 4, 3, padding=5, dilation=5),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 1),
+    )
+    found = fields_around(network, ["3", "1", "0"])
+    assert list(found) == ["0", "1", "3"]
+    assert [(before.pixels, after.pixels) for before, after in found.values()] == [(1, 3), (3, 23), (23, 23)]
+    assert [int(after.stride) for _, after in found.values()] == [2, 2, 2]
+    fractional = make_fractional(network, "1", upper=8.0)
+    with torch.no_grad():
+        next(iter(fractional_layers(fractional).values())).dilation.fill_(2.5)
+    assert fields_around(fractional, ["1"])["1"][1].pixels == 3 + 2 * 3 * 2  # as wide as the next whole rate
 
 
 def test_bounds_of_dilation() -> None:
