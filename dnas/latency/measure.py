@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 from dnas.errors import UserError
 from dnas.latency.backends import find_backend, place, place_owned, random_inputs
 from dnas.latency.device import throttle_probe
+from dnas.latency.pace import Pace, within_budget
 from dnas.latency.statistics import Effort, Measurement, Round, Run, Stopwatch, run_rounds, summarise, time_round
 from dnas.latency.target import Target, make_target, pinned
 
@@ -79,27 +79,25 @@ def measure_many(
 ) -> dict[str, Measurement]:
     """The latency in ms of every item, by name, in interleaved rounds over the shuffled list.
 
-    ``budget_s`` bounds the seconds: every item is measured at least coarsely, then refined where the spread is worst
-    while time is left. ``done`` and ``finished`` let a build keep a journal: rounds of an earlier sitting, and a
-    function that is given each round as soon as it is measured. Modules and inputs stay in memory between their rounds
-    as long as they fit into ``cache_bytes``; beyond that they are made anew. Raises :class:`UserError` naming the item
-    that does not fit into the device's memory.
+    ``budget_s`` bounds the seconds: every item is measured at least coarsely, even where that alone takes longer, then
+    refined where the spread is worst while time is left. ``done`` and ``finished`` let a build keep a journal: rounds
+    of an earlier sitting, and a function that is given each round as soon as it is measured. Modules and inputs stay in
+    memory between their rounds as long as they fit into ``cache_bytes``; beyond that they are made anew. Raises
+    :class:`UserError` naming the item that does not fit into the device's memory.
     """
     by_name = {item.name: item for item in items}
     if len(by_name) != len(items):
         raise UserError("the list of modules to measure holds a name twice; give every module a name of its own")
     effort = effort or Effort()
-    started = time.monotonic()
     per_round = effort if budget_s is None else within_budget(effort, budget_s, len(items))
-    report = _Reporter(progress, sum(max(0, effort.rounds - len((done or {}).get(name, ()))) for name in by_name))
+    pace = Pace(list(by_name), effort, done=done, budget_s=budget_s)
 
     def note(name: str, entry: Round) -> None:
         if finished is not None:
             finished(name, entry)
-        report(name)
-
-    def out_of_time() -> bool:
-        return budget_s is not None and time.monotonic() - started >= budget_s
+        pace.finished(name, entry)
+        if progress is not None:
+            progress(Progress(pace.done, pace.total, name, pace.left_s))
 
     with pinned(target):
         bench = Workbench(target, cache_bytes)
@@ -110,36 +108,9 @@ def measure_many(
             seed=seed,
             done=done,
             finished=note,
-            out_of_time=out_of_time if budget_s is not None else None,
+            out_of_time=pace.out_of_time if budget_s is not None else None,
         )
     return {name: summarise(found, effort) for name, found in rounds.items()}
-
-
-def within_budget(effort: Effort, budget_s: float, items: int) -> Effort:
-    """``effort`` with a time per entry of which ``items`` entries fit into ``budget_s``.
-
-    Half of the budget is left to making and warming up modules, which takes about as long as timing them.
-    """
-    share = 0.5 * budget_s / max(1, items)
-    warm_up_s = min(effort.warm_up_s, 0.3 * share / effort.rounds)
-    return replace(effort, time_per_entry=min(effort.time_per_entry, share), warm_up_s=warm_up_s)
-
-
-@dataclass
-class _Reporter:
-    """Turns finished visits into progress with an estimate of the time left."""
-
-    progress: Callable[[Progress], None] | None
-    total: int
-    done: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    def __call__(self, name: str) -> None:
-        self.done += 1
-        if self.progress is not None:
-            self.total = max(self.total, self.done)
-            each = (time.monotonic() - self.started) / self.done
-            self.progress(Progress(self.done, self.total, name, each * (self.total - self.done)))
 
 
 class Workbench:

@@ -191,15 +191,14 @@ def run_rounds(
     instead of landing on the ones that are measured late. ``done`` holds rounds of an earlier sitting, and
     ``finished`` is called after each visit, before the next one starts. After the rounds come the repeats of outliers.
 
-    With ``out_of_time`` (asked before each visit) the first round still covers every name, and the later ones begin
-    with the names whose spread is worst, so that the time left goes where it helps most.
+    With ``out_of_time`` (asked before each visit) the first round still covers every name. After it each round takes
+    the half of the unfinished names whose medians are least certain, so that the time left goes where it helps most;
+    with time enough every name gets as many rounds as without.
     """
     rounds = {name: list((done or {}).get(name, ())) for name in names}
 
     def sweep(todo: list[str], number: int) -> None:
         random.Random(f"{seed}/{number}").shuffle(todo)
-        if out_of_time is not None and number > 0:
-            todo.sort(key=lambda name: -summarise(rounds[name], effort).spread)
         for name in todo:
             if out_of_time is not None and rounds[name] and out_of_time():
                 return
@@ -208,8 +207,27 @@ def run_rounds(
             if finished is not None:
                 finished(name, entry)
 
-    for number in range(effort.rounds):
-        sweep([name for name in names if len(rounds[name]) <= number], number)
-    for number in range(effort.rounds, effort.rounds + effort.extra_rounds):
-        sweep([name for name in names if needs_another(rounds[name], effort)], number)
+    if out_of_time is None:
+        for number in range(effort.rounds):
+            sweep([name for name in names if len(rounds[name]) <= number], number)
+        for number in range(effort.rounds, effort.rounds + effort.extra_rounds):
+            sweep([name for name in names if needs_another(rounds[name], effort)], number)
+        return rounds
+    sweep([name for name in names if not rounds[name]], 0)
+    number = 1
+    while (unfinished := [name for name in names if needs_another(rounds[name], effort)]) and not out_of_time():
+        unfinished.sort(key=lambda name: -uncertainty(rounds[name], effort))
+        sweep(unfinished[: (len(unfinished) + 1) // 2], number)
+        number += 1
     return rounds
+
+
+def uncertainty(rounds: Sequence[Round], effort: Effort) -> float:
+    """How little is known of a median: the spread of the samples over the square root of the number of rounds.
+
+    A single sample says nothing of its spread: infinity.
+    """
+    if sum(len(entry.samples_ms) for entry in rounds) < 2:
+        return math.inf
+    found = summarise(rounds, effort)
+    return found.spread / math.sqrt(found.rounds)

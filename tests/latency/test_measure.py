@@ -7,7 +7,8 @@ from torch import nn
 from dnas.errors import UserError
 from dnas.latency import Effort, Measurement, WorkItem, make_target, measure, measure_many, resolve_device
 from dnas.latency.backends import Compiled, find_backend, place_owned, random_inputs
-from dnas.latency.measure import Workbench, within_budget
+from dnas.latency.measure import Workbench
+from dnas.latency.pace import within_budget
 from dnas.latency.target import pinned
 
 

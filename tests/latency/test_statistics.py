@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from dnas.latency.pace import Pace
 from dnas.latency.statistics import (
     Effort,
     HostStopwatch,
@@ -15,6 +16,7 @@ from dnas.latency.statistics import (
     run_rounds,
     summarise,
     time_round,
+    uncertainty,
     warm_up,
 )
 
@@ -143,6 +145,59 @@ def test_out_of_time_covers_all_once_and_refines_the_worst():
     run_rounds(["a", "noisy", "b"], visit, Effort(rounds=4), out_of_time=lambda: len(visits) >= 4)
     assert sorted(visits[:3]) == ["a", "b", "noisy"]
     assert visits[3:] == ["noisy"]
+
+
+def test_with_time_enough_a_budget_changes_nothing_but_the_order():
+    times = {"a": itertools.repeat(1.0), "b": iter([2.0, 50.0, 2.0, 2.0]), "c": itertools.repeat(3.0)}
+    effort = Effort(rounds=3, extra_rounds=2)
+    rounds = run_rounds(list(times), lambda name: constant(next(times[name])), effort, out_of_time=lambda: False)
+    assert {name: len(entries) for name, entries in rounds.items()} == {"a": 3, "b": 4, "c": 3}
+
+
+def test_a_single_sample_is_least_certain():
+    """Its spread is 0, which says nothing: a slow module must not pass for a quiet one."""
+    effort = Effort()
+    assert uncertainty([constant(5)], effort) == float("inf")
+    wide, narrow = Round((1.0, 1.5, 2.0), 1), Round((1.0, 1.01, 1.02), 1)
+    assert uncertainty([wide], effort) > uncertainty([narrow], effort) > uncertainty([constant(5, samples=2)], effort)
+    assert uncertainty([wide] * 4, effort) < uncertainty([wide], effort)
+
+
+def refined_within(budget_s):
+    """Forty modules on a fake clock, every fourth one noisy: rounds by name, and the seconds it took."""
+    clock, noise = FakeDevice(0.05), random.Random(0)
+    names = [f"{'noisy' if number % 4 == 0 else 'quiet'}{number}" for number in range(40)]
+
+    def visit(name):
+        clock.run()
+        width = 1.0 if name.startswith("noisy") else 0.01
+        return Round(tuple(1 + width * noise.random() for _ in range(5)), 1)
+
+    effort = Effort(rounds=8, extra_rounds=0)
+    pace = Pace(names, effort, budget_s=budget_s, clock=lambda: clock.now)
+    rounds = run_rounds(names, visit, effort, finished=pace.finished, out_of_time=pace.out_of_time)
+    return {name: len(found) for name, found in rounds.items()}, clock.now - 100
+
+
+def test_a_budget_is_kept_and_goes_to_the_noisy_ones():
+    counts, seconds = refined_within(5.0)
+    assert 5.0 <= seconds < 5.0 + 0.051
+    noisy = [count for name, count in counts.items() if name.startswith("noisy")]
+    quiet = [count for name, count in counts.items() if name.startswith("quiet")]
+    assert min(quiet) >= 1
+    assert sum(noisy) / len(noisy) > 2 * sum(quiet) / len(quiet)
+
+
+def test_a_budget_too_small_for_one_round_still_covers_all():
+    counts, seconds = refined_within(0.5)
+    assert set(counts.values()) == {1}
+    assert seconds == pytest.approx(40 * 0.05)
+
+
+def test_a_budget_larger_than_the_work_is_not_used_up():
+    counts, seconds = refined_within(1000.0)
+    assert set(counts.values()) == {8}
+    assert seconds == pytest.approx(40 * 8 * 0.05)
 
 
 def test_rounds_of_an_earlier_sitting_are_not_repeated():
