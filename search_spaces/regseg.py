@@ -126,6 +126,10 @@ class RegSegSpace(ConfiguredSpace[RegSegConfig]):
         specs = [spec for layer in self._signatures().values() for spec in layer]
         return [network, *(InventoryItem(spec, partial(_convolution, spec)) for spec in dict.fromkeys(specs))]
 
+    def rate_choices(self) -> dict[str, int]:
+        """Of each searched layer, by name, the largest whole rate that is measured; the smallest is 1."""
+        return {name: len(specs) for name, specs in self._signatures().items()}
+
     def latency(self, table: LatencyTable) -> DilationLatency:
         """The latency of the network as a function of its rates, by ``table``."""
         prices = {name: [table.lookup(spec) for spec in specs] for name, specs in self._signatures().items()}

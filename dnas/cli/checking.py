@@ -2,36 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from derive import Architecture, sample_architectures
-from dnas.errors import UserError
-from dnas.latency import Agreement, Effort, LatencyTable, Progress, agreement, make_target, measure_networks
-from dnas.report import LatencyAgreement, agreement_scatter, save_png, save_svg
-from search_spaces import FasterSegSpace, SearchSpace
+from derive import AnyArchitecture
+from dnas.cli.candidates import Candidate, derived_networks, sampled_networks
+from dnas.cli.common import save_figure
+from dnas.latency import (
+    Agreement,
+    Correction,
+    Effort,
+    LatencyTable,
+    Progress,
+    Target,
+    agreement,
+    fit_correction,
+    make_target,
+    measure_networks,
+)
+from dnas.report import LatencyAgreement, agreement_scatter
+from search_spaces import SearchSpace
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Latencies in ms of the same networks, and how well they agree."""
+    """Latencies in ms of the same networks, and how well they agree.
+
+    ``repeated`` are those of a second measurement, ``noise`` its agreement with the first: the best that a prediction
+    can be expected to do. ``correction`` was fitted on other networks, ``corrected`` is the agreement of the
+    predictions that it was applied to.
+    """
 
     names: tuple[str, ...]
     predicted: tuple[float, ...]
     measured: tuple[float, ...]
     agreement: Agreement
+    repeated: tuple[float, ...] = ()
+    noise: Agreement | None = None
+    correction: Correction | None = None
+    corrected: Agreement | None = None
 
     def rows(self) -> Iterator[tuple[str, float, float]]:
         """Name, predicted, measured."""
         return zip(self.names, self.predicted, self.measured, strict=True)
 
+    def lines(self) -> Iterator[str]:
+        """Every network and the statistics, for people."""
+        for index, (name, predicted, measured) in enumerate(self.rows()):
+            again = f"   again {self.repeated[index]:8.3f} ms" if self.repeated else ""
+            yield f"  {name:<14} predicted {predicted:8.3f} ms   measured {measured:8.3f} ms{again}"
+        yield _statistics(self.agreement)
+        if self.noise is not None:
+            yield f"{_statistics(self.noise)}   (measured twice: the noise of this machine)"
+        if self.correction is not None and self.corrected is not None:
+            factor, offset = self.correction.factor, self.correction.offset_ms
+            yield (
+                f"{_statistics(self.corrected)}   (corrected: {factor:.4f} x predicted {offset:+.3f} ms, fitted on "
+                f"{self.correction.networks} other networks)"
+            )
+
     def to_mapping(self) -> dict[str, Any]:
         """The statistics, and every network."""
         rows = [{"name": n, "predicted_ms": p, "measured_ms": m} for n, p, m in self.rows()]
-        return {**self.agreement.to_mapping(), "latencies": rows}
+        for row, again in zip(rows, self.repeated, strict=False):
+            row["repeated_ms"] = again
+        content: dict[str, Any] = {**self.agreement.to_mapping(), "latencies": rows}
+        if self.noise is not None:
+            content["noise"] = self.noise.to_mapping()
+        if self.correction is not None and self.corrected is not None:
+            content["correction"] = {**self.correction.to_mapping(), "agreement": self.corrected.to_mapping()}
+        return content
 
     def for_report(self) -> LatencyAgreement:
         """As the report draws it."""
@@ -48,10 +90,7 @@ class CheckResult:
 
     def save_figure(self, path: Path) -> None:
         """The scatter of predicted against measured."""
-        save = {".svg": save_svg, ".png": save_png}.get(path.suffix)
-        if save is None:
-            raise UserError(f"{path}: expected a name that ends in .svg or .png")
-        save(agreement_scatter(self.for_report()), path)
+        save_figure(path, lambda: agreement_scatter(self.for_report()))
 
 
 def check_table(
@@ -59,17 +98,59 @@ def check_table(
     space: SearchSpace,
     networks: int,
     *,
-    derived: dict[str, Architecture] | None = None,
+    derived: Mapping[str, AnyArchitecture] | None = None,
+    repeat: bool = False,
+    fit: int = 0,
     seed: int = 0,
     effort: Effort | None = None,
+    allow_mismatch: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> CheckResult:
-    """Measure sampled networks of ``space``, and those ``derived``, the way the table's operators were measured."""
-    if not isinstance(space, FasterSegSpace):
-        raise UserError(f"{space.name}: only networks of a fasterseg space can be sampled")
+    """Measure sampled networks of ``space``, and those ``derived``, the way the table's operators were measured.
+
+    The sampled ones are spread evenly over the latencies that the table predicts. ``repeat`` measures all of them a
+    second time, in rounds of their own. ``fit`` is how many further networks serve to fit a correction, 0 for none;
+    they take part in nothing else.
+    """
+    target = _target_of(table)
+    table.check_usable(device=target.device, input_size=space.input_size, allow_mismatch=allow_mismatch)
+    checked = sampled_networks(table, space, networks, seed) if networks else {}
+    checked |= derived_networks(table, space, derived or {})
+    fitting = sampled_networks(table, space, fit, seed + 1, but=checked.values()) if fit else {}
+    candidates = {**checked, **{f"fitting {name}": candidate for name, candidate in fitting.items()}}
+
+    def measured(which: Mapping[str, Candidate], order: int) -> dict[str, float]:
+        builders = {name: candidate.build for name, candidate in which.items()}
+        found = measure_networks(builders, space.input_size, target, effort=effort, seed=order, progress=progress)
+        return {name: entry.median for name, entry in found.items()}
+
+    first = measured(candidates, seed)
+    again = measured(checked, seed + 1) if repeat else {}
+    names = tuple(checked)
+    predicted = tuple(checked[name].predicted_ms for name in names)
+    latencies, repeated = tuple(first[name] for name in names), tuple(again[name] for name in names if again)
+    correction = None
+    if fitting:
+        correction = fit_correction(
+            [candidate.predicted_ms for candidate in fitting.values()], [first[f"fitting {name}"] for name in fitting]
+        )
+    return CheckResult(
+        names=names,
+        predicted=predicted,
+        measured=latencies,
+        agreement=agreement(predicted, latencies),
+        repeated=repeated,
+        noise=agreement(repeated, latencies) if repeated else None,
+        correction=correction,
+        corrected=agreement(correction.apply(predicted), latencies) if correction else None,
+    )
+
+
+def _target_of(table: LatencyTable) -> Target:
+    """The device of the table's kind in this machine, used as the table's operators were measured."""
     provenance = table.provenance
     device = provenance.device.type
-    target = make_target(
+    return make_target(
         device,
         backend=provenance.backend,
         precision=provenance.precision,
@@ -77,16 +158,7 @@ def check_table(
         threads=provenance.threads if device == "cpu" else None,
         batch=provenance.batch,
     )
-    table.check_usable(device=target.device, input_size=space.input_size)
-    sampled = sample_architectures(space.plan(), space.end_ratios["student"], networks, seed)
-    architectures = {**{f"sampled {i + 1}": a for i, a in enumerate(sampled)}, **(derived or {})}
-    size, classes = space.input_size, space.num_classes
-    predicted = {
-        name: sum(map(table.lookup, architecture.signatures(classes, size)))
-        for name, architecture in architectures.items()
-    }
-    builders = {name: partial(architecture.build, classes) for name, architecture in architectures.items()}
-    measured = measure_networks(builders, size, target, effort=effort, seed=seed, progress=progress)
-    names = tuple(architectures)
-    first, second = tuple(predicted[n] for n in names), tuple(measured[n].median for n in names)
-    return CheckResult(names, first, second, agreement(first, second))
+
+
+def _statistics(found: Agreement) -> str:
+    return f"Pearson {found.pearson:.4f}   Spearman {found.spearman:.4f}   mean absolute error {found.mape:.1f} %"

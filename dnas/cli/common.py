@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import typer
 from dnas.errors import UserError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import nn
 
     from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset
@@ -22,6 +24,25 @@ if TYPE_CHECKING:
     from dnas.runs import RunFolder
     from dnas.training import RichProgress
 
+
+def table_path(reference: str) -> Path:
+    """The file of a latency table: a path, or the name of one that ships with dnas (see ``latency_tables``)."""
+    from latency_tables import table_file, table_names
+
+    path = Path(reference)
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    if reference not in table_names():
+        known = ", ".join(table_names()) or "none"
+        raise UserError(f"{reference}: no such latency table, neither a file nor one of those that ship: {known}")
+    with table_file(reference) as found:
+        return found
+
+
+TableArgument = Annotated[
+    Path, typer.Argument(metavar="T.json", parser=table_path, help="A latency table: file, or name of a shipped one.")
+]
+FigureOption = Annotated[Path | None, typer.Option("--figure", help="Also draw it, as SVG or PNG.")]
 SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="A search space: name of a preset or YAML file.")]
 DataOption = Annotated[str, typer.Option("--data", help="Images: preset, YAML file, or NAME:DIR such as camvid:DIR.")]
 SetOption = Annotated[
@@ -57,6 +78,25 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if len(parts) != 2 or not all(part.isdecimal() and 1 <= int(part) <= 16384 for part in parts):
         raise UserError(f"size {text!r}: expected HEIGHTxWIDTH in pixels, for example 360x480")
     return int(parts[0]), int(parts[1])
+
+
+def parse_duration(text: str) -> float:
+    """``90``, ``90s``, ``20m`` or ``1.5h`` as seconds."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smh]?)", text.strip(), re.ASCII)
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not 1 <= seconds <= 30 * 24 * 3600:
+        raise UserError(f"duration {text!r}: expected seconds, or a number with s, m or h, such as 90s, 20m or 1.5h")
+    return seconds
+
+
+def save_figure(path: Path, draw: Callable[[], Figure]) -> None:
+    """Write a figure as SVG or PNG, whichever the name of the file says."""
+    from dnas.report import save_png, save_svg
+
+    save = {".svg": save_svg, ".png": save_png}.get(path.suffix)
+    if save is None:
+        raise UserError(f"{path}: expected a name that ends in .svg or .png")
+    save(draw(), path)
 
 
 def training_progress() -> AbstractContextManager[RichProgress]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dnas.cli.common import JsonOption, note, print_json
+from dnas.cli.common import JsonOption, note, print_json, table_path
 from dnas.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def derive(
     ] = None,
     which: Annotated[str, typer.Option("--which", help="student or teacher.")] = "student",
     table: Annotated[
-        Path | None, typer.Option("--table", help="Latency table to price it with; default: the run's.")
+        Path | None,
+        typer.Option("--table", parser=table_path, help="Latency table to price it with; default: the run's."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

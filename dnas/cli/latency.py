@@ -1,20 +1,39 @@
-"""``dnas latency``: build, import, show, check."""
+"""``dnas latency``: build and check here; the commands on finished tables are in ``latency_tables``."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dnas.cli.common import JsonOption, MeasuringBar, SetOption, SpaceArgument, note, print_json
-
-app = typer.Typer(
-    help="Latency tables: build, import, show and check them.", no_args_is_help=True, rich_markup_mode=None
+from dnas.cli import latency_tables
+from dnas.cli.common import (
+    FigureOption,
+    JsonOption,
+    MeasuringBar,
+    SetOption,
+    SpaceArgument,
+    TableArgument,
+    note,
+    parse_duration,
+    print_json,
 )
 
-TableArgument = Annotated[Path, typer.Argument(metavar="T.json", help="A latency table.")]
+if TYPE_CHECKING:
+    from derive import AnyArchitecture
+
+app = typer.Typer(
+    help="Latency tables: build, check, show, compare, merge, import and export them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.command("show")(latency_tables.show)
+app.command("diff")(latency_tables.diff)
+app.command("merge")(latency_tables.merge)
+app.command("import")(latency_tables.import_table)
+app.command("export")(latency_tables.export)
 
 
 @app.command()
@@ -28,7 +47,9 @@ def build(
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the channels-last layout.")] = False,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds over all entries.")] = 5,
     time_per_entry: Annotated[float, typer.Option("--time-per-entry", min=0.001, help="Seconds of timing each.")] = 0.2,
-    budget: Annotated[float | None, typer.Option("--budget", min=1, help="Seconds for all; refines the worst.")] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Time for all, such as 90s, 20m or 1h: coarse first, then refined.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted build, or add entries.")] = False,
     settings: SetOption = None,
 ) -> None:
@@ -39,7 +60,9 @@ def build(
     chosen = load_space(space, settings or [])
     target = make_target(device, backend=backend, precision=precision, channels_last=channels_last, threads=threads)
     inventory = chosen.inventory()
+    budget_s = None if budget is None else parse_duration(budget)
     options = {"--out": out, "--device": device, "--backend": backend, "--precision": precision, "--threads": threads}
+    options |= {"--rounds": rounds, "--time-per-entry": time_per_entry, "--budget": budget}
     words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
     words += ["--channels-last"] * channels_last
     words += [word for setting in settings or [] for word in ("--set", setting)]
@@ -53,7 +76,7 @@ def build(
             input_size=chosen.input_size,
             effort=Effort(rounds=rounds, time_per_entry=time_per_entry),
             resume=resume,
-            budget_s=budget,
+            budget_s=budget_s,
             command=command,
             progress=bar,
         )
@@ -61,109 +84,65 @@ def build(
     note(f"{out}: {len(table)} operators of {chosen.name} on {summary['device']}")
 
 
-@app.command("import")
-def import_table(
-    source: Annotated[Path, typer.Argument(metavar="OLD.npy", help="FasterSeg's published latency_lookup_table.npy.")],
-    out: Annotated[Path, typer.Option("--out", help="The table to write.")],
-    device_name: Annotated[
-        str | None, typer.Option("--device-name", help="What it was measured on, where not the authors' GTX 1080 Ti.")
-    ] = None,
-) -> None:
-    """Read a latency table in the format of FasterSeg's published code; its pickle is not executed."""
-    from dnas.latency.published import PUBLISHED_DEVICE, import_published_table
-
-    table = import_published_table(source, device_name=PUBLISHED_DEVICE if device_name is None else device_name)
-    table.save(out)
-    height, width = table.provenance.input_size
-    note(f"{out}: {len(table)} entries for images of {height}x{width} on {table.provenance.device.name}")
-
-
-@app.command()
-def show(
-    table: TableArgument,
-    slowest: Annotated[int, typer.Option("--slowest", min=0, help="How many of the slowest entries to list.")] = 10,
-    space: Annotated[str | None, typer.Option("--space", help="Also print the sensitivities of this space.")] = None,
-    settings: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print a table's summary, provenance and slowest entries."""
-    from dnas.latency import LatencyTable
-
-    loaded = LatencyTable.load(table)
-    content = {
-        "summary": loaded.summary(),
-        "provenance": loaded.to_mapping()["provenance"],
-        "slowest": [
-            {"key": key, "latency_ms": entry.median, "p10": entry.p10, "p90": entry.p90}
-            for key, entry in loaded.slowest(slowest)
-        ],
-    }
-    if space is not None:
-        content["sensitivities"] = _sensitivities(loaded, space, settings or [])
-    if as_json:
-        print_json(content)
-        return
-    for title in ("summary", "provenance", "sensitivities"):
-        if title in content:
-            print(title)
-            _print_mapping(content[title])
-    print("slowest" if slowest else "", end="\n" if slowest else "")
-    for row in content["slowest"]:
-        print(f"  {row['latency_ms']:9.4f} ms  ({row['p10']:.4f} to {row['p90']:.4f})  {row['key']}")
-
-
-def _sensitivities(table: object, space: str, settings: list[str]) -> dict[str, object]:
-    from dataclasses import asdict
-
-    from dnas.errors import UserError
-    from dnas.latency import LatencyTable
-    from search_spaces import FasterSegSpace, load_space
-
-    chosen = load_space(space, settings)
-    if not isinstance(chosen, FasterSegSpace) or not isinstance(table, LatencyTable):
-        raise UserError(f"{space}: has no sensitivities, only a fasterseg space has")
-    found = chosen.latency(table).sensitivities()
-    return {"change_ms": asdict(found), "weights": asdict(found.balanced())}
-
-
-def _print_mapping(value: object, indent: str = "  ") -> None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if isinstance(inner, dict):
-                print(f"{indent}{key}")
-                _print_mapping(inner, indent + "  ")
-            else:
-                print(f"{indent}{key:<18} {inner}")
-
-
 @app.command()
 def check(
     table: TableArgument,
     space: SpaceArgument,
-    networks: Annotated[int, typer.Option("--networks", min=2, help="How many sampled networks to measure.")] = 12,
+    networks: Annotated[int, typer.Option("--networks", min=0, help="How many sampled networks to measure.")] = 30,
+    network: Annotated[
+        list[Path] | None,
+        typer.Option("--network", metavar="ARCHITECTURE", help="A derived network to measure too; repeatable."),
+    ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds over all networks.")] = 5,
     time_per_network: Annotated[float, typer.Option("--time-per-network", min=0.01, help="Seconds each.")] = 0.5,
+    repeat: Annotated[
+        bool, typer.Option("--repeat", help="Measure all of them twice, to see the noise of the machine.")
+    ] = False,
+    fit: Annotated[
+        int, typer.Option("--fit", min=0, help="Fit a correction on so many other networks and report it too.")
+    ] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which networks are sampled.")] = 0,
-    figure: Annotated[Path | None, typer.Option("--figure", help="Write the scatter as SVG or PNG.")] = None,
+    figure: FigureOption = None,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Use a table of another device or input size.")
+    ] = False,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure whole sampled networks of SPACE and compare them with the table's predictions."""
+    """Measure whole networks of SPACE, spread over its latencies, and compare them with the table's predictions."""
     from dnas.cli.checking import check_table
     from dnas.latency import Effort, LatencyTable
     from search_spaces import load_space
 
     loaded = LatencyTable.load(table)
     chosen = load_space(space, settings or [])
+    derived = _architectures(network or [])
     effort = Effort(rounds=rounds, time_per_entry=time_per_network)
-    with MeasuringBar(f"measuring {networks} networks") as bar:
-        result = check_table(loaded, chosen, networks, seed=seed, effort=effort, progress=bar)
+    with MeasuringBar(f"measuring {networks + fit + len(derived)} networks") as bar:
+        result = check_table(
+            loaded,
+            chosen,
+            networks,
+            derived=derived,
+            repeat=repeat,
+            fit=fit,
+            seed=seed,
+            effort=effort,
+            allow_mismatch=allow_mismatch,
+            progress=bar,
+        )
     if figure is not None:
         result.save_figure(figure)
     if as_json:
         print_json(result.to_mapping())
         return
-    for name, predicted, measured in result.rows():
-        print(f"  {name:<14} predicted {predicted:8.3f} ms   measured {measured:8.3f} ms")
-    found = result.agreement
-    print(f"Pearson {found.pearson:.4f}   Spearman {found.spearman:.4f}   mean absolute error {found.mape:.1f} %")
+    for line in result.lines():
+        print(line)
+
+
+def _architectures(paths: list[Path]) -> dict[str, AnyArchitecture]:
+    """Architecture files by the shortest name that tells them apart."""
+    from derive import Architecture
+
+    stems = [path.stem for path in paths]
+    return {path.stem if stems.count(path.stem) == 1 else str(path): Architecture.load(path) for path in paths}

@@ -17,6 +17,7 @@ from dnas.cli.common import (
     SpaceArgument,
     TensorBoardOption,
     note,
+    table_path,
     training_progress,
 )
 from dnas.errors import UserError
@@ -30,7 +31,11 @@ def search(
     out: RunOption,
     table: Annotated[
         Path | None,
-        typer.Option("--table", help="Latency table of the target device; a search of dilation rates can do without."),
+        typer.Option(
+            "--table",
+            parser=table_path,
+            help="Latency table of the target device, file or shipped name; a search of dilation rates can do without.",
+        ),
     ] = None,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",

@@ -2,7 +2,7 @@
 
 from dnas.latency.backends import BACKENDS
 from dnas.latency.build import BuildInterrupted, build_table
-from dnas.latency.check import Agreement, agreement, measure_networks, noise_floor
+from dnas.latency.check import Agreement, Correction, agreement, fit_correction, measure_networks, noise_floor
 from dnas.latency.measure import Progress, WorkItem, measure, measure_many
 from dnas.latency.provenance import Provenance
 from dnas.latency.published import import_published_table
@@ -15,6 +15,7 @@ __all__ = [
     "BACKENDS",
     "Agreement",
     "BuildInterrupted",
+    "Correction",
     "Effort",
     "InventoryItem",
     "LatencyTable",
@@ -27,6 +28,7 @@ __all__ = [
     "WorkItem",
     "agreement",
     "build_table",
+    "fit_correction",
     "import_published_table",
     "make_target",
     "measure",

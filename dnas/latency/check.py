@@ -58,6 +58,55 @@ def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreemen
     )
 
 
+@dataclass(frozen=True)
+class Correction:
+    """What whole networks cost beyond the sum of their operators: ``factor`` x predicted + ``offset_ms``.
+
+    Fitted on ``networks`` networks, which must not be those that it is checked on.
+    """
+
+    factor: float
+    offset_ms: float
+    networks: int
+
+    def apply(self, predicted: Sequence[float]) -> list[float]:
+        """Corrected latencies in ms."""
+        return [self.factor * value + self.offset_ms for value in predicted]
+
+    def to_mapping(self) -> dict[str, float]:
+        """The figures by name."""
+        return asdict(self)
+
+
+def fit_correction(predicted: Sequence[float], measured: Sequence[float]) -> Correction:
+    """The correction of least squared relative error, for latencies (ms) of the same networks in the same order.
+
+    Raises :class:`UserError` as :func:`agreement` does.
+    """
+    agreement(predicted, measured)
+    first, second = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
+    columns = np.stack([first / second, 1 / second], axis=1)
+    factor, offset = np.linalg.lstsq(columns, np.ones(len(second)), rcond=None)[0]
+    return Correction(float(factor), float(offset), len(first))
+
+
+def spread_evenly(values: Sequence[float], count: int) -> list[int]:
+    """Indices of ``count`` of the ``values``, in rising order of value, spread evenly from the smallest to the largest.
+
+    Each of ``count`` evenly spaced marks takes the nearest value that is still free; all indices when there are not
+    more values than that.
+    """
+    order = [int(index) for index in np.argsort(values, kind="stable")]
+    if len(order) <= count:
+        return order
+    chosen: set[int] = set()
+    # The ends first: they have one neighbour only, and the range is what a correlation lives of.
+    marks = np.linspace(values[order[0]], values[order[-1]], count)
+    for mark in sorted(marks.tolist(), key=lambda mark: -abs(mark - (marks[0] + marks[-1]) / 2)):
+        chosen.add(min((index for index in order if index not in chosen), key=lambda index: abs(values[index] - mark)))
+    return [index for index in order if index in chosen]
+
+
 def measure_networks(
     networks: Mapping[str, Callable[[], nn.Module]],
     input_size: tuple[int, int],

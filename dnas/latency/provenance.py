@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import shlex
 import subprocess
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class Provenance:
     a time. ``effort`` holds the settings of :class:`dnas.latency.statistics.Effort`, ``software`` versions by name,
     ``before`` and ``after`` the state of the device around the measuring, ``seconds`` the time all sittings took.
     ``cache`` is ``warm``: each module is called again and again, so its weights and input lie in the caches.
-    ``commit`` is that of a source checkout of dnas, null for an installed package.
+    ``commit`` is that of a source checkout of dnas, null for an installed package. ``space`` and ``command`` hold no
+    folders of the machine that measured: see :func:`portable_command`.
     """
 
     space: str
@@ -56,10 +58,13 @@ class Provenance:
 def start_provenance(
     target: Target, effort: Effort, *, space: str, input_size: tuple[int, int], command: str | None
 ) -> Provenance:
-    """The provenance of a build that begins now; :func:`finish_provenance` completes it."""
+    """The provenance of a build that begins now; :func:`finish_provenance` completes it.
+
+    ``space`` and ``command`` may hold paths; they are kept without the folders of this machine.
+    """
     state = conditions(target.device)
     return Provenance(
-        space=space,
+        space=_portable_word(space),
         input_size=input_size,
         device=describe_device(target.device),
         backend=target.backend,
@@ -71,7 +76,7 @@ def start_provenance(
         effort={name: float(value) for name, value in dataclasses.asdict(effort).items()},
         software=software_versions(target.device),
         commit=source_commit(),
-        command=command,
+        command=None if command is None else portable_command(command),
         date=utc_now(),
         seconds=0.0,
         before=state,
@@ -111,6 +116,21 @@ def differences(one: Provenance, other: Provenance) -> list[str]:
     for name in sorted({*one.effort, *other.effort}):
         pairs[name] = (one.effort.get(name), other.effort.get(name))
     return [f"{name}: {first} and {second}" for name, (first, second) in pairs.items() if first != second]
+
+
+def portable_command(command: str) -> str:
+    """``command`` without what is only true of this machine: absolute paths and such that lead up become bare names.
+
+    Tables are passed on; a home folder or a temporary one is of no use to others and none of their business.
+    """
+    return shlex.join(_portable_word(word) for word in shlex.split(command))
+
+
+def _portable_word(word: str) -> str:
+    key, equals, value = word.rpartition("=")
+    parts = PurePath(value).parts
+    outside = PurePath(value).is_absolute() or value.startswith("~") or ".." in parts
+    return f"{key}{equals}{PurePath(value).name or value}" if outside else word
 
 
 def software_versions(device: torch.device) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,14 +114,20 @@ class LatencyTable:
         """The ``count`` entries of highest median latency, slowest first."""
         return sorted(self.entries.items(), key=lambda item: (-item[1].median, item[0]))[:count]
 
+    def by_operator(self) -> dict[str, list[Measurement]]:
+        """The entries by kind of operator, kinds in alphabetical order."""
+        found: dict[str, list[Measurement]] = {}
+        for key, entry in self.entries.items():
+            found.setdefault(OperatorSpec.from_key(key).operator, []).append(entry)
+        return dict(sorted(found.items()))
+
     def summary(self) -> dict[str, Any]:
         """The table in a few figures: plain values, latencies in ms, spread as a fraction of the median."""
         medians = [entry.median for entry in self.entries.values()]
         spreads = [entry.spread for entry in self.entries.values()]
-        operators = [OperatorSpec.from_key(key).operator for key in self.entries]
         return {
             "entries": len(medians),
-            "operators": {name: operators.count(name) for name in sorted(set(operators))},
+            "operators": {name: len(entries) for name, entries in self.by_operator().items()},
             "fastest_ms": min(medians, default=0.0),
             "median_ms": float(np.median(medians)) if medians else 0.0,
             "slowest_ms": max(medians, default=0.0),
@@ -182,10 +190,13 @@ class LatencyTable:
         if mine.backend not in BACKENDS:  # imported: its figures cannot be joined by new ones
             return f"dnas latency build {mine.space} --out NEW.json"
         command = mine.command or (
-            f"dnas latency build {mine.space} --out {self.source or 'FILE'} --device {mine.device.type} "
+            f"dnas latency build {mine.space} --out FILE --device {mine.device.type} "
             f"--backend {mine.backend} --precision {mine.precision}"
         )
-        return f"{command.replace(' --resume', '')} --resume"
+        words = [word for word in shlex.split(command) if word != "--resume"]
+        if self.source is not None and "--out" in words[:-1]:  # the table may have moved since
+            words[words.index("--out") + 1] = str(self.source)
+        return shlex.join([*words, "--resume"])
 
 
 @dataclass(frozen=True)
@@ -207,6 +218,43 @@ class TableDiff:
         """Median over the shared keys of |second - first| / first (0 without shared keys)."""
         values = [abs(ratio - 1) for ratio in self.ratios.values()]
         return float(np.median(values)) if values else 0.0
+
+    def by_operator(self) -> dict[str, list[tuple[float, float]]]:
+        """The (first, second) latencies in ms by kind of operator, kinds in alphabetical order."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for key, pair in self.latencies_ms.items():
+            found.setdefault(OperatorSpec.from_key(key).operator, []).append(pair)
+        return dict(sorted(found.items()))
+
+    def ratios_by_operator(self) -> dict[str, dict[str, float]]:
+        """By kind of operator: how many entries both have, and median, p10 and p90 of second / first over them."""
+        rows = {}
+        for operator, pairs in self.by_operator().items():
+            ratios = [second / first for first, second in pairs if first > 0]
+            if ratios:
+                p10, median, p90 = (float(value) for value in np.percentile(ratios, (10, 50, 90)))
+                rows[operator] = {"entries": len(ratios), "median": median, "p10": p10, "p90": p90}
+        return rows
+
+    def largest(self, count: int) -> list[tuple[str, float, float]]:
+        """The ``count`` entries (key, first, second ms) whose ratio is furthest from 1, in either direction."""
+        pairs = [(key, *pair) for key, pair in self.latencies_ms.items() if min(pair) > 0]
+        return sorted(pairs, key=lambda row: (-abs(math.log(row[2] / row[1])), row[0]))[:count]
+
+    def to_mapping(self, largest: int = 10) -> dict[str, Any]:
+        """The comparison as plain values, with the ``largest`` differences."""
+        return {
+            "entries": len(self.latencies_ms),
+            "median_relative_difference": self.median_relative_difference,
+            "operators": self.ratios_by_operator(),
+            "largest": [
+                {"key": key, "first_ms": first, "second_ms": second, "ratio": second / first}
+                for key, first, second in self.largest(largest)
+            ],
+            "only_first": list(self.only_first),
+            "only_second": list(self.only_second),
+            "measured_differently": list(self.measured_differently),
+        }
 
 
 def _device_text(device: DeviceInfo) -> str:

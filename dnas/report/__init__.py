@@ -16,6 +16,7 @@ from dnas.report.data import (
 )
 from dnas.report.dilated import dilated_drawing, is_dilated
 from dnas.report.growth import Growth, Stage, growth_picture
+from dnas.report.latency_charts import table_chart, table_comparison
 from dnas.report.page import render_report, write_report
 from dnas.report.pictures import examples_sheet
 from dnas.report.rates import rate_curves, sampling_positions
@@ -60,5 +61,7 @@ __all__ = [
     "save_svg",
     "search_curves",
     "svg_text",
+    "table_chart",
+    "table_comparison",
     "write_report",
 ]

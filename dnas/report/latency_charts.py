@@ -1,0 +1,81 @@
+"""Charts of latency tables: one table by operator, and two tables against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from dnas.report.style import INK, MUTED, SERIES, label_axes, legend_text, new_figure, styled
+
+Pairs = Sequence[tuple[float, float]]
+Values = NDArray[np.float64]
+
+
+@styled
+def table_chart(latencies: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
+    """Each entry of a latency table: (median, 10th, 90th percentile) in ms by operator kind.
+
+    Left every median on a logarithmic axis, a row an operator, with the median of the row; right how wide the
+    percentiles lie around each median, in percent: where the table can be trusted least.
+    """
+    names = list(latencies)
+    figure = new_figure(8.6, 1.4 + 0.42 * len(names))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for row, name in enumerate(names):
+        values = np.asarray(latencies[name], dtype=np.float64).reshape(-1, 3)
+        medians = values[:, 0]
+        known = medians > 0
+        _strip(left, row, medians[known], row)
+        _strip(right, row, 100 * (values[known, 2] - values[known, 1]) / medians[known], row)
+    left.set_xscale("log")
+    right.set_xlim(left=0)
+    _name_rows(left, names)
+    label_axes(left, title="Latency of each operator", x="median (ms)", y="")
+    label_axes(right, title="Spread", x="10th to 90th percentile (% of the median)", y="")
+    return figure
+
+
+@styled
+def table_comparison(latencies: Mapping[str, Pairs], first: str, second: str) -> Figure:
+    """Two tables, named ``first`` and ``second``: by operator kind the latencies (ms) of the entries that both hold.
+
+    Left the pairs on logarithmic axes with the line of equality; right the ratios second / first, a row an operator.
+    """
+    names = list(latencies)
+    figure = new_figure(9.0, max(3.8, 1.4 + 0.42 * len(names)))
+    left, right = figure.subplots(1, 2)
+    everything: list[float] = []
+    for row, name in enumerate(names):
+        pairs = np.asarray([pair for pair in latencies[name] if min(pair) > 0], dtype=np.float64).reshape(-1, 2)
+        everything += pairs.ravel().tolist()
+        colour = SERIES[row % len(SERIES)]
+        left.scatter(pairs[:, 0], pairs[:, 1], s=14, color=colour, alpha=0.7, linewidths=0, label=legend_text(name))
+        _strip(right, row, pairs[:, 1] / pairs[:, 0], row)
+    limits = (0.8 * min(everything, default=0.1), 1.25 * max(everything, default=1.0))
+    left.plot(limits, limits, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    left.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
+    right.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    _name_rows(right, names)
+    label_axes(left, title="Latency of each entry", x=f"{first} (ms)", y=f"{second} (ms)")
+    label_axes(right, title="Ratio by operator", x=f"{second} / {first}", y="")
+    return figure
+
+
+def _strip(axes: Axes, row: int, values: Values, colour: int) -> None:
+    """A row of points, spread a little so that they can be told apart, and their median."""
+    if not len(values):
+        return
+    offsets = 0.5 * (np.arange(len(values)) * 0.618 % 1 - 0.5)
+    axes.scatter(values, row + offsets, s=9, color=SERIES[colour % len(SERIES)], alpha=0.6, linewidths=0)
+    axes.plot([np.median(values)] * 2, [row - 0.38, row + 0.38], color=INK, linewidth=1.6)
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), [legend_text(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.grid(visible=False, axis="y")
