@@ -1,0 +1,140 @@
+"""What do operators cost on this device? The questions of two papers, answered by our own measuring.
+
+- RegSeg (version 1, Table 1): a Y block against D blocks of the rates (1, 1), (1, 4) and (1, 10), width 256, group
+  width 16, input 1x256x64x128. The D block of (1, 1) is measured split into two convolutions, as the paper does here.
+- The dilation rate against time, 1 to 18: one 3x3 convolution of that width and group width at that input.
+- FasterSeg (Table 1): 3x3 convolutions of 256 channels, plain, in two groups, dilated by 2, and zoomed, input
+  1x256x32x64.
+
+Prints tables in Markdown. All modules of a question run in interleaved rounds, so that a busy machine slows all alike:
+the ratios are steadier than the milliseconds.
+
+    python scripts/latency_questions.py [--device cpu] [--backend eager] [--precision fp32] [--threads 1] [--seconds 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from torch import nn
+
+from dnas.latency import Effort, Measurement, Target, WorkItem, make_target, measure_many
+from dnas.latency.device import describe_device
+from dnas.networks.regseg_blocks import DBlock
+from dnas.ops import ZoomedConv
+from dnas.profile import count_multiply_adds, count_parameters
+
+Shape = tuple[int, int, int]
+Modules = Mapping[str, Callable[[], nn.Module]]
+
+BLOCK_INPUT: Shape = (256, 64, 128)
+BLOCK_MS = {"Y block": 1.0, "D block (1, 1)": 1.1, "D block (1, 4)": 1.2, "D block (1, 10)": 1.2}
+OPERATOR_INPUT: Shape = (256, 32, 64)
+OPERATOR_MS = {"conv": 0.15, "conv, 2 groups": 0.13, "conv, dilation 2": 0.25, "zoomed conv": 0.09}
+RATES = range(1, 19)
+
+
+def main() -> None:
+    options = parse_arguments()
+    target = make_target(
+        options.device,
+        backend=options.backend,
+        precision=options.precision,
+        channels_last=options.channels_last,
+        threads=options.threads,
+    )
+    effort = Effort(rounds=options.rounds, time_per_entry=options.seconds)
+    threads = f", {target.threads} threads" if target.device.type == "cpu" else ""
+    print(f"{describe_device(target.device).name}, {target.backend}, {target.precision}{threads}")
+    questions: tuple[tuple[str, Shape, Modules, Mapping[str, float], str], ...] = (
+        ("RegSeg, Table 1: blocks at 1x256x64x128", BLOCK_INPUT, blocks(), BLOCK_MS, "T4, mixed"),
+        ("Dilation rate of a 3x3 convolution at 1x256x64x128, groups of 16", BLOCK_INPUT, dilations(), {}, ""),
+        (
+            "FasterSeg, Table 1: convolutions at 1x256x32x64",
+            OPERATOR_INPUT,
+            operators(),
+            OPERATOR_MS,
+            "1080 Ti, TensorRT",
+        ),
+    )
+    for title, shape, modules, printed, where in questions:
+        print(f"\n{title}\n")
+        print("\n".join(table(modules, shape, measured(modules, shape, target, effort), printed, where)), flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps")
+    parser.add_argument("--backend", default="eager")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each module")
+    return parser.parse_args()
+
+
+def blocks() -> Modules:
+    """A Y block and D blocks; equal rates stay split, which is what the paper's row (1, 1) shows."""
+    width = BLOCK_INPUT[0]
+    split = {f"D block ({a}, {b})": (a, b) for a, b in ((1, 1), (1, 4), (1, 10))}
+    return {
+        "Y block": partial(DBlock, width, width, (1,)),
+        **{name: partial(DBlock, width, width, rates, split_equal=True) for name, rates in split.items()},
+    }
+
+
+def dilations() -> Modules:
+    """One convolution at each dilation rate."""
+    width = BLOCK_INPUT[0]
+    return {
+        f"rate {rate}": partial(nn.Conv2d, width, width, 3, padding=rate, dilation=rate, groups=width // 16, bias=False)
+        for rate in RATES
+    }
+
+
+def operators() -> Modules:
+    """FasterSeg's four; each holds one convolutional layer with its normalisation and ReLU."""
+    width = OPERATOR_INPUT[0]
+
+    def conv(groups: int = 1, dilation: int = 1) -> nn.Module:
+        layer = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, groups=groups, bias=False)
+        return nn.Sequential(layer, nn.BatchNorm2d(width), nn.ReLU())
+
+    return {
+        "conv": conv,
+        "conv, 2 groups": partial(conv, groups=2),
+        "conv, dilation 2": partial(conv, dilation=2),
+        "zoomed conv": partial(ZoomedConv, width, width, depth=1),
+    }
+
+
+def measured(modules: Modules, shape: Shape, target: Target, effort: Effort) -> dict[str, Measurement]:
+    """Latency of every module at one input of ``shape`` (channels, height, width)."""
+    return measure_many([WorkItem(name, (shape,), build) for name, build in modules.items()], target, effort=effort)
+
+
+def table(
+    modules: Modules, shape: Shape, found: Mapping[str, Measurement], printed: Mapping[str, float], where: str
+) -> list[str]:
+    """Rows in Markdown; the ratios are those to the first module, ``printed`` what the paper gives in ms."""
+    names = list(modules)
+    first = found[names[0]].median
+    paper = f" paper ({where}) | ratio |" if printed else ""
+    lines = [
+        f"| | ms | 10 to 90 % | ratio | G multiply-adds | M parameters |{paper}",
+        f"|---|---|---|---|---|---|{'---|---|' if printed else ''}",
+    ]
+    for name in names:
+        entry, module = found[name], modules[name]()
+        work, weights = count_multiply_adds(module, shape[1:], shape[0]) / 1e9, count_parameters(module) / 1e6
+        figures = f"{entry.median:.3f} | {entry.p10:.3f} to {entry.p90:.3f} | {entry.median / first:.2f}"
+        theirs = f" {printed[name]} | {printed[name] / printed[names[0]]:.2f} |" if printed else ""
+        lines.append(f"| {name} | {figures} | {work:.2f} | {weights:.2f} |{theirs}")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
