@@ -134,7 +134,10 @@ def check(
     if figure is not None:
         result.save_figure(figure)
     if as_json:
-        print_json(result.to_mapping())
+        summary = loaded.summary()
+        described = ("device", "backend", "precision", "input_size", "threads", "date")
+        about = {"space": chosen.name, **{name: summary[name] for name in described}}
+        print_json({**result.to_mapping(), "table": about})
         return
     for line in result.lines():
         print(line)

@@ -148,6 +148,27 @@ def test_latency_show_and_check(jobs, tmp_path, capsys):
     assert set(checked) >= {"networks", "pearson", "spearman", "mape"}
     assert checked["networks"] == 3
     assert figure.read_text().lstrip().startswith("<?xml")
+    assert checked["table"]["space"] == str(jobs / "space.yaml")
+
+
+def test_derived_networks_are_checked_too(jobs, tmp_path, capsys):
+    twin = tmp_path / "student.yaml"
+    twin.write_text((jobs / "student.yaml").read_text())
+    checked = json.loads(
+        run(
+            capsys,
+            *("latency", "check", jobs / "table.json", jobs / "space.yaml", "--networks", "0", "--json"),
+            *("--rounds", "1", "--time-per-network", "0.01"),
+            *("--network", jobs / "student.yaml", "--network", jobs / "teacher.yaml", "--network", twin),
+        )
+    )
+    names = [row["name"] for row in checked["latencies"]]
+    assert names == [str(jobs / "student.yaml"), "teacher", str(twin)]
+    assert checked["latencies"][0]["predicted_ms"] == checked["latencies"][2]["predicted_ms"]
+    derived = json.loads(
+        run(capsys, "derive", jobs / "search", "--out", tmp_path / "a.yaml", "--which", "teacher", "--json")
+    )
+    assert checked["latencies"][1]["predicted_ms"] == pytest.approx(derived["latency_ms"])
 
 
 def test_report_of_the_runs_is_one_page(jobs, tmp_path, capsys):

@@ -137,6 +137,17 @@ def test_a_damaged_journal_costs_only_the_damaged_lines(build, tmp_path):
         build(inventory(6), resume=True)
 
 
+def test_what_was_measured_within_a_budget_goes_on(build):
+    """Coarse first; the next sitting only adds what is missing to the whole number of rounds."""
+    with pytest.raises(BuildInterrupted):
+        build(inventory(6), budget_s=0.0, progress=stop_after(4))
+    reports = []
+    table = build(inventory(6), budget_s=1000.0, resume=True, progress=reports.append)
+    assert reports[-1].done == reports[-1].total == 6 * 2 - 4
+    assert reports[-1].eta_s == 0
+    assert all(entry.rounds == 2 for entry in table.entries.values())
+
+
 def test_a_budget_measures_everything_at_least_once(build):
     table = build(inventory(6), budget_s=0.0)
     assert len(table) == 6
@@ -174,7 +185,8 @@ BUILDER = textwrap.dedent(
         child = os.fork()
         if child == 0:
             try:
-                build(sys.argv[1], float(line))
+                pause, out = line.strip().split(" ", 1)
+                build(out, float(pause))
             except UserError as error:
                 print("error:", error, flush=True)
             os._exit(0)
@@ -186,11 +198,11 @@ BUILDER = textwrap.dedent(
 
 
 class Builders:
-    """A process that makes builders of one table, one after the other; each is killed or left to finish."""
+    """A process that makes builders of tables, one after the other; each is killed or left to finish."""
 
-    def __init__(self, out):
+    def __init__(self):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", BUILDER, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", BUILDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __enter__(self):
@@ -204,8 +216,8 @@ class Builders:
     def line(self):
         return self.process.stdout.readline().strip()
 
-    def start(self, pause):
-        self.process.stdin.write(f"{pause}\n")
+    def start(self, pause, out):
+        self.process.stdin.write(f"{pause} {out}\n")
         self.process.stdin.flush()
         lines = [self.line()]
         while not lines[-1].startswith("builder "):
@@ -216,24 +228,29 @@ class Builders:
         return list(iter(self.line, "end"))
 
 
-def test_killed_at_twenty_random_moments_nothing_is_lost(tmp_path):
+@pytest.fixture(scope="module")
+def builders():
+    with Builders() as found:
+        yield found
+
+
+def test_killed_at_twenty_random_moments_nothing_is_lost(tmp_path, builders):
     """SIGKILL after some visits: every visit that was reported stands in the journal, and the build goes on."""
     out, rng, kept = tmp_path / "t.json", random.Random(0), 0
-    with Builders(out) as builders:
-        for _ in range(20):
-            builder, lines = builders.start(0.002)
-            while len(lines) < rng.randrange(1, 7):
-                lines.append(builders.line())
-            time.sleep(rng.random() * 0.004)
-            os.kill(builder, signal.SIGKILL)
-            lines += builders.rest()
-            now = sum(map(len, Journal(tmp_path / "t.json.journal.jsonl").rounds.values()))
-            # The visit that was about to be reported when the signal came may be on disk already.
-            assert kept + len(lines) <= now <= kept + len(lines) + 1
-            kept = now
-            assert not out.exists()
-        _, lines = builders.start(0)
+    for _ in range(20):
+        builder, lines = builders.start(0.002, out)
+        while len(lines) < rng.randrange(1, 7):
+            lines.append(builders.line())
+        time.sleep(rng.random() * 0.004)
+        os.kill(builder, signal.SIGKILL)
         lines += builders.rest()
+        now = sum(map(len, Journal(tmp_path / "t.json.journal.jsonl").rounds.values()))
+        # The visit that was about to be reported when the signal came may be on disk already.
+        assert kept + len(lines) <= now <= kept + len(lines) + 1
+        kept = now
+        assert not out.exists()
+    _, lines = builders.start(0, out)
+    lines += builders.rest()
     assert len(lines) == 40 * 4 - kept
     table = LatencyTable.load(out)
     assert len(table) == 40
@@ -242,14 +259,35 @@ def test_killed_at_twenty_random_moments_nothing_is_lost(tmp_path):
     assert not (tmp_path / "t.json.journal.jsonl").exists()
 
 
-def test_a_second_builder_is_told_who_holds_the_table(build, tmp_path):
+def test_killed_while_it_grows_a_table_stays_what_it_was(tmp_path, builders):
+    """A finished table of some entries is extended, the builder is killed each time: the file never changes until all
+    is measured."""
+    out, rng = tmp_path / "t.json", random.Random(1)
+    effort = Effort(rounds=4, time_per_entry=0.001, warm_up_s=0, extra_rounds=0)
+    build_table(inventory(5), out, make_target("cpu", threads=1), space="small", input_size=(8, 8), effort=effort)
+    before, first = out.read_bytes(), LatencyTable.load(out)
+    for _ in range(6):
+        builder, lines = builders.start(0.001, out)
+        while len(lines) < rng.randrange(1, 5):
+            lines.append(builders.line())
+        time.sleep(rng.random() * 0.004)
+        os.kill(builder, signal.SIGKILL)
+        builders.rest()
+        assert out.read_bytes() == before
+    builders.start(0, out)
+    builders.rest()
+    grown = LatencyTable.load(out)
+    assert len(grown) == 40
+    assert all(grown.entries[key] == entry for key, entry in first.entries.items())
+
+
+def test_a_second_builder_is_told_who_holds_the_table(build, tmp_path, builders):
     out = tmp_path / "t.json"
-    with Builders(out) as builders:
-        builder, _ = builders.start(0.01)
-        assert builders.line().startswith("conv")
-        with pytest.raises(UserError, match=f"is being built by process {builder} on"):
-            build(inventory(3), resume=True)
-        lines = builders.rest()
+    builder, _ = builders.start(0.01, out)
+    assert builders.line().startswith("conv")
+    with pytest.raises(UserError, match=f"is being built by process {builder} on"):
+        build(inventory(3), resume=True)
+    lines = builders.rest()
     assert not any(line.startswith("error:") for line in lines)
     assert len(LatencyTable.load(out)) == 40
     assert json.loads(out.read_text())["provenance"]["sittings"] == 1

@@ -1,8 +1,11 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.latency import agreement, measure_networks, noise_floor
+from dnas.latency import agreement, fit_correction, measure_networks, noise_floor
+from dnas.latency.check import spread_evenly
 
 
 def test_agreement_of_known_numbers():
@@ -33,3 +36,39 @@ def test_networks_are_measured_by_name(target, quick):
     found = measure_networks(networks, (32, 48), target, effort=quick)
     assert set(found) == {"small", "large"}
     assert noise_floor(found, found).mape == 0
+
+
+@given(st.lists(st.floats(0.1, 1e3), min_size=1, max_size=60), st.integers(2, 20))
+def test_what_is_spread_evenly_is_distinct_sorted_and_reaches_both_ends(values, count):
+    chosen = spread_evenly(values, count)
+    assert len(set(chosen)) == len(chosen) == min(count, len(values))
+    picked = [values[index] for index in chosen]
+    assert picked == sorted(picked)
+    assert (picked[0], picked[-1]) == (min(values), max(values))
+
+
+def test_a_crowd_in_the_middle_does_not_crowd_the_choice():
+    values = [1.0, 2.0, *(5 + 0.001 * n for n in range(200)), 8.0, 9.0]
+    assert [values[index] for index in spread_evenly(values, 5)] == pytest.approx([1, 2, 5, 8, 9], abs=0.2)
+
+
+def test_a_correction_finds_factor_and_offset():
+    predicted = [1.0, 4.0, 7.0, 11.0]
+    found = fit_correction(predicted, [1.1 * value + 0.5 for value in predicted])
+    assert found.to_mapping() == pytest.approx({"factor": 1.1, "offset_ms": 0.5, "networks": 4})
+    assert found.apply([2.0]) == pytest.approx([2.7])
+
+
+def test_a_correction_counts_relative_errors():
+    """Brute force: no factor and offset nearby have a smaller sum of squared relative errors."""
+    predicted, measured = [1.0, 2.0, 50.0, 60.0], [1.3, 2.1, 57.0, 63.0]
+
+    def error(factor, offset):
+        return sum(((factor * p + offset - m) / m) ** 2 for p, m in zip(predicted, measured, strict=True))
+
+    found = fit_correction(predicted, measured)
+    best = error(found.factor, found.offset_ms)
+    assert best < error(1.0, 0.0)
+    for step in (-0.01, 0.01):
+        assert best < error(found.factor + step, found.offset_ms)
+        assert best < error(found.factor, found.offset_ms + step)
