@@ -48,8 +48,12 @@ class Pace:
 
     @property
     def total(self) -> int:
-        """Visits finished and still to come in this sitting, as far as is known: an outlier adds one."""
-        return self.done + sum(self._left.values())
+        """Visits finished and still to come in this sitting, as far as is known: an outlier adds one.
+
+        When the budget has run out, what has not been measured at all is all that is to come.
+        """
+        over = self._budget_s is not None and self._last - self._started >= self._budget_s
+        return self.done + (len(self._unseen) if over else sum(self._left.values()))
 
     @property
     def left_s(self) -> float:

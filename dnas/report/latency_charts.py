@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from dnas.report.style import INK, MUTED, SERIES, label_axes, legend_text, new_figure, styled
@@ -32,6 +34,7 @@ def table_chart(latencies: Mapping[str, Sequence[tuple[float, float, float]]]) -
         _strip(left, row, medians[known], row)
         _strip(right, row, 100 * (values[known, 2] - values[known, 1]) / medians[known], row)
     left.set_xscale("log")
+    _plain_numbers(left.xaxis)
     right.set_xlim(left=0)
     _name_rows(left, names)
     label_axes(left, title="Latency of each operator", x="median (ms)", y="")
@@ -58,6 +61,8 @@ def table_comparison(latencies: Mapping[str, Pairs], first: str, second: str) ->
     limits = (0.8 * min(everything, default=0.1), 1.25 * max(everything, default=1.0))
     left.plot(limits, limits, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     left.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
+    _plain_numbers(left.xaxis)
+    _plain_numbers(left.yaxis)
     right.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     _name_rows(right, names)
     label_axes(left, title="Latency of each entry", x=f"{first} (ms)", y=f"{second} (ms)")
@@ -72,6 +77,13 @@ def _strip(axes: Axes, row: int, values: Values, colour: int) -> None:
     offsets = 0.5 * (np.arange(len(values)) * 0.618 % 1 - 0.5)
     axes.scatter(values, row + offsets, s=9, color=SERIES[colour % len(SERIES)], alpha=0.6, linewidths=0)
     axes.plot([np.median(values)] * 2, [row - 0.38, row + 0.38], color=INK, linewidth=1.6)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """1, 2 and 5 of each power of ten as plain numbers on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:

@@ -68,10 +68,11 @@ def test_what_was_never_measured_is_measured_after_the_budget_too(clock):
     visit(pace, clock, 3.0, "b")
     assert pace.out_of_time()
     assert pace.left_s == pytest.approx(6.0)
+    assert (pace.done, pace.total) == (2, 4)
 
 
 def test_rounds_of_an_earlier_sitting_are_done(clock):
-    pace = Pace(["a", "b"], Effort(rounds=2), done={"a": [ROUND, ROUND], "b": [ROUND]}, budget_s=0.0, clock=clock)
+    pace = Pace(["a", "b"], Effort(rounds=2), done={"a": [ROUND, ROUND], "b": [ROUND]}, clock=clock)
     assert pace.total == 1
     visit(pace, clock, 1.0, "b")
     assert (pace.done, pace.total, pace.left_s) == (1, 1, 0)
