@@ -7,21 +7,26 @@
   1x256x32x64.
 
 Prints tables in Markdown. All modules of a question run in interleaved rounds, so that a busy machine slows all alike:
-the ratios are steadier than the milliseconds.
+the ratios are steadier than the milliseconds. On a busy CPU, ``--clock cpu`` with ``--threads 1`` counts only the time
+that the process itself was running.
 
-    python scripts/latency_questions.py [--device cpu] [--backend eager] [--precision fp32] [--threads 1] [--seconds 2]
+    python scripts/latency_questions.py [--device cpu] [--backend eager] [--precision fp32] [--threads 1] [--clock cpu]
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
 
 from torch import nn
 
+from dnas.errors import UserError
 from dnas.latency import Effort, Measurement, Target, WorkItem, make_target, measure_many
 from dnas.latency.device import describe_device
+from dnas.latency.statistics import HostStopwatch, Stopwatch
 from dnas.networks.regseg_blocks import DBlock
 from dnas.ops import ZoomedConv
 from dnas.profile import count_multiply_adds, count_parameters
@@ -45,9 +50,12 @@ def main() -> None:
         channels_last=options.channels_last,
         threads=options.threads,
     )
+    if options.clock == "cpu":
+        target = on_cpu_time(target)
     effort = Effort(rounds=options.rounds, time_per_entry=options.seconds)
     threads = f", {target.threads} threads" if target.device.type == "cpu" else ""
-    print(f"{describe_device(target.device).name}, {target.backend}, {target.precision}{threads}")
+    clock = ", CPU time" if options.clock == "cpu" else ""
+    print(f"{describe_device(target.device).name}, {target.backend}, {target.precision}{threads}{clock}")
     questions: tuple[tuple[str, Shape, Modules, Mapping[str, float], str], ...] = (
         ("RegSeg, Table 1: blocks at 1x256x64x128", BLOCK_INPUT, blocks(), BLOCK_MS, "T4, mixed"),
         ("Dilation rate of a 3x3 convolution at 1x256x64x128, groups of 16", BLOCK_INPUT, dilations(), {}, ""),
@@ -71,9 +79,25 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's")
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing for each module")
     return parser.parse_args()
+
+
+class CpuTimeTarget(Target):
+    """A CPU whose time counts only while this process runs on it."""
+
+    def stopwatch(self) -> Stopwatch:
+        """The processor time of this process, of all its threads."""
+        return HostStopwatch(time.process_time)
+
+
+def on_cpu_time(target: Target) -> Target:
+    """``target`` on the clock of the process; raises :class:`UserError` where that is not the time of the work."""
+    if target.device.type != "cpu" or target.threads != 1:
+        raise UserError("--clock cpu: needs --device cpu and --threads 1; the times of threads would be added up")
+    return CpuTimeTarget(**{field.name: getattr(target, field.name) for field in fields(target)})
 
 
 def blocks() -> Modules:
@@ -137,4 +161,7 @@ def table(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None
