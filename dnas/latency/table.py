@@ -15,7 +15,6 @@ import torch
 
 from dnas.config import to_mapping
 from dnas.errors import UserError
-from dnas.latency.backends import BACKENDS
 from dnas.latency.device import DeviceInfo, describe_device
 from dnas.latency.provenance import Provenance, differences
 from dnas.latency.spec import OperatorSpec
@@ -187,7 +186,7 @@ class LatencyTable:
 
     def _build_command(self) -> str:
         mine = self.provenance
-        if mine.backend not in BACKENDS:  # imported: its figures cannot be joined by new ones
+        if not mine.effort:  # imported, not measured here: its figures cannot be joined by new ones
             return f"dnas latency build {mine.space} --out NEW.json"
         command = mine.command or (
             f"dnas latency build {mine.space} --out FILE --device {mine.device.type} "
