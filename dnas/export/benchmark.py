@@ -13,17 +13,15 @@ from torch import nn
 from dnas.errors import UserError
 from dnas.export.memory import with_peak_memory
 from dnas.export.metadata import ExportMetadata
-from dnas.export.onnx_file import count_initialisers, onnx_bytes, read_onnx
-from dnas.export.runtimes import OnnxModule, ProgramModule
-from dnas.export.tensorrt_engine import TensorRTModule, build_engine, import_tensorrt, read_engine
+from dnas.export.onnx_file import count_initialisers, read_onnx
+from dnas.export.tensorrt_engine import read_engine
 from dnas.export.torch_file import read_program
+from dnas.latency.backends import find_backend
 from dnas.latency.measure import measure
 from dnas.latency.statistics import Effort
 from dnas.latency.target import make_target, resolve_device
 from dnas.profile import count_multiply_adds, count_parameters
-
-# Backends that run a graph of their own instead of the PyTorch module, and the precisions they are offered in.
-_RUNTIMES = {"onnxruntime": ("fp32",), "tensorrt": ("fp32", "fp16")}
+from dnas.runtimes import OnnxModule, ProgramModule, TensorRTModule, import_tensorrt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +52,8 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure a network, or a file (``.onnx``, ``.pt2``, ``.engine``) in its own runtime.
 
-    A network needs ``input_size`` (height, width); ``backend`` is eager (default), compiled, cudagraph, onnxruntime or
-    tensorrt. A file knows its size, backend and precision: they may be given only where the file leaves them open.
+    A network needs ``input_size`` (height, width); ``backend`` is one of :data:`dnas.latency.BACKENDS`, eager by
+    default. A file knows its size, backend and precision: they may be given only where the file leaves them open.
     About ``seconds`` are spent on timing. The result is ready for JSON: ``latency_ms`` of one batch (median, p10, p90),
     ``fps`` (images a second), ``parameters``, ``multiply_adds`` (one image; None where a file does not tell),
     ``input_size``, ``batch``, ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``.
@@ -79,41 +77,17 @@ def _of_network(
     precision: str,
     threads: int | None,
 ) -> _Subject:
-    size = (shape[2], shape[3])
-    if backend in _RUNTIMES:
-        if precision not in _RUNTIMES[backend]:
-            known = ", ".join(_RUNTIMES[backend])
-            raise UserError(f"backend {backend} runs {known}, given precision {precision}")
-        make_target(device, threads=threads)  # checks the number of threads
-        module, run_as, run_precision = _runtime(network, shape, device, backend, precision, threads), "eager", "fp32"
-    else:
-        module, run_as, run_precision = network, backend, precision
+    # Before anything is counted or measured: what cannot be is said at once.
+    find_backend(make_target(device, backend=backend, precision=precision, threads=threads))
     return _Subject(
-        module=module,
+        module=network,
         shape=shape,
-        run_as=run_as,
+        run_as=backend,
         backend=backend,
         precision=precision,
         parameters=count_parameters(network),
-        multiply_adds=count_multiply_adds(network, size),
-        run_precision=run_precision,
-    )
-
-
-def _runtime(
-    network: nn.Module,
-    shape: tuple[int, int, int, int],
-    device: torch.device,
-    backend: str,
-    precision: str,
-    threads: int | None,
-) -> nn.Module:
-    trt = import_tensorrt() if backend == "tensorrt" else None
-    if trt is not None and device.type != "cuda":
-        raise UserError(f"backend tensorrt cannot run on {device}: it needs --device cuda")
-    model = onnx_bytes(network, (shape[2], shape[3]), batch=shape[0], precision=precision)
-    return (
-        OnnxModule(model, device, threads) if trt is None else TensorRTModule(build_engine(trt, model, 4 << 30), device)
+        multiply_adds=count_multiply_adds(network, (shape[2], shape[3])),
+        run_precision=precision,
     )
 
 

@@ -13,11 +13,8 @@ from torch import nn
 from dnas.errors import UserError
 from dnas.export.metadata import ExportMetadata, describe
 from dnas.export.parity import TOLERANCES, Parity, check_parity
-from dnas.export.runtimes import OnnxModule
-from dnas.export.trace import quiet_torch, trace
 from dnas.files import write_atomically
-
-OPSET = 20
+from dnas.runtimes import OnnxModule, onnx_content, trace
 
 
 def export_onnx(
@@ -73,46 +70,8 @@ def onnx_bytes(
 ) -> bytes:
     """The network as the content of an ONNX file; ``batch`` None leaves the batch size open."""
     program = trace(network, input_size, batch=batch, fold_batch_norm=fold_batch_norm, precision=precision)
-    try:
-        with quiet_torch():
-            exported = torch.onnx.export(
-                program,
-                input_names=["images"],
-                output_names=["logits"],
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    except Exception as error:
-        raise UserError(f"the network cannot be written as ONNX: {str(error).strip()[:300]}") from error
-    if exported is None:
-        raise UserError("the network cannot be written as ONNX: torch.onnx.export returned nothing")
-    model = exported.model_proto
-    _strip(model)
-    onnx.helper.set_model_props(model, metadata.to_texts() if metadata is not None else {})
-    onnx.checker.check_model(model, full_check=True)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
-
-
-def _strip(model: Any) -> None:
-    """Drop the exporter's notes: stack traces with the paths of this machine, larger than a small network's weights."""
-    for holder in [model, model.graph, *model.functions]:
-        _strip_graph(holder)
-
-
-def _strip_graph(graph: Any) -> None:
-    for group in ("node", "input", "output", "value_info", "initializer"):
-        for item in getattr(graph, group, ()):
-            if not isinstance(item, str):
-                item.ClearField("metadata_props")
-                item.ClearField("doc_string")
-    for node in getattr(graph, "node", ()):
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                _strip_graph(inner)
-    graph.ClearField("metadata_props")
-    graph.ClearField("doc_string")
+    texts = metadata.to_texts() if metadata is not None else None
+    return onnx_content(program, ["images"], ["logits"], texts)
 
 
 def read_onnx(path: str | Path) -> tuple[Any, ExportMetadata | None]:

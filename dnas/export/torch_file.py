@@ -14,9 +14,9 @@ from torch.export import ExportedProgram
 from dnas.errors import UserError
 from dnas.export.metadata import ExportMetadata, describe
 from dnas.export.parity import TOLERANCES, Parity, check_parity
-from dnas.export.runtimes import ProgramModule
-from dnas.export.trace import quiet_torch, trace
 from dnas.files import read_bytes, write_atomically
+from dnas.runtimes.program import ProgramModule
+from dnas.runtimes.trace import quiet_torch, trace
 
 _NOTE = "dnas.json"
 

@@ -1,4 +1,4 @@
-"""How a module is made to run before it is measured: eagerly, compiled, or as a captured CUDA graph."""
+"""How a module is made to run before it is measured: by PyTorch in three ways, or by another runtime."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dnas.errors import UserError
+from dnas.latency.exported import OnnxRuntime, OpenVino, TensorRT
 from dnas.latency.statistics import Run
 from dnas.latency.target import Target
 
@@ -19,7 +20,10 @@ class Backend(Protocol):
     """What runs modules. A new backend is one class and one line in :data:`BACKENDS`."""
 
     def refuses(self, target: Target) -> str | None:
-        """Why this backend cannot run on ``target``, or None when it can."""
+        """Why this backend cannot run on ``target``, or None when it can; what is not installed is raised."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions by name of what runs the modules besides PyTorch."""
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
         """A call without arguments that runs ``module`` once; module and inputs lie on the device already."""
@@ -31,6 +35,10 @@ class Eager:
     def refuses(self, target: Target) -> str | None:
         """Eager runs everywhere."""
         return None
+
+    def versions(self) -> dict[str, str]:
+        """Nothing but PyTorch."""
+        return {}
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
         """The module itself."""
@@ -44,6 +52,10 @@ class Compiled:
     def refuses(self, target: Target) -> str | None:
         """Inductor has code generators for CPUs and Nvidia GPUs."""
         return "it is offered on cpu and cuda" if target.device.type == "mps" else None
+
+    def versions(self) -> dict[str, str]:
+        """Nothing but PyTorch."""
+        return {}
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
         """Export, then compile the exported graph.
@@ -66,6 +78,10 @@ class CudaGraph:
         """Graphs are a feature of CUDA."""
         return None if target.device.type == "cuda" else "it needs --device cuda"
 
+    def versions(self) -> dict[str, str]:
+        """Nothing but PyTorch."""
+        return {}
+
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
         """Warm up on a side stream, as capture demands, then capture; the graph keeps its tensors alive."""
         arguments = tuple(inputs)
@@ -87,7 +103,16 @@ class CudaGraph:
         return replay
 
 
-BACKENDS: Mapping[str, Backend] = MappingProxyType({"eager": Eager(), "compiled": Compiled(), "cudagraph": CudaGraph()})
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {
+        "eager": Eager(),
+        "compiled": Compiled(),
+        "cudagraph": CudaGraph(),
+        "onnxruntime": OnnxRuntime(),
+        "openvino": OpenVino(),
+        "tensorrt": TensorRT(),
+    }
+)
 
 
 def find_backend(target: Target) -> Backend:
@@ -97,7 +122,7 @@ def find_backend(target: Target) -> Backend:
         raise UserError(f"backend {target.backend!r} is unknown, known: {', '.join(BACKENDS)}")
     reason = backend.refuses(target)
     if reason is not None:
-        raise UserError(f"backend {target.backend} cannot run on {target.device}: {reason}")
+        raise UserError(f"backend {target.backend} cannot run {target.precision} on {target.device}: {reason}")
     return backend
 
 

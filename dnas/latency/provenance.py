@@ -15,6 +15,7 @@ import torchvision
 
 import dnas
 from dnas.config import config
+from dnas.latency.backends import find_backend
 from dnas.latency.device import DeviceInfo, conditions, describe_device, driver_version
 from dnas.latency.statistics import Effort
 from dnas.latency.target import Target
@@ -74,7 +75,7 @@ def start_provenance(
         batch=target.batch,
         tf32=target.precision == "tf32",
         effort={name: float(value) for name, value in dataclasses.asdict(effort).items()},
-        software=software_versions(target.device),
+        software=software_versions(target.device) | find_backend(target).versions(),
         commit=source_commit(),
         command=None if command is None else portable_command(command),
         date=utc_now(),
@@ -111,7 +112,7 @@ def differences(one: Provenance, other: Provenance) -> list[str]:
     pairs = {name: (getattr(one, name), getattr(other, name)) for name in names}
     for name in ("type", "name", "cores", "compute_capability"):
         pairs[f"device {name}"] = (getattr(one.device, name), getattr(other.device, name))
-    for name in ("torch", "cuda", "cudnn", "driver"):
+    for name in ("torch", "cuda", "cudnn", "driver", "onnxruntime", "openvino", "tensorrt"):
         pairs[name] = (one.software.get(name), other.software.get(name))
     for name in sorted({*one.effort, *other.effort}):
         pairs[name] = (one.effort.get(name), other.effort.get(name))

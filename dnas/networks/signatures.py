@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ def network_signatures(spec: MultiBranchSpec, num_classes: int, image_size: tupl
 
 def inventory_item(spec: OperatorSpec) -> InventoryItem:
     """A signature of this module with the way to build what it names."""
-    return InventoryItem(spec, lambda: build_part(spec))
+    return InventoryItem(spec, partial(build_part, spec))
 
 
 def build_part(spec: OperatorSpec) -> nn.Module:

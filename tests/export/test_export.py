@@ -11,10 +11,8 @@ from torch.nn import functional
 from dnas.errors import UserError
 from dnas.export import benchmark, check_parity, export_onnx, export_tensorrt, export_torch, read_onnx, read_program
 from dnas.export.onnx_file import count_initialisers
-from dnas.export.runtimes import OnnxModule, ProgramModule
-from dnas.export.tensorrt_engine import import_tensorrt
-from dnas.export.trace import trace
 from dnas.profile import count_multiply_adds, count_parameters
+from dnas.runtimes import OnnxModule, ProgramModule, import_tensorrt, trace
 
 SIZE = (67, 93)
 NOTES = {"class_names": ["road", "sky", "Zaun ß"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
@@ -270,7 +268,7 @@ def test_benchmark_errors_name_what_was_given(network: TwoScales, onnx_path: Pat
     cases = [
         ((network,), {}, "no input size"),
         ((network, SIZE), {"backend": "quantum"}, "'quantum'"),
-        ((network, SIZE), {"backend": "onnxruntime", "precision": "bf16"}, "given precision bf16"),
+        ((network, SIZE), {"backend": "onnxruntime", "precision": "bf16"}, "offers fp32 there, given bf16"),
         ((onnx_path, (64, 64)), {}, "exported for input size 67x93, given 64x64"),
         ((onnx_path,), {"backend": "eager"}, "runs in onnxruntime, given backend eager"),
         ((onnx_path,), {"precision": "fp16"}, "exported in fp32, given precision fp16"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -42,22 +42,41 @@ def trace(
     module = copy.deepcopy(network).eval().requires_grad_(False).to("cpu", torch.float32)
     # A dynamic batch is traced at 2: torch.export takes sizes 0 and 1 for constants.
     images = torch.zeros(2 if batch is None else batch, 3, height, width)
-    program = _export(module, images, dynamic=batch is None)
+    program = _export(module, (images,), dynamic=batch is None)
     if fold_batch_norm:
-        program = _export(_folded(program), images, dynamic=batch is None)
+        program = _export(_folded(program), (images,), dynamic=batch is None)
     if precision != "fp32":
-        program = _export(_Cast(program, _DTYPES[precision]), images, dynamic=batch is None)
+        program = _export(_Cast(program, _DTYPES[precision]), (images,), dynamic=batch is None)
     return program
 
 
-def _export(module: nn.Module, images: torch.Tensor, *, dynamic: bool) -> ExportedProgram:
+def trace_operator(
+    module: nn.Module, shapes: Sequence[Sequence[int]], *, dtype: torch.dtype = torch.float32
+) -> ExportedProgram:
+    """A module of one or several inputs, of these shapes (N, C, H, W), in eval mode on the CPU, BatchNorms folded.
+
+    Unlike :func:`trace`, inputs and outputs are of ``dtype`` too: an operator inside a network pays for no conversion.
+    The module itself is left as it is. Raises :class:`UserError` when it cannot be traced.
+    """
+    # Called while measuring, in inference mode, whose tensors torch.export cannot trace.
+    with torch.inference_mode(False):
+        copied = copy.deepcopy(module).eval().requires_grad_(False).to("cpu", torch.float32)
+        inputs = tuple(torch.zeros(tuple(shape)) for shape in shapes)
+        program = _export(_folded(_export(copied, inputs)), inputs)
+        if dtype != torch.float32:
+            inputs = tuple(tensor.to(dtype) for tensor in inputs)
+            program = _export(unguarded_module(program).to(dtype), inputs)
+    return program
+
+
+def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamic: bool = False) -> ExportedProgram:
     shapes = ({0: Dim("batch", min=1)},) if dynamic else None
     try:
         with quiet_torch(), torch.no_grad():
-            return torch.export.export(module, (images,), dynamic_shapes=shapes, strict=False)
+            return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         kind = "with an open batch size " if dynamic else ""
-        size = "x".join(map(str, images.shape[2:]))
+        size = "x".join(map(str, inputs[0].shape[2:]))
         reason = str(error).strip().splitlines()[:1]
         raise UserError(f"the network cannot be traced {kind}at {size}: {''.join(reason)[:300]}") from error
 

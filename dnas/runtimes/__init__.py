@@ -1,0 +1,28 @@
+"""Other runtimes than PyTorch: trace a module, write it as ONNX, run it in ONNX Runtime, OpenVINO or TensorRT.
+
+What latency tables measure and what files are exported both stand on this.
+"""
+
+from dnas.runtimes.onnx_model import onnx_content, operator_onnx
+from dnas.runtimes.onnx_runtime import OnnxModule
+from dnas.runtimes.opaque import BoundRun, OpaqueModule
+from dnas.runtimes.openvino_runtime import OpenVinoModule, import_openvino
+from dnas.runtimes.program import ProgramModule
+from dnas.runtimes.tensorrt_runtime import TensorRTModule, build_engine, import_tensorrt
+from dnas.runtimes.trace import trace, trace_operator
+
+__all__ = [
+    "BoundRun",
+    "OnnxModule",
+    "OpaqueModule",
+    "OpenVinoModule",
+    "ProgramModule",
+    "TensorRTModule",
+    "build_engine",
+    "import_openvino",
+    "import_tensorrt",
+    "onnx_content",
+    "operator_onnx",
+    "trace",
+    "trace_operator",
+]

@@ -1,0 +1,120 @@
+"""ONNX Runtime behind a module's face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from dnas.errors import UserError
+from dnas.runtimes.opaque import BoundRun, OpaqueModule, beside_current_stream
+
+_NUMPY_TYPES = {torch.float32: np.float32, torch.float16: np.float16}
+_TORCH_TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+
+
+class OnnxModule(OpaqueModule):
+    """An ONNX Runtime session. On CUDA inputs and outputs stay on the device."""
+
+    def __init__(
+        self,
+        model: bytes | str,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+        *,
+        tf32: bool = False,
+        stream: torch.cuda.Stream | None = None,
+    ) -> None:
+        """``model``: a file's path or content. ``threads``: CPU threads of one operator, None for one a core.
+
+        On CUDA, ``tf32`` lets float32 convolutions use TF32, and ``stream`` is the stream that the session queues its
+        work on, None for one of its own.
+        """
+        super().__init__(torch.device(device))
+        onnxruntime.disable_telemetry_events()  # what is measured here is nobody else's business
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        self.stream = stream
+        self.session = onnxruntime.InferenceSession(
+            model, options, providers=[execution_provider(self.device, tf32=tf32, stream=stream)]
+        )
+        self.input = self.session.get_inputs()[0]
+        self.output = self.session.get_outputs()[0]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes, H, W) on the device of the session."""
+        if self.device.type == "cpu":
+            return torch.from_numpy(self.session.run(None, {self.input.name: images.contiguous().numpy()})[0])
+        images = images.contiguous()
+        binding = self.session.io_binding()
+        place = (self.device.type, self.device.index or 0)
+        binding.bind_input(self.input.name, *place, "float32", tuple(images.shape), images.data_ptr())
+        binding.bind_output(self.output.name, *place)
+        torch.cuda.current_stream(self.device).synchronize()
+        self.session.run_with_iobinding(binding)
+        logits: torch.Tensor = torch.utils.dlpack.from_dlpack(binding.get_outputs()[0]._ortvalue)
+        return logits
+
+    def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
+        """A call that runs the session once on these inputs, without any copy between ONNX Runtime and PyTorch.
+
+        The inputs lie on the device of the session; all shapes in the model must be fixed.
+        """
+        held = [tensor.contiguous() for tensor in inputs]
+        outputs = tuple(
+            torch.empty(tuple(output.shape), dtype=_TORCH_TYPES[output.type], device=self.device)
+            for output in self.session.get_outputs()
+        )
+        binding = self.session.io_binding()
+        names = [node.name for node in (*self.session.get_inputs(), *self.session.get_outputs())]
+        calls = [binding.bind_input] * len(held) + [binding.bind_output] * len(outputs)
+        for call, name, tensor in zip(calls, names, (*held, *outputs), strict=True):
+            place = (self.device.type, self.device.index or 0, _NUMPY_TYPES[tensor.dtype])
+            call(name, *place, tuple(tensor.shape), tensor.data_ptr())
+        session, options = self.session, onnxruntime.RunOptions()
+        if self.device.type == "cpu":
+
+            def run(_held: object = held) -> tuple[torch.Tensor, ...]:
+                session.run_with_iobinding(binding, options)
+                return outputs
+
+            return run
+        side = self.stream
+        if side is None:
+            raise ValueError("a session on CUDA needs a stream of PyTorch's before it can be bound")
+        # The host must not wait for the device at every call: other backends do not either.
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+        def queue(_held: object = held) -> tuple[torch.Tensor, ...]:
+            beside_current_stream(lambda: session.run_with_iobinding(binding, options), side)
+            return outputs
+
+        return queue
+
+
+def execution_provider(
+    device: torch.device, *, tf32: bool = False, stream: torch.cuda.Stream | None = None
+) -> str | tuple[str, dict[str, Any]]:
+    """The execution provider for ``device`` with its options; one that is not there is a :class:`UserError`."""
+    if device.type == "cpu":
+        return "CPUExecutionProvider"
+    available = onnxruntime.get_available_providers()
+    if device.type == "cuda" and "CUDAExecutionProvider" in available:
+        options = {"device_id": str(device.index or 0), "use_tf32": str(int(tf32))}
+        if stream is not None:
+            options["user_compute_stream"] = str(stream.cuda_stream)
+        return ("CUDAExecutionProvider", options)
+    raise UserError(
+        f"ONNX Runtime here runs on {', '.join(available)} and not on {device}; use --device cpu or install "
+        "onnxruntime-gpu in place of onnxruntime"
+    )
+
+
+def onnxruntime_version() -> str:
+    """The version of ONNX Runtime."""
+    return str(onnxruntime.__version__)

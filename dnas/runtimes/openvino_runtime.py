@@ -1,0 +1,103 @@
+"""OpenVINO behind a module's face: an optional runtime for CPUs, its precision pinned."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from dnas.errors import UserError
+from dnas.runtimes.opaque import BoundRun, OpaqueModule
+
+# OpenVINO's names of precisions: as a hint for computing, and in the list of what a device can do.
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+
+
+def import_openvino() -> Any:
+    """The ``openvino`` package; :class:`UserError` naming the extra when it is not installed."""
+    try:
+        with _without("openvino_telemetry"):
+            return importlib.import_module("openvino")
+    except ImportError:
+        raise UserError('OpenVINO is not installed; install it with: pip install "dnas[openvino]"') from None
+
+
+@contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Let ``package`` seem absent: importing OpenVINO would report to its makers, from a thread of its own."""
+    hidden = sys.modules.get(package)
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        if hidden is not None:
+            sys.modules[package] = hidden
+
+
+def cpu_lacks(openvino: Any, precision: str) -> bool:
+    """Whether OpenVINO would only emulate, or not accept, this precision on the CPU of this machine."""
+    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return _CAPABILITIES.get(precision) not in known
+
+
+class OpenVinoModule(OpaqueModule):
+    """A model compiled by OpenVINO for the CPU, for one request at a time."""
+
+    def __init__(self, model: bytes, precision: str = "fp32", threads: int | None = None) -> None:
+        """``model`` is the content of an ONNX file; ``threads`` None leaves their number to OpenVINO.
+
+        The precision is pinned: left alone, OpenVINO computes float32 models in bfloat16 wherever the CPU can.
+        """
+        super().__init__(torch.device("cpu"))
+        self._openvino = import_openvino()
+        core = self._openvino.Core()
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+        }
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        self.compiled = core.compile_model(core.read_model(model), "CPU", settings)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The first output for these images."""
+        return self.bind([images])()[0].clone()
+
+    def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
+        """A call that runs the model once on these inputs, without any copy between OpenVINO and PyTorch.
+
+        The inputs are of the model's types; all shapes in the model must be fixed.
+        """
+        held = [tensor.contiguous() for tensor in inputs]
+        types = {getattr(self._openvino.Type, name): value for name, value in _TYPES.items()}
+        outputs = tuple(
+            torch.empty(tuple(port.get_shape()), dtype=types[port.get_element_type()]) for port in self.compiled.outputs
+        )
+        request = self.compiled.create_infer_request()
+        for index, tensor in enumerate(held):
+            request.set_input_tensor(index, self._shared(tensor))
+        for index, tensor in enumerate(outputs):
+            request.set_output_tensor(index, self._shared(tensor))
+
+        def run(_held: object = held) -> tuple[torch.Tensor, ...]:
+            request.infer(share_outputs=True)
+            return outputs
+
+        return run
+
+    def _shared(self, tensor: torch.Tensor) -> Any:
+        """OpenVINO's view of a tensor's memory; bfloat16, which NumPy does not know, passes as 16-bit integers."""
+        if tensor.dtype == torch.bfloat16:
+            shape = self._openvino.Shape(list(tensor.shape))
+            return self._openvino.Tensor(tensor.view(torch.int16).numpy(), shape, self._openvino.Type.bf16)
+        return self._openvino.Tensor(tensor.numpy(), shared_memory=True)
+
+
+_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -1,0 +1,24 @@
+"""A ``torch.export`` program as a module that PyTorch code can call, compare and time."""
+
+from __future__ import annotations
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
+
+from dnas.runtimes.opaque import OpaqueModule
+from dnas.runtimes.trace import unguarded_module
+
+
+class ProgramModule(OpaqueModule):
+    """A ``torch.export`` program on ``device``, in the precision that it was exported in."""
+
+    def __init__(self, program: ExportedProgram, device: str | torch.device = "cpu") -> None:
+        super().__init__(torch.device(device))
+        # In a tuple, where nn.Module does not see it: the graph refuses eval(), and its mixed types must not be cast.
+        self._graph = (unguarded_module(move_to_device_pass(program, self.device)),)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes, H, W)."""
+        logits: torch.Tensor = self._graph[0](images)
+        return logits

@@ -1,0 +1,122 @@
+"""TensorRT behind a module's face: build an engine from ONNX, and run it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dnas.errors import UserError
+from dnas.runtimes.opaque import BoundRun, OpaqueModule, beside_current_stream
+
+WORKSPACE_BYTES = 4 << 30
+_DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
+
+
+def import_tensorrt() -> Any:
+    """The ``tensorrt`` package; :class:`UserError` naming the extra when it is not installed."""
+    try:
+        return importlib.import_module("tensorrt")
+    except ImportError:
+        raise UserError('TensorRT is not installed; install it with: pip install "dnas[tensorrt]"') from None
+
+
+def build_engine(trt: Any, model: bytes, workspace_bytes: int = WORKSPACE_BYTES, *, tf32: bool = False) -> bytes:
+    """Serialised engine of the content of an ONNX file, for the current CUDA device.
+
+    The network is strongly typed, that is in the ONNX file's own types: TensorRT 11 knows nothing else, and TensorRT 10
+    then does not silently lower the precision. ``tf32`` lets float32 layers multiply in TF32.
+    """
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model):
+        errors = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
+        raise UserError(f"TensorRT cannot read the exported ONNX file: {errors[:400]}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+    if tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise UserError(f"TensorRT {trt.__version__} could not build an engine; its own message stands above")
+    return bytes(engine)
+
+
+class TensorRTModule(OpaqueModule):
+    """A TensorRT engine on a CUDA device, by default the current one."""
+
+    def __init__(self, engine: bytes, device: str | torch.device = "cuda") -> None:
+        super().__init__(torch.device(device))
+        trt = import_tensorrt()
+        with torch.cuda.device(self.device):
+            self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+            self._engine = self._runtime.deserialize_cuda_engine(engine)
+            if self._engine is None:
+                raise UserError("not a TensorRT engine for this GPU and this TensorRT version; export it anew here")
+            self._context = self._engine.create_execution_context()
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        self.inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self.outputs = [name for name in names if name not in self.inputs]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape (N, 3, H, W) that the engine was built for."""
+        self._check_one_each()
+        return tuple(self._engine.get_tensor_shape(self.inputs[0]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes, H, W) on the engine's device, queued on the current stream."""
+        self._check_one_each()
+        images = images.to(self.device, self._dtype(self.inputs[0])).contiguous()
+        (logits,) = self._connect([images])
+        stream = torch.cuda.current_stream(self.device)
+        self._enqueue(stream)
+        # The engine reads the images after this call returns: their memory must not be given to another tensor before.
+        images.record_stream(stream)
+        return logits
+
+    def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
+        """A call that queues the engine once on these inputs, which lie on its device in its types."""
+        held = [tensor.contiguous() for tensor in inputs]
+        outputs = self._connect(held)
+        new_stream: Any = torch.cuda.Stream
+        side = new_stream(self.device)
+
+        def queue(_held: object = held) -> tuple[torch.Tensor, ...]:
+            beside_current_stream(lambda: self._enqueue(side), side)
+            return outputs
+
+        return queue
+
+    def _connect(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Give the engine the addresses of its inputs, in the order of its ONNX file, and of new outputs."""
+        outputs = tuple(
+            torch.empty(tuple(self._engine.get_tensor_shape(name)), device=self.device, dtype=self._dtype(name))
+            for name in self.outputs
+        )
+        for name, tensor in zip((*self.inputs, *self.outputs), (*inputs, *outputs), strict=True):
+            if tensor.dtype != self._dtype(name) or tuple(tensor.shape) != tuple(self._engine.get_tensor_shape(name)):
+                raise ValueError(f"{name}: given {tensor.dtype} of shape {tuple(tensor.shape)}, the engine's differs")
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        return outputs
+
+    def _enqueue(self, stream: torch.cuda.Stream) -> None:
+        if not self._context.execute_async_v3(stream.cuda_stream):
+            raise RuntimeError("TensorRT could not run the engine")
+
+    def _check_one_each(self) -> None:
+        counts = len(self.inputs), len(self.outputs)
+        if counts != (1, 1):
+            raise UserError(f"the TensorRT engine has {counts[0]} inputs and {counts[1]} outputs, expected 1 and 1")
+
+    def _dtype(self, name: str) -> torch.dtype:
+        kind = self._engine.get_tensor_dtype(name).name
+        if kind not in _DTYPES:
+            raise UserError(f"the TensorRT engine's {name} is of type {kind}, known: {', '.join(_DTYPES)}")
+        return _DTYPES[kind]
