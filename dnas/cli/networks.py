@@ -123,7 +123,8 @@ def benchmark(
     size: SizeOption = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     backend: Annotated[
-        str | None, typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, tensorrt.")
+        str | None,
+        typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt."),
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from onnx import TensorProto
 from torch import nn
 
 from dnas.errors import UserError
@@ -16,12 +17,13 @@ from dnas.export.metadata import ExportMetadata
 from dnas.export.onnx_file import count_initialisers, read_onnx
 from dnas.export.tensorrt_engine import read_engine
 from dnas.export.torch_file import read_program
+from dnas.files import read_bytes
 from dnas.latency.backends import find_backend
 from dnas.latency.measure import measure
 from dnas.latency.statistics import Effort
 from dnas.latency.target import make_target, resolve_device
 from dnas.profile import count_multiply_adds, count_parameters
-from dnas.runtimes import OnnxModule, ProgramModule, TensorRTModule, import_tensorrt
+from dnas.runtimes import OnnxModule, OpaqueModule, OpenVinoModule, ProgramModule, TensorRTModule, import_tensorrt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,26 +127,38 @@ def _of_onnx(
 ) -> tuple[_Subject, tuple[str, ...]]:
     model, described = read_onnx(path)
     make_target(device, threads=threads)
-    try:
-        module = OnnxModule(str(path), device, threads)
-    except UserError:
-        raise
-    except Exception as error:  # ONNX Runtime's errors have no common class
-        raise UserError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()[:300]}") from error
-    shape = _fixed_shape(path, module.input.shape, batch)
-    if module.input.type != "tensor(float)":
-        raise UserError(f"{path}: takes {module.input.type}, expected float32 images")
+    image = model.graph.input[0].type.tensor_type
+    shape = _fixed_shape(path, [size.dim_value or size.dim_param for size in image.shape.dim], batch)
+    if image.elem_type != TensorProto.FLOAT:
+        raise UserError(f"{path}: takes {TensorProto.DataType.Name(image.elem_type).lower()}, expected float32 images")
+    precision = described.precision if described else "fp32"
     subject = _Subject(
-        module=module,
+        module=_onnx_module(path, device, backend, precision, threads),
         shape=shape,
         run_as="eager",
-        backend="onnxruntime",
-        precision=described.precision if described else "fp32",
+        backend=backend or "onnxruntime",
+        precision=precision,
         parameters=count_initialisers(model),
         multiply_adds=described.multiply_adds if described else None,
         file=str(path),
     )
-    return subject, ("onnxruntime",)
+    return subject, ("onnxruntime", "openvino")
+
+
+def _onnx_module(
+    path: Path, device: torch.device, backend: str | None, precision: str, threads: int | None
+) -> OpaqueModule:
+    """The file in the runtime asked for."""
+    if backend == "openvino":
+        target = make_target(device, backend=backend, precision=precision, threads=threads)
+        find_backend(target)
+        return OpenVinoModule(read_bytes(path, "ONNX file"), precision, threads)
+    try:
+        return OnnxModule(str(path), device, threads)
+    except UserError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        raise UserError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()[:300]}") from error
 
 
 def _of_program(

@@ -64,11 +64,15 @@ class OpenVinoModule(OpaqueModule):
         }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
-        self.compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        try:
+            self.compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        except RuntimeError as error:
+            raise UserError(f"OpenVINO cannot load this model: {str(error).strip().splitlines()[-1][:300]}") from error
+        self._request = self.compiled.create_infer_request()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The first output for these images."""
-        return self.bind([images])()[0].clone()
+        """The first output for float32 images (N, 3, H, W)."""
+        return torch.from_numpy(self._request.infer([images.contiguous().numpy()], share_inputs=True)[0])
 
     def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
         """A call that runs the model once on these inputs, without any copy between OpenVINO and PyTorch.

@@ -12,7 +12,7 @@ from dnas.errors import UserError
 from dnas.export import benchmark, check_parity, export_onnx, export_tensorrt, export_torch, read_onnx, read_program
 from dnas.export.onnx_file import count_initialisers
 from dnas.profile import count_multiply_adds, count_parameters
-from dnas.runtimes import OnnxModule, ProgramModule, import_tensorrt, trace
+from dnas.runtimes import OnnxModule, ProgramModule, import_openvino, import_tensorrt, trace
 
 SIZE = (67, 93)
 NOTES = {"class_names": ["road", "sky", "Zaun ß"], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
@@ -242,6 +242,20 @@ def test_benchmark_of_a_network(network: TwoScales, backend: str) -> None:
     assert network.training
 
 
+def test_benchmark_in_openvino(network: TwoScales, onnx_path: Path, tmp_path: Path) -> None:
+    try:
+        import_openvino()
+    except UserError as error:
+        pytest.skip(str(error))
+    result = benchmark(onnx_path, backend="openvino", seconds=0.02, threads=1)
+    check_contract(result, "openvino")
+    assert result["file"] == str(onnx_path)
+    check_contract(benchmark(network, SIZE, backend="openvino", seconds=0.02), "openvino")
+    export_onnx(network, tmp_path / "half.onnx", SIZE, precision="fp16")
+    with pytest.raises(UserError, match="fp16 is emulated on a CPU"):
+        benchmark(tmp_path / "half.onnx", backend="openvino")
+
+
 def test_benchmark_of_files(network: TwoScales, onnx_path: Path, program_path: Path) -> None:
     for path, backend in ((onnx_path, "onnxruntime"), (program_path, "eager")):
         result = benchmark(path, seconds=0.02)
@@ -270,7 +284,7 @@ def test_benchmark_errors_name_what_was_given(network: TwoScales, onnx_path: Pat
         ((network, SIZE), {"backend": "quantum"}, "'quantum'"),
         ((network, SIZE), {"backend": "onnxruntime", "precision": "bf16"}, "offers fp32 there, given bf16"),
         ((onnx_path, (64, 64)), {}, "exported for input size 67x93, given 64x64"),
-        ((onnx_path,), {"backend": "eager"}, "runs in onnxruntime, given backend eager"),
+        ((onnx_path,), {"backend": "eager"}, "runs in onnxruntime or openvino, given backend eager"),
         ((onnx_path,), {"precision": "fp16"}, "exported in fp32, given precision fp16"),
         ((broken,), {}, "not a valid ONNX file"),
         ((shattered,), {}, "not a valid torch.export file"),
