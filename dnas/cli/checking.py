@@ -157,6 +157,7 @@ def _target_of(table: LatencyTable) -> Target:
         channels_last=provenance.memory_format == "channels_last",
         threads=provenance.threads if device == "cpu" else None,
         batch=provenance.batch,
+        cache=provenance.cache,
     )
 
 

@@ -47,15 +47,19 @@ def measure(
     precision: str = "fp32",
     channels_last: bool = False,
     threads: int | None = None,
+    cache: str = "warm",
     effort: Effort | None = None,
 ) -> Measurement:
     """The latency in ms of ``module(*inputs)`` in eval mode, without gradients.
 
-    Works on a copy, so module and inputs stay as they are. Raises :class:`UserError` for a device, backend or precision
+    ``cache`` is ``warm`` or ``cold`` (:func:`dnas.latency.make_target`). Works on a copy, so module and inputs stay as
+    they are. Raises :class:`UserError` for a device, backend or precision
     that is unknown or not to be had.
     """
     effort = effort or Effort()
-    target = make_target(device, backend=backend, precision=precision, channels_last=channels_last, threads=threads)
+    target = make_target(
+        device, backend=backend, precision=precision, channels_last=channels_last, threads=threads, cache=cache
+    )
     runner = find_backend(target)
     with pinned(target):
         moved, tensors = place(module, inputs, target)

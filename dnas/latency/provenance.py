@@ -28,7 +28,8 @@ class Provenance:
     ``input_size`` is the (height, width) of the images that the space's inventory was made for, ``batch`` the images at
     a time. ``effort`` holds the settings of :class:`dnas.latency.statistics.Effort`, ``software`` versions by name,
     ``before`` and ``after`` the state of the device around the measuring, ``seconds`` the time all sittings took.
-    ``cache`` is ``warm``: each module is called again and again, so its weights and input lie in the caches.
+    ``cache`` is ``warm`` (each module is called again and again, so its weights and input lie in the caches) or
+    ``cold`` (the last-level cache is emptied before each call).
     ``commit`` is that of a source checkout of dnas, null for an installed package. ``space`` and ``command`` hold no
     folders of the machine that measured: see :func:`portable_command`.
     """
@@ -73,6 +74,7 @@ def start_provenance(
         memory_format=target.memory_format,
         threads=target.threads,
         batch=target.batch,
+        cache=target.cache,
         tf32=target.precision == "tf32",
         effort={name: float(value) for name, value in dataclasses.asdict(effort).items()},
         software=software_versions(target.device) | find_backend(target).versions(),

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -16,19 +17,41 @@ Run = Callable[[], object]
 class Stopwatch(Protocol):
     """Times a batch of calls; what a device must offer to be measured."""
 
+    @property
+    def untimed_s(self) -> float:
+        """Seconds that a call costs besides the timed ones, for emptying caches before it."""
+
     def time(self, run: Run, repetitions: int) -> float:
         """Seconds that ``repetitions`` calls of ``run`` take on the device, from the first start to the last end."""
 
 
 @dataclass(frozen=True)
 class HostStopwatch:
-    """A stopwatch made of a clock in seconds and a function that waits until the device has finished its work."""
+    """A stopwatch made of a clock in seconds and a function that waits until the device has finished its work.
+
+    With ``flush``, which empties the caches, every call is timed by itself right after a flush, which is not timed.
+    """
 
     clock: Callable[[], float]
     synchronize: Callable[[], object] = lambda: None
+    flush: Run | None = None
+
+    @cached_property
+    def untimed_s(self) -> float:
+        """See :class:`Stopwatch`: measured at the first question."""
+        return 0.0 if self.flush is None else flush_seconds(self.clock, self.synchronize, self.flush)
 
     def time(self, run: Run, repetitions: int) -> float:
         """See :class:`Stopwatch`."""
+        if self.flush is None:
+            return self._together(run, repetitions)
+        total = 0.0
+        for _ in range(repetitions):
+            self.flush()
+            total += self._together(run, 1)
+        return total
+
+    def _together(self, run: Run, repetitions: int) -> float:
         self.synchronize()
         start = self.clock()
         for _ in range(repetitions):
@@ -37,14 +60,27 @@ class HostStopwatch:
         return self.clock() - start
 
 
+def flush_seconds(clock: Callable[[], float], synchronize: Callable[[], object], flush: Run) -> float:
+    """Median of three flushes in seconds, after one that brings the buffer's memory into being."""
+    found = []
+    for _ in range(4):
+        synchronize()
+        start = clock()
+        flush()
+        synchronize()
+        found.append(clock() - start)
+    return sorted(found[1:])[1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Effort:
     """How much work one measurement is worth. Times are seconds.
 
     A measurement is made of ``rounds``; a round warms up for about ``warm_up_s`` and then takes samples for about
-    ``time_per_entry / rounds``. A sample is as many calls as last ``sample_s``, so that the clock's resolution and the
-    launch of the first call do not matter. Rounds whose median is further than ``tolerance`` (a fraction) from the
-    median of all rounds are repeated, at most ``extra_rounds`` times.
+    ``time_per_entry / rounds``, which includes emptying the caches where they are to be cold. A sample is as many calls
+    as last ``sample_s``, so that the clock's resolution and the launch of the first call do not matter. Rounds whose
+    median is further than ``tolerance`` (a fraction) from the median of all rounds are repeated, at most
+    ``extra_rounds`` times.
     """
 
     rounds: int = 5
@@ -111,7 +147,7 @@ def warm_up(stopwatch: Stopwatch, run: Run, seconds: float) -> float:
     spent, calls = 0.0, 1
     while True:
         batch = stopwatch.time(run, calls)
-        spent += batch
+        spent += batch + calls * stopwatch.untimed_s
         if spent >= seconds or calls >= 1 << 20:
             return max(batch / calls, 1e-9)
         calls *= 2
@@ -130,12 +166,12 @@ def time_round(stopwatch: Stopwatch, run: Run, effort: Effort, throttled: Callab
 
     ``throttled`` is asked once, after the samples: whether the device slowed its clocks while they were taken.
     """
-    calls = calls_per_sample(warm_up(stopwatch, run, effort.warm_up_s), effort)
+    calls = calls_per_sample(warm_up(stopwatch, run, effort.warm_up_s) + stopwatch.untimed_s, effort)
     samples: list[float] = []
     spent = 0.0
     while not samples or (spent < effort.round_s and len(samples) < effort.most_samples):
         seconds = stopwatch.time(run, calls)
-        spent += seconds
+        spent += seconds + calls * stopwatch.untimed_s
         samples.append(1e3 * seconds / calls)
     return Round(tuple(samples), calls, throttled())
 

@@ -1,4 +1,4 @@
-"""What a latency is measured on and how: device, backend, precision, memory format, threads, batch."""
+"""What a latency is measured on and how: device, backend, precision, memory format, threads, batch, caches."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from dnas.errors import UserError
-from dnas.latency.statistics import HostStopwatch, Run, Stopwatch
+from dnas.latency.cache import CACHES, cache_flush
+from dnas.latency.statistics import HostStopwatch, Run, Stopwatch, flush_seconds
 
 DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
@@ -30,6 +32,7 @@ class Target:
     memory_format: str
     threads: int
     batch: int
+    cache: str = "warm"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -42,12 +45,13 @@ class Target:
         return torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format
 
     def stopwatch(self) -> Stopwatch:
-        """The clock of the device: events on CUDA, the host's clock elsewhere."""
+        """The clock of the device: events on CUDA, the host's clock elsewhere; before each call, caches as wanted."""
+        flush = cache_flush(self.device, self.threads) if self.cache == "cold" else None
         if self.device.type == "cuda":
-            return CudaStopwatch(self.device)
+            return CudaStopwatch(self.device, flush)
         if self.device.type == "mps":
-            return HostStopwatch(time.perf_counter, torch.mps.synchronize)
-        return HostStopwatch(time.perf_counter)
+            return HostStopwatch(time.perf_counter, torch.mps.synchronize, flush)
+        return HostStopwatch(time.perf_counter, flush=flush)
 
 
 def make_target(
@@ -58,12 +62,15 @@ def make_target(
     channels_last: bool = False,
     threads: int | None = None,
     batch: int = 1,
+    cache: str = "warm",
 ) -> Target:
     """Check a choice of device, precision and threads against this machine.
 
-    ``threads`` is the number of CPU threads of one operator, ``None`` for torch's present setting. Raises
-    :class:`UserError` for an unknown or absent device, a precision the device lacks, or a number out of range. The
-    backend's name is checked by :func:`dnas.latency.backends.find_backend`.
+    ``threads`` is the number of CPU threads of one operator, ``None`` for torch's present setting. ``cache`` is
+    ``warm`` (a module is called again and again, its weights and input lie in the caches) or ``cold`` (the last-level
+    cache is emptied before each call). Raises :class:`UserError` for an unknown or absent device, a precision the
+    device lacks, or a number out of range. The backend's name is checked by
+    :func:`dnas.latency.backends.find_backend`.
     """
     found = resolve_device(device)
     if precision not in PRECISIONS:
@@ -77,6 +84,10 @@ def make_target(
         raise UserError(f"threads: given {threads}, expected 1 to {most}, the cores of this machine")
     if batch < 1:
         raise UserError(f"batch: given {batch}, expected at least 1")
+    if cache not in CACHES:
+        raise UserError(f"cache {cache!r} is unknown, known: {', '.join(CACHES)}")
+    if cache == "cold" and found.type == "mps":
+        raise UserError("cache cold: is offered on cpu and cuda, device is mps; use warm")
     return Target(
         device=found,
         backend=backend,
@@ -84,7 +95,22 @@ def make_target(
         memory_format="channels_last" if channels_last else "contiguous",
         threads=torch.get_num_threads() if threads is None else threads,
         batch=batch,
+        cache=cache,
     )
+
+
+def resolve_devices(text: str) -> tuple[torch.device, ...]:
+    """One device by name, or several GPUs of this machine: ``cuda:0,1``, ``cuda:all``; none twice."""
+    kind, _, indices = text.partition(":")
+    if kind != "cuda" or ("," not in indices and indices != "all"):
+        return (resolve_device(text),)
+    if indices == "all":
+        resolve_device("cuda")  # says so when there is none
+        return tuple(torch.device("cuda", index) for index in range(torch.cuda.device_count()))
+    names = [f"cuda:{index.strip()}" for index in indices.split(",")]
+    if len(set(names)) != len(names):
+        raise UserError(f"device {text!r}: names a GPU twice; name each once, or use cuda:all")
+    return tuple(resolve_device(name) for name in names)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -108,22 +134,45 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 @dataclass(frozen=True)
 class CudaStopwatch:
-    """CUDA events around the calls: time on the device, without the host's wait for it."""
+    """CUDA events around the calls: time on the device, without the host's wait for it.
+
+    With ``flush``, which empties the L2 cache, events stand around every single call, right after a flush. The host
+    queues the call while the device still flushes, so what the launches cost the host is hidden then.
+    """
 
     device: torch.device
+    flush: Run | None = None
+
+    @cached_property
+    def untimed_s(self) -> float:
+        """Seconds of a flush, measured at the first question."""
+        if self.flush is None:
+            return 0.0
+        return flush_seconds(time.perf_counter, lambda: torch.cuda.synchronize(self.device), self.flush)
 
     def time(self, run: Run, repetitions: int) -> float:
-        """Seconds between two events recorded around ``repetitions`` calls, after earlier work has finished."""
+        """Seconds on the device that ``repetitions`` calls take, after earlier work has finished."""
         with torch.cuda.device(self.device):
-            event: Any = torch.cuda.Event
-            start, end = event(enable_timing=True), event(enable_timing=True)
             torch.cuda.synchronize(self.device)
-            start.record()
-            for _ in range(repetitions):
-                run()
-            end.record()
+            if self.flush is None:
+                pairs = [self._enclosed(run, repetitions)]
+            else:
+                pairs = []
+                for _ in range(repetitions):
+                    self.flush()
+                    pairs.append(self._enclosed(run, 1))
             torch.cuda.synchronize(self.device)
-            return float(start.elapsed_time(end)) / 1e3
+            return sum(float(start.elapsed_time(end)) for start, end in pairs) / 1e3
+
+    def _enclosed(self, run: Run, repetitions: int) -> tuple[Any, Any]:
+        """Queue the calls between two events."""
+        event: Any = torch.cuda.Event
+        start, end = event(enable_timing=True), event(enable_timing=True)
+        start.record()
+        for _ in range(repetitions):
+            run()
+        end.record()
+        return start, end
 
 
 @contextmanager

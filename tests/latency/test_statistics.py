@@ -73,6 +73,52 @@ def test_a_round_of_a_steady_module():
     assert entry.samples_ms == pytest.approx([2.0] * len(entry.samples_ms))
 
 
+class CachingDevice:
+    """A call takes 5 ms when another wrote the caches since, 1 ms else; a flush takes 40 ms (the first one 90)."""
+
+    def __init__(self):
+        self.now, self.cold, self.flushes, self.waits = 0.0, True, 0, 0
+
+    def run(self):
+        self.now += 0.005 if self.cold else 0.001
+        self.cold = False
+
+    def flush(self):
+        self.now += 0.04 if self.flushes else 0.09
+        self.flushes += 1
+        self.cold = True
+
+    def wait(self):
+        self.waits += 1
+
+    def stopwatch(self, cold):
+        return HostStopwatch(lambda: self.now, self.wait, self.flush if cold else None)
+
+
+@pytest.mark.parametrize(("cold", "latency"), [(False, 1.0), (True, 5.0)])
+def test_a_cold_call_is_timed_without_the_flush_before_it(cold, latency):
+    device = CachingDevice()
+    device.run()
+    effort = Effort(rounds=1, time_per_entry=0.5, warm_up_s=0.1)
+    entry = time_round(device.stopwatch(cold), device.run, effort)
+    assert entry.samples_ms == pytest.approx([latency] * len(entry.samples_ms))
+    # The flushes count as time spent: the warm-up and the round take what they may, not ten times that.
+    assert 0.5 <= device.now <= 1.3
+    assert bool(device.flushes) == cold
+
+
+def test_each_cold_call_is_waited_for_between_flushes():
+    device = CachingDevice()
+    assert device.stopwatch(True).time(device.run, 4) == pytest.approx(0.02)
+    assert (device.flushes, device.waits) == (4, 8)
+
+
+def test_a_flush_is_timed_after_its_first_time():
+    device = CachingDevice()
+    assert device.stopwatch(True).untimed_s == pytest.approx(0.04)
+    assert device.stopwatch(False).untimed_s == 0
+
+
 def test_median_and_percentiles_are_those_of_the_samples():
     values = list(range(1, 102))
     random.Random(1).shuffle(values)

@@ -1,0 +1,175 @@
+"""Measure a list on several devices of one machine: one process a device, one part of the list each.
+
+The processes measure and send every finished round to the one that started them, which alone keeps the journal: what
+stands there is what was measured, whoever of them is killed, and a later sitting may use another number of devices.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from dnas.errors import UserError
+from dnas.latency.measure import Progress, Reporter, WorkItem, measure_many, rounds_left
+from dnas.latency.statistics import Effort, Measurement, Round, summarise
+from dnas.latency.target import Target
+
+PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a worker sends after a round."""
+
+    name: str
+    entry: Round
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a worker sends before it ends for a reason that the user can mend."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker sends when its part of the list is measured."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that a worker needs; it is pickled."""
+
+    target: Target
+    items: tuple[WorkItem, ...]
+    effort: Effort
+    seed: int
+    budget_s: float | None
+    done: dict[str, tuple[Round, ...]]
+    cache_bytes: int
+
+
+def measure_on(
+    targets: Sequence[Target],
+    items: Sequence[WorkItem],
+    *,
+    effort: Effort,
+    seed: int = 0,
+    budget_s: float | None = None,
+    done: Mapping[str, Sequence[Round]] | None = None,
+    finished: Callable[[str, Round], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    cache_bytes: int = 1 << 30,
+) -> dict[str, Measurement]:
+    """As :func:`dnas.latency.measure_many`, by one process for each of ``targets``.
+
+    Each process takes an equal part of the shuffled list and measures it in interleaved rounds of its own; all rounds of
+    an item come from one device. ``finished`` and ``progress`` are called in this process. Raises :class:`UserError`
+    when a worker does, when one ends before its work is done, and when an item cannot be sent to another process: its
+    ``build`` has to be a function of a module or a :func:`functools.partial` of one.
+    """
+    shuffled = random.Random(f"{seed}/workers").sample(list(items), len(items))
+    rounds = {item.name: list((done or {}).get(item.name, ())) for item in items}
+    report = Reporter(progress, rounds_left(rounds, effort, rounds))
+    with ExitStack() as stack:
+        workers: dict[Connection, _Worker] = {}
+        for number, target in enumerate(targets):
+            part = tuple(shuffled[number :: len(targets)])
+            if part:
+                kept = {item.name: tuple(rounds[item.name]) for item in part}
+                worker = _Worker(_Job(target, part, effort, seed, budget_s, kept, cache_bytes))
+                stack.callback(worker.stop)
+                workers[worker.connection] = worker
+        while workers:
+            for ready in wait(list(workers)):
+                message = workers[ready].receive() if isinstance(ready, Connection) else None
+                if isinstance(message, Finished):
+                    rounds[message.name].append(message.entry)
+                    if finished is not None:
+                        finished(message.name, message.entry)
+                    report(message.name)
+                elif isinstance(ready, Connection):
+                    del workers[ready]
+    return {name: summarise(found, effort) for name, found in rounds.items()}
+
+
+class _Worker:
+    """A process that measures on one device, and the connection to it."""
+
+    def __init__(self, job: _Job) -> None:
+        self._target = job.target
+        try:
+            pickle.dumps(job)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"this list of modules cannot be measured by several processes ({error}); "
+                "make them by functions of a module, or use one device"
+            ) from None
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        self.connection, theirs = context.Pipe()
+        self._process: SpawnProcess = context.Process(target=_work, args=(theirs, job), daemon=True)
+        self._process.start()
+        theirs.close()  # so that its end is seen here when the worker ends
+
+    def receive(self) -> Finished | Done:
+        """The next message; a failure, or the end of a worker that was not done, is a :class:`UserError`."""
+        try:
+            message = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join(PATIENCE_S)
+            raise UserError(
+                f"the process that measures on {self._target.device} ended with status {self._process.exitcode}; "
+                "what it had measured is kept, go on with --resume"
+            ) from None
+        if isinstance(message, Failed):
+            raise UserError(message.message)
+        if not isinstance(message, Finished | Done):
+            raise TypeError(f"a worker sent {type(message).__name__}")
+        return message
+
+    def stop(self) -> None:
+        """End the process, if it has not ended by itself, and wait for it."""
+        self.connection.close()  # its watch sees this
+        self._process.join(PATIENCE_S)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+
+def _work(connection: Connection, job: _Job) -> None:
+    """What runs in a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
+    threading.Thread(target=_watch, args=(connection,), daemon=True).start()
+    try:
+        measure_many(
+            job.items,
+            job.target,
+            effort=job.effort,
+            seed=job.seed,
+            budget_s=job.budget_s,
+            done=job.done,
+            finished=lambda name, entry: connection.send(Finished(name, entry)),
+            cache_bytes=job.cache_bytes,
+        )
+        connection.send(Done())
+    except UserError as error:
+        connection.send(Failed(str(error)))
+
+
+def _watch(connection: Connection) -> None:
+    """End this process as soon as the other end closes: a worker must not measure beside the next sitting's."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        os._exit(1)

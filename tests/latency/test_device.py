@@ -1,0 +1,169 @@
+"""Devices that are not here: their clocks, caches and throttling, played by stand-ins."""
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from dnas.errors import UserError
+from dnas.latency import Effort, make_target, measure
+from dnas.latency.cache import cache_flush, last_level_cache, parse_size
+from dnas.latency.device import conditions, driver_version, throttle_probe
+from dnas.latency.target import CudaStopwatch, Target
+
+GPU = torch.device("cuda", 1)
+
+
+class NVMLError(Exception):
+    """As NVML raises for a question that a GPU cannot answer."""
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    """NVML with one GPU, which throttles by the bits in ``reasons``."""
+    fake = types.SimpleNamespace(
+        NVMLError=NVMLError,
+        NVML_CLOCK_SM=0,
+        NVML_CLOCK_MEM=1,
+        NVML_TEMPERATURE_GPU=0,
+        nvmlClocksThrottleReasonHwSlowdown=8,
+        nvmlClocksThrottleReasonSwThermalSlowdown=32,
+        reasons=0,
+        asked=[],
+    )
+
+    def unanswered(gpu):
+        raise NVMLError
+
+    fake.nvmlInit = lambda: None
+    fake.nvmlDeviceGetHandleByUUID = lambda uuid: fake.asked.append(uuid) or "gpu"
+    fake.nvmlDeviceGetCurrentClocksThrottleReasons = lambda gpu: fake.reasons
+    fake.nvmlDeviceGetClockInfo = lambda gpu, kind: (1500, 900)[kind]
+    fake.nvmlDeviceGetTemperature = lambda gpu, kind: 61
+    fake.nvmlDeviceGetPowerUsage = lambda gpu: 250_000
+    fake.nvmlDeviceGetEnforcedPowerLimit = unanswered
+    fake.nvmlSystemGetDriverVersion = lambda: "600.1"
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(uuid="12ab", L2_cache_size=1 << 20)
+    )
+    return fake
+
+
+@pytest.mark.parametrize(("reasons", "throttled"), [(0, False), (1, False), (8, True), (32, True), (33, True)])
+def test_a_gpu_throttles_when_nvml_says_so(nvml, reasons, throttled):
+    """Bits that are no slowdown (1: the GPU is idle) do not count."""
+    probe = throttle_probe(GPU)
+    nvml.reasons = reasons
+    assert probe() == throttled
+    assert nvml.asked == ["GPU-12ab"]
+
+
+def test_the_state_of_a_gpu_leaves_out_what_it_does_not_tell(nvml):
+    nvml.reasons = 40
+    assert conditions(GPU) == {
+        "clock_sm_mhz": "1500",
+        "clock_memory_mhz": "900",
+        "temperature_c": "61",
+        "power_w": "250.0",
+        "throttle_reasons": "hardware slowdown, software, too hot",
+    }
+    assert driver_version(GPU) == "600.1"
+
+
+def test_without_nvml_nothing_is_known(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert throttle_probe(GPU)() is False
+    assert conditions(GPU) == {}
+
+
+class FakeCuda:
+    """A GPU as PyTorch shows it: work is queued, and events note the time at which the device reaches them."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def install(self, monkeypatch):
+        device = self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.at = device.now
+
+            def elapsed_time(self, end):
+                return 1e3 * (end.at - self.at)
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+        monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
+        return self
+
+    def work(self, seconds):
+        self.now += seconds
+
+
+def test_events_enclose_the_calls_and_not_the_flushes(monkeypatch):
+    gpu = FakeCuda().install(monkeypatch)
+    run, flush = lambda: gpu.work(0.25), lambda: gpu.work(7)
+    assert CudaStopwatch(GPU).time(run, 4) == pytest.approx(1.0)
+    assert CudaStopwatch(GPU, flush).time(run, 4) == pytest.approx(1.0)
+    assert gpu.now == pytest.approx(2 + 4 * 7)
+
+
+def test_mps_is_waited_for(monkeypatch):
+    waits = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waits.append(1))
+    target = Target(
+        device=torch.device("mps"), backend="eager", precision="fp32", memory_format="contiguous", threads=1, batch=1
+    )
+    assert target.stopwatch().time(lambda: None, 5) >= 0
+    assert len(waits) == 2
+
+
+@pytest.fixture
+def cpus(tmp_path):
+    """Four CPUs of two last-level caches, as the kernel lists them."""
+    for cpu in range(4):
+        for index, (level, size, shared) in enumerate([(1, "32K", cpu), (2, "1M", cpu), (3, "16384K", cpu // 2)]):
+            folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{index}"
+            folder.mkdir(parents=True)
+            for name, text in (("level", level), ("size", size), ("shared_cpu_list", shared)):
+                (folder / name).write_text(f"{text}\n")
+    return tmp_path
+
+
+def test_the_last_level_cache_is_the_kernels(cpus, tmp_path):
+    assert last_level_cache(cpus) == (16 << 20, 2)
+    size, instances = last_level_cache(tmp_path / "nothing")
+    assert size > 1 << 20
+    assert instances == 1
+    assert parse_size("2M\n") == 2 << 20
+    with pytest.raises(ValueError, match="many"):
+        parse_size("many")
+
+
+def test_a_flush_writes_more_than_the_cache(monkeypatch):
+    made = []
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *sizes, **options: made.append(zeros(*sizes, **options)) or made[-1])
+    monkeypatch.setattr("dnas.latency.cache.last_level_cache", lambda cpus: (1 << 16, 4))
+    for threads, instances in ((1, 1), (3, 3), (8, 4)):
+        cache_flush(torch.device("cpu"), threads)()
+        assert made[-1].nbytes == 2 * instances << 16
+        assert bool((made[-1] == 1).all())
+
+
+def test_cold_and_warm_measure_and_others_are_refused():
+    effort = Effort(rounds=1, time_per_entry=0.001, warm_up_s=0, extra_rounds=0)
+    found = measure(nn.ReLU(), [torch.zeros(1, 1, 4, 4)], cache="cold", effort=effort)
+    assert found.median > 0
+    assert make_target("cpu").cache == "warm"
+    with pytest.raises(UserError, match="cache 'lukewarm' is unknown, known: warm, cold"):
+        make_target("cpu", cache="lukewarm")
+    with pytest.raises(UserError, match="offered on cpu and cuda"):
+        cache_flush(torch.device("mps"), 1)
