@@ -40,11 +40,16 @@ app.command("export")(latency_tables.export)
 def build(
     space: SpaceArgument,
     out: Annotated[Path, typer.Option("--out", help="The table to write.")],
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
-    backend: Annotated[str, typer.Option("--backend", help="eager, compiled or cudagraph.")] = "eager",
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda, cuda:N, mps, or several GPUs: cuda:0,1, cuda:all.")
+    ] = "cpu",
+    backend: Annotated[
+        str, typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt.")
+    ] = "eager",
     precision: Annotated[str, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = "fp32",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: torch's.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the channels-last layout.")] = False,
+    cache: Annotated[str, typer.Option("--cache", help="warm, or cold: emptied before each call.")] = "warm",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds over all entries.")] = 5,
     time_per_entry: Annotated[float, typer.Option("--time-per-entry", min=0.001, help="Seconds of timing each.")] = 0.2,
     budget: Annotated[
@@ -54,24 +59,29 @@ def build(
     settings: SetOption = None,
 ) -> None:
     """Measure every operator of SPACE on a device; nothing measured is lost when interrupted."""
-    from dnas.latency import Effort, build_table, make_target
+    from dnas.latency import Effort, build_table, make_target, resolve_devices
     from search_spaces import load_space
 
     chosen = load_space(space, settings or [])
-    target = make_target(device, backend=backend, precision=precision, channels_last=channels_last, threads=threads)
+    targets = [
+        make_target(
+            found, backend=backend, precision=precision, channels_last=channels_last, threads=threads, cache=cache
+        )
+        for found in resolve_devices(device)
+    ]
     inventory = chosen.inventory()
     budget_s = None if budget is None else parse_duration(budget)
     options = {"--out": out, "--device": device, "--backend": backend, "--precision": precision, "--threads": threads}
     options |= {"--rounds": rounds, "--time-per-entry": time_per_entry, "--budget": budget}
     words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
-    words += ["--channels-last"] * channels_last
+    words += ["--channels-last"] * channels_last + ["--cache", cache] * (cache != "warm")
     words += [word for setting in settings or [] for word in ("--set", setting)]
     command = shlex.join(["dnas", "latency", "build", space, *words])
     with MeasuringBar(f"measuring {len(inventory)} operators") as bar:
         table = build_table(
             inventory,
             out,
-            target,
+            targets[0],
             space=chosen.name,
             input_size=chosen.input_size,
             effort=Effort(rounds=rounds, time_per_entry=time_per_entry),
@@ -79,6 +89,7 @@ def build(
             budget_s=budget_s,
             command=command,
             progress=bar,
+            workers=targets if len(targets) > 1 else (),
         )
     summary = table.summary()
     note(f"{out}: {len(table)} operators of {chosen.name} on {summary['device']}")

@@ -9,7 +9,7 @@ from dnas.latency.published import import_published_table
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.latency.statistics import Effort, Measurement
 from dnas.latency.table import LatencyTable, TableDiff
-from dnas.latency.target import Target, make_target, resolve_device
+from dnas.latency.target import Target, make_target, resolve_device, resolve_devices
 
 __all__ = [
     "BACKENDS",
@@ -36,4 +36,5 @@ __all__ = [
     "measure_networks",
     "noise_floor",
     "resolve_device",
+    "resolve_devices",
 ]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import filelock
+import torch
 
 from dnas.errors import UserError
 from dnas.latency.backends import find_backend
+from dnas.latency.device import describe_device
 from dnas.latency.journal import Journal
 from dnas.latency.measure import Progress, WorkItem, measure_many
 from dnas.latency.provenance import Provenance, differences, finish_provenance, start_provenance
@@ -18,6 +22,7 @@ from dnas.latency.spec import InventoryItem
 from dnas.latency.statistics import Effort, Measurement, Round
 from dnas.latency.table import LatencyTable
 from dnas.latency.target import Target
+from dnas.latency.workers import measure_on
 
 
 class BuildInterrupted(UserError):
@@ -38,27 +43,32 @@ def build_table(
     command: str | None = None,
     cache_bytes: int = 1 << 30,
     progress: Callable[[Progress], None] | None = None,
+    workers: Sequence[Target] = (),
 ) -> LatencyTable:
     """Measure every distinct signature of ``inventory`` once on ``target`` and write the table ``out``.
 
     ``space`` and ``input_size`` (height, width) say what the inventory belongs to, ``command`` is the command line that
     builds this table. Each finished round goes to the journal ``OUT.journal.jsonl`` at once; the table replaces
     ``out`` atomically at the end, and the journal is removed. With ``resume`` an interrupted build goes on from its
-    journal, and a finished table gets the entries it lacks.
+    journal, and a finished table gets the entries it lacks. With ``workers``, targets that differ from ``target`` at
+    most in the device, one process for each of them measures a part of the list, and this process only collects.
 
     Raises :class:`UserError` when ``out`` or its journal exists and ``resume`` is not given, when what is there was
-    measured differently (naming every difference), and when another process is building the same table (naming it);
-    :class:`BuildInterrupted` on Ctrl-C.
+    measured differently (naming every difference), when the workers' devices differ, and when another process is
+    building the same table (naming it); :class:`BuildInterrupted` on Ctrl-C.
     """
     out = Path(out)
     effort = effort or Effort()
     find_backend(target)
+    devices = _alike(workers) if workers else (target.device,)
     items = {item.spec.key: item for item in reversed(inventory)}
     journal_path = out.with_name(f"{out.name}.journal.jsonl")
     with _only_builder(out, journal_path):
         existing = _existing_table(out, journal_path, resume)
         journal = Journal(journal_path)
-        provenance = start_provenance(target, effort, space=space, input_size=input_size, command=command)
+        provenance = start_provenance(
+            target, effort, space=space, input_size=input_size, command=command, devices=devices
+        )
         for path, earlier in ((out, existing.provenance if existing else None), (journal_path, journal.provenance)):
             _check_same(path, earlier, provenance)
         known = dict(existing.entries) if existing else {}
@@ -68,12 +78,12 @@ def build_table(
             return existing
         journal.begin(provenance)
         measured, seconds = _measure(
-            todo, target, journal, out, command, effort=effort, seed=seed, budget_s=budget_s,
+            todo, workers or (target,), journal, out, command, effort=effort, seed=seed, budget_s=budget_s,
             cache_bytes=cache_bytes, progress=progress,
         )  # fmt: skip
         finished = finish_provenance(
             existing.provenance if existing else journal.provenance or provenance,
-            target.device,
+            devices,
             seconds=seconds + journal.seconds,
             sittings=journal.sittings,
         )
@@ -85,7 +95,7 @@ def build_table(
 
 def _measure(
     todo: Sequence[WorkItem],
-    target: Target,
+    targets: Sequence[Target],
     journal: Journal,
     out: Path,
     command: str | None,
@@ -104,10 +114,10 @@ def _measure(
         journal.append(key, entry, now - last)
         last = now
 
+    measure = partial(measure_many, target=targets[0]) if len(targets) == 1 else partial(measure_on, targets)
     try:
-        measured = measure_many(
-            todo,
-            target,
+        measured = measure(
+            items=todo,
             effort=effort,
             seed=seed,
             budget_s=budget_s,
@@ -122,6 +132,17 @@ def _measure(
             f"go on with `{_resume_command(command, out)}`"
         ) from None
     return measured, time.monotonic() - started
+
+
+def _alike(workers: Sequence[Target]) -> tuple[torch.device, ...]:
+    """The devices of the workers, which must be equal for one table to tell about all of them."""
+    if any(replace(worker, device=workers[0].device) != workers[0] for worker in workers):
+        raise ValueError("the workers of one table may differ in their devices only")
+    found = {str(worker.device): describe_device(worker.device).name for worker in workers}
+    if len(set(found.values())) > 1:
+        names = ", ".join(f"{device} is {name}" for device, name in found.items())
+        raise UserError(f"devices of one table must be of one kind, but {names}; build a table for each kind")
+    return tuple(worker.device for worker in workers)
 
 
 def _existing_table(out: Path, journal: Path, resume: bool) -> LatencyTable | None:

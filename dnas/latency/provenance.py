@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import shlex
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path, PurePath
 from typing import Any
@@ -58,13 +59,20 @@ class Provenance:
 
 
 def start_provenance(
-    target: Target, effort: Effort, *, space: str, input_size: tuple[int, int], command: str | None
+    target: Target,
+    effort: Effort,
+    *,
+    space: str,
+    input_size: tuple[int, int],
+    command: str | None,
+    devices: Sequence[torch.device] = (),
 ) -> Provenance:
     """The provenance of a build that begins now; :func:`finish_provenance` completes it.
 
-    ``space`` and ``command`` may hold paths; they are kept without the folders of this machine.
+    ``space`` and ``command`` may hold paths; they are kept without the folders of this machine. ``devices`` are those
+    that share the work; without them it is the target's alone.
     """
-    state = conditions(target.device)
+    state = _conditions(devices or (target.device,))
     return Provenance(
         space=_portable_word(space),
         input_size=input_size,
@@ -87,15 +95,24 @@ def start_provenance(
     )
 
 
-def finish_provenance(provenance: Provenance, device: torch.device, *, seconds: float, sittings: int) -> Provenance:
+def finish_provenance(
+    provenance: Provenance, devices: Sequence[torch.device], *, seconds: float, sittings: int
+) -> Provenance:
     """``provenance`` after ``sittings`` more sittings of ``seconds`` in all; date and device state are those of now."""
     return dataclasses.replace(
         provenance,
         date=utc_now(),
-        after=conditions(device),
+        after=_conditions(devices),
         seconds=round(provenance.seconds + seconds, 3),
         sittings=provenance.sittings + sittings,
     )
+
+
+def _conditions(devices: Sequence[torch.device]) -> dict[str, str]:
+    """The state of a device, or of several, each value then under the name of its device."""
+    if len(set(devices)) == 1:
+        return conditions(devices[0])
+    return {f"{device} {name}": value for device in devices for name, value in conditions(device).items()}
 
 
 def differences(one: Provenance, other: Provenance) -> list[str]:

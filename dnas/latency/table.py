@@ -190,7 +190,7 @@ class LatencyTable:
             return f"dnas latency build {mine.space} --out NEW.json"
         command = mine.command or (
             f"dnas latency build {mine.space} --out FILE --device {mine.device.type} "
-            f"--backend {mine.backend} --precision {mine.precision}"
+            f"--backend {mine.backend} --precision {mine.precision}{' --cache cold' * (mine.cache == 'cold')}"
         )
         words = [word for word in shlex.split(command) if word != "--resume"]
         if self.source is not None and "--out" in words[:-1]:  # the table may have moved since

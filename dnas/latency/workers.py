@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 
 from dnas.errors import UserError
-from dnas.latency.measure import Progress, Reporter, WorkItem, measure_many, rounds_left
+from dnas.latency.measure import Progress, WorkItem, measure_many
+from dnas.latency.pace import Pace
 from dnas.latency.statistics import Effort, Measurement, Round, summarise
 from dnas.latency.target import Target
 
@@ -73,14 +74,14 @@ def measure_on(
 ) -> dict[str, Measurement]:
     """As :func:`dnas.latency.measure_many`, by one process for each of ``targets``.
 
-    Each process takes an equal part of the shuffled list and measures it in interleaved rounds of its own; all rounds of
-    an item come from one device. ``finished`` and ``progress`` are called in this process. Raises :class:`UserError`
-    when a worker does, when one ends before its work is done, and when an item cannot be sent to another process: its
-    ``build`` has to be a function of a module or a :func:`functools.partial` of one.
+    Each process takes an equal part of the shuffled list and measures it in interleaved rounds of its own; all rounds
+    of an item that one sitting measures come from one device. ``finished`` and ``progress`` are called in this process.
+    Raises :class:`UserError` when a worker does, when one ends before its work is done, and when an item cannot be sent
+    to another process: its ``build`` has to be a function of a module or a :func:`functools.partial` of one.
     """
     shuffled = random.Random(f"{seed}/workers").sample(list(items), len(items))
     rounds = {item.name: list((done or {}).get(item.name, ())) for item in items}
-    report = Reporter(progress, rounds_left(rounds, effort, rounds))
+    pace = Pace(list(rounds), effort, done=rounds, budget_s=budget_s)
     with ExitStack() as stack:
         workers: dict[Connection, _Worker] = {}
         for number, target in enumerate(targets):
@@ -97,7 +98,9 @@ def measure_on(
                     rounds[message.name].append(message.entry)
                     if finished is not None:
                         finished(message.name, message.entry)
-                    report(message.name)
+                    pace.finished(message.name, message.entry)
+                    if progress is not None:
+                        progress(Progress(pace.done, pace.total, message.name, pace.left_s))
                 elif isinstance(ready, Connection):
                     del workers[ready]
     return {name: summarise(found, effort) for name, found in rounds.items()}
@@ -115,9 +118,8 @@ class _Worker:
                 f"this list of modules cannot be measured by several processes ({error}); "
                 "make them by functions of a module, or use one device"
             ) from None
-        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        self.connection, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(target=_work, args=(theirs, job), daemon=True)
+        self.connection, theirs = multiprocessing.Pipe()
+        self._process = _new_process(theirs, job)
         self._process.start()
         theirs.close()  # so that its end is seen here when the worker ends
 
@@ -145,6 +147,18 @@ class _Worker:
             self._process.kill()
             self._process.join()
         self._process.close()
+
+
+def _new_process(connection: Connection, job: _Job) -> BaseProcess:
+    """A worker, not yet started: a fork of a server that has imported all and touched no device, or a new process.
+
+    CUDA does not survive a fork of this process itself.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        forking = multiprocessing.get_context("forkserver")
+        forking.set_forkserver_preload([__name__])
+        return forking.Process(target=_work, args=(connection, job), daemon=True)
+    return multiprocessing.get_context("spawn").Process(target=_work, args=(connection, job), daemon=True)
 
 
 def _work(connection: Connection, job: _Job) -> None:

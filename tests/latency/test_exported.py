@@ -1,0 +1,157 @@
+"""Backends of other runtimes: what they refuse, and that they compute what PyTorch does before they are timed."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from dnas.errors import UserError
+from dnas.latency import BACKENDS, Effort, build_table, make_target, measure
+from dnas.latency.backends import find_backend, place_owned, random_inputs
+from dnas.latency.exported import checked
+from dnas.latency.target import Target, pinned
+from dnas.runtimes import import_openvino
+from search_spaces import load_space
+
+CASES = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
+
+
+@pytest.fixture(params=CASES, ids=["-".join(case) for case in CASES])
+def exported(request):
+    """A target of each backend and precision that this machine has."""
+    backend, precision = request.param
+    target = make_target("cpu", backend=backend, precision=precision, threads=1)
+    try:
+        find_backend(target)
+    except UserError as error:
+        pytest.skip(str(error))
+    return target
+
+
+@pytest.fixture(scope="module")
+def operators():
+    """One item of each operator of a space, those of several inputs included."""
+    found = {item.spec.operator: item for item in load_space("fasterseg_demo", []).inventory()}
+    assert {len(item.spec.inputs) for item in found.values()} >= {1, 2}
+    return found
+
+
+def test_an_operator_computes_what_pytorch_does(exported, operators):
+    item = operators["head"]
+    with pinned(exported):
+        inputs = random_inputs(item.spec.inputs, exported)
+        module = place_owned(item.build(), exported)
+        found = find_backend(exported).prepare(module, inputs, exported)()[0]
+        expected = module(*inputs)
+    assert found.dtype == expected.dtype == exported.dtype
+    tolerance = {"fp32": 1e-4, "bf16": 0.1}[exported.precision]
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_a_table_is_built_and_checked_and_names_its_runtime(exported, operators, tmp_path, quick):
+    items = [operators[name] for name in ("conv", "fuse")]
+    table = build_table(items, tmp_path / "t.json", exported, space="demo", input_size=(64, 128), effort=quick)
+    assert len(table) == 2
+    assert all(entry.median > 0 for entry in table.entries.values())
+    provenance = table.provenance
+    assert (provenance.backend, provenance.precision, provenance.threads) == (exported.backend, exported.precision, 1)
+    assert provenance.software[exported.backend] == sys.modules[exported.backend].__version__
+
+
+def test_a_runtime_that_computes_something_else_is_not_timed():
+    target = make_target("cpu", backend="onnxruntime")
+    module, inputs = nn.ReLU(), [torch.tensor([[[[1.0, -2.0], [30.0, 4.0]]]])]
+    right = module(*inputs)
+    run = checked(lambda: (right + 0.02,), module, inputs, target)
+    assert torch.equal(run()[0], right + 0.02)
+    with pytest.raises(UserError, match=r"onnxruntime computes something else than PyTorch: .* up to 0.05 in fp32"):
+        checked(lambda: (right + 0.05,), module, inputs, target)
+    with pytest.raises(UserError, match="something else"):
+        checked(lambda: (right * torch.nan,), module, inputs, target)
+    with pytest.raises(UserError, match="returns shapes"):
+        checked(lambda: (right[:, :, 1:],), module, inputs, target)
+
+
+def test_what_overflows_in_pytorch_is_not_compared():
+    target = make_target("cpu", backend="onnxruntime")
+    inputs = [torch.tensor([[[[1.0, torch.inf]]]])]
+    checked(lambda: (torch.tensor([[[[1.0, 7.0]]]]),), nn.ReLU(), inputs, target)
+
+
+def cuda(backend, precision="fp32"):
+    return Target(
+        device=torch.device("cuda", 0), backend=backend, precision=precision, memory_format="contiguous", threads=1,
+        batch=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (make_target("cpu", backend="onnxruntime", precision="bf16"), "bf16 on cpu: it offers fp32 there, given bf16"),
+        (make_target("cpu", backend="onnxruntime", channels_last=True), "leave --channels-last out"),
+        (cuda("openvino"), "fp32 on cuda:0: it is offered on cpu"),
+        (make_target("cpu", backend="cudagraph"), "fp32 on cpu: it needs --device cuda"),
+    ],
+)
+def test_a_combination_that_cannot_be_is_one_line(target, message):
+    if target.backend == "openvino":
+        _need_openvino()
+    with pytest.raises(UserError, match=message) as caught:
+        find_backend(target)
+    assert "\n" not in str(caught.value)
+
+
+def _need_openvino():
+    try:
+        import_openvino()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_openvino_refuses_what_the_cpu_emulates(monkeypatch):
+    _need_openvino()
+    monkeypatch.setattr("dnas.latency.exported.cpu_lacks", lambda openvino, precision: precision == "bf16")
+    with pytest.raises(UserError, match="cannot run bf16 on cpu: this CPU does not compute in bf16"):
+        find_backend(make_target("cpu", backend="openvino", precision="bf16"))
+
+
+def test_onnx_runtime_without_cuda_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(UserError, match="install onnxruntime-gpu"):
+        find_backend(cuda("onnxruntime"))
+
+
+@pytest.mark.parametrize("backend", ["openvino", "tensorrt"])
+def test_a_backend_that_is_not_installed_names_its_extra(monkeypatch, backend, quick):
+    monkeypatch.setitem(sys.modules, backend, None)
+    with pytest.raises(UserError, match=rf'pip install "dnas\[{backend}\]"'):
+        measure(nn.ReLU(), [torch.zeros(1, 1, 2, 2)], backend=backend, effort=quick)
+
+
+def test_all_backends_are_known_by_name():
+    assert list(BACKENDS) == ["eager", "compiled", "cudagraph", "onnxruntime", "openvino", "tensorrt"]
+
+
+def test_a_network_of_several_outputs_is_measured():
+    class Two(nn.Module):
+        def forward(self, images):
+            return {"out": images + 1, "aux": images[:, :1] * 2}
+
+    effort = Effort(rounds=1, time_per_entry=0.001, warm_up_s=0, extra_rounds=0)
+    assert measure(Two(), [torch.randn(1, 2, 3, 3)], backend="onnxruntime", threads=1, effort=effort).median > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
+@pytest.mark.parametrize("cache", ["warm", "cold"])
+def test_on_a_gpu(backend, precision, cache, quick):
+    options = {"device": "cuda", "backend": backend, "precision": precision, "cache": cache}
+    try:
+        find_backend(make_target("cuda", backend=backend, precision=precision))
+    except UserError as error:
+        pytest.skip(str(error))
+    module = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    assert measure(module, [torch.randn(1, 8, 64, 64)], effort=quick, **options).median > 0
