@@ -113,7 +113,7 @@ def test_the_wheel_describes_itself(wheel: zipfile.ZipFile):
     assert metadata["Version"] == dnas.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra") or ()) == {"dev", "tensorboard", "tensorrt"}
+    assert set(metadata.get_all("Provides-Extra") or ()) == {"dev", "nvml", "openvino", "tensorboard", "tensorrt"}
     licence = wheel.read(f"{_metadata_folder()}/licenses/LICENSE").decode()
     assert "Apache License" in licence
     assert "END OF TERMS AND CONDITIONS" in licence
