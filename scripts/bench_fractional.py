@@ -24,8 +24,8 @@ from torch import Tensor
 
 from dnas.export.memory import with_peak_memory
 from dnas.ops import fractional_conv2d
-from dnas.ops.fractional_columns import convolve, gradients
 from dnas.ops.fractional_fused import can_fuse
+from dnas.ops.fractional_separable import convolve, gradients
 
 SHAPES = ("1x256x64x128", "2x128x45x60")
 Work = Callable[[], object]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dnas.ops.fractional_columns import Gradients
+from dnas.ops.fractional_parts import memory_format_of
+from dnas.ops.fractional_separable import Gradients
 
 #: Positions that one program works on.
 _POSITIONS = 128
@@ -58,12 +59,6 @@ def gradients_fused(
 
 def _like(x: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
     return torch.empty((x.shape[0], channels, *size), dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
-
-
-def memory_format_of(x: Tensor) -> torch.memory_format:
-    """channels_last for a tensor that is laid out so and not also contiguous, else contiguous."""
-    is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if is_last else torch.contiguous_format
 
 
 def _block(width: int) -> int:

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dnas.errors import UserError
-from dnas.ops.fractional_columns import Gradients, convolve, gradients
-from dnas.ops.fractional_fused import can_fuse, convolve_fused, gradients_fused, memory_format_of
+from dnas.ops.fractional_fused import can_fuse, convolve_fused, gradients_fused
+from dnas.ops.fractional_parts import memory_format_of
+from dnas.ops.fractional_separable import Gradients, convolve, gradients
 
 
 def checked_rate(dilation: Tensor) -> float:

@@ -8,8 +8,8 @@ from torchvision.ops import deform_conv2d
 
 from dnas.errors import UserError
 from dnas.ops import fractional_conv2d
-from dnas.ops.fractional_columns import convolve, gradients
 from dnas.ops.fractional_reference import gathered
+from dnas.ops.fractional_separable import convolve, gradients
 
 NEAR_AND_FAR = (1.0, 1.25, 1.5, 2.0, 2.7, 3.999, 6.0, 30.4)
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 PROGRAM = """
 import torch
-from dnas.ops.fractional_columns import convolve, gradients
+from dnas.ops.fractional_separable import convolve, gradients
 from dnas.ops.fractional_fused import convolve_fused, gradients_fused
 
 torch.manual_seed(0)
