@@ -62,8 +62,10 @@ def row_maps(frame: Tensor, problem: Problem, strip: slice, space: Workspace) ->
 
 
 def _interpolate_rows(frame: Tensor, target: Tensor, reach: Reach) -> None:
-    target[..., : reach.outputs.start, :].zero_()
-    target[..., reach.outputs.stop :, :].zero_()
+    if reach.outputs.start > 0:
+        target[..., : reach.outputs.start, :].zero_()
+    if reach.outputs.stop < target.shape[-2]:
+        target[..., reach.outputs.stop :, :].zero_()
     low, written = frame[..., reach.low, :], target[..., reach.outputs, :]
     if reach.fraction == 0:
         written.copy_(low)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dnas.ops.fractional_taps import Tap, reach_of, taps_of
 
-#: The maps of one part hold about this many values by default, 2 MB of float32.
-_VALUES_OF_A_PART = 1 << 19
+#: The maps of one part hold about this many values by default, 8 MB of float32.
+_VALUES_OF_A_PART = 1 << 21
 
 
 class Problem(NamedTuple):

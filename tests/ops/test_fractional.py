@@ -100,9 +100,10 @@ def test_any_rate(rate, size, stride, groups, kernel):
         compare(tensors, None, *settings_)
 
 
-@pytest.mark.parametrize("budget", [1, 700, 5000, 1 << 20])
-def test_result_does_not_depend_on_the_parts_that_the_work_is_cut_into(budget):
-    tensors, bias, stride, groups = case(groups=2, out=6, width=6)
+@pytest.mark.parametrize("budget", [1, 700, 1500, 5000, 1 << 20])  # a line at a time, ..., all at once
+@pytest.mark.parametrize("stride", [1, 2])
+def test_result_does_not_depend_on_the_parts_that_the_work_is_cut_into(budget, stride):
+    tensors, bias, stride, groups = case(groups=2, out=6, width=6, stride=stride)
     expected = results(lambda x, w, r, b: reference(x, w, r, b, stride), tensors, bias)
     x, weight, dilation = (tensor.detach() for tensor in tensors)
     passed = torch.randn(expected[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -113,7 +114,7 @@ def test_result_does_not_depend_on_the_parts_that_the_work_is_cut_into(budget):
 
 @pytest.mark.parametrize("rate", [1, 2, 5, 20])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
 def test_whole_rates_are_the_integer_convolution(rate, stride, kernel):
     (x, weight, dilation), bias, _, groups = case(kernel=kernel, groups=2, rate=float(rate), dtype=torch.float32)
     plain = F.conv2d(x, weight, bias, stride, rate * (kernel // 2), rate, groups)

@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import onnxruntime
@@ -6,7 +8,6 @@ import pytest
 import torch
 import tqdm
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from dnas.errors import UserError
 from dnas.networks import Layer, field_of_view
@@ -130,17 +131,43 @@ def test_onnx_file_computes_the_same(layer, images, rate):
     np.testing.assert_allclose(output, layer(images).numpy(), atol=1e-5)
 
 
-def test_trains_under_distributed_data_parallel(layer, images, tmp_path):
-    alone = copy.deepcopy(layer)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+TRAINING_OF_ONE_PROCESS = """
+import sys
+from datetime import timedelta
+import torch
+from dnas.ops import FractionalConv2d
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+)
+layer = FractionalConv2d(8, 8, dilation=2.5, groups=2, upper=7.5)
+layer.load_state_dict(torch.load(f"{folder}/layer.pt"))
+own = torch.load(f"{folder}/images.pt").chunk(2)[rank]
+DistributedDataParallel(layer)(own).square().mean().backward()
+torch.save({name: value.grad for name, value in layer.named_parameters()}, f"{folder}/{rank}.pt")
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(layer, images, tmp_path):
+    torch.save(layer.state_dict(), tmp_path / "layer.pt")
+    torch.save(images, tmp_path / "images.pt")
+    command = [sys.executable, "-W", "ignore", "-c", TRAINING_OF_ONE_PROCESS, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
     try:
-        spread = DistributedDataParallel(layer)
-        spread(images).square().sum().backward()
-        torch.distributed.barrier()
+        errors = [process.communicate(timeout=120)[1] for process in processes]
     finally:
-        torch.distributed.destroy_process_group()
-    alone(images).square().sum().backward()
-    torch.testing.assert_close(layer.dilation.grad, alone.dilation.grad)
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], errors
+    layer(images).square().mean().backward()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name, value in layer.named_parameters():
+            torch.testing.assert_close(found[name], value.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_gradient_descent_finds_the_rate():
