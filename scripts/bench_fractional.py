@@ -174,7 +174,7 @@ def print_floor(case: Case) -> None:
     )
     own = (3 + 2 / 3) * macs / 1e9
     print(
-        f"  exact: {own:.3f} G (2/3 of a product for the rate) + {interpolations(values) / 1e9:.3f} G of interpolation; "
+        f"  exact: {own:.3f} G (2/3 of a product is the rate's) + {interpolations(values) / 1e9:.3f} G interpolation; "
         f"the four convolutions have {12 * macs / 1e9:.3f} G, distinct taps only {3 * macs * 25 / 9 / 1e9:.3f} G"
     )
 

@@ -84,7 +84,7 @@ def add_adjoint_of_rows(grad_map: Tensor, grad_frame: Tensor, reach: Reach) -> N
 def slope_of_rows(grad_map: Tensor, frame: Tensor, reach: Reach, space: Workspace) -> Tensor:
     """The rate's gradient through one tap's interpolation: d ((1 - f) a + f b) = (b - a) number."""
     passed = grad_map[..., reach.outputs, :]
-    difference = space.take("difference", *passed.shape)
+    difference = space.take("spread", *passed.shape)  # which has been contracted
     torch.sub(frame[..., reach.high, :], frame[..., reach.low, :], out=difference)
     return difference.mul_(passed).sum() * reach.number
 

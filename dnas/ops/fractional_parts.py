@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dnas.ops.fractional_taps import Tap, reach_of, taps_of
 
-#: The maps of one part hold about this many values by default, 8 MB of float32.
-_VALUES_OF_A_PART = 1 << 21
+#: The maps of one part hold twice the values of the input, but at least and at most so many (4 and 8 MB of float32).
+_FEWEST_VALUES, _MOST_VALUES = 1 << 20, 1 << 21
 
 
 class Problem(NamedTuple):
@@ -101,7 +101,7 @@ def length(part: slice) -> int:
 
 def blocks(problem: Problem, budget: int | None) -> Iterator[Block]:
     """Cut the work so that the maps of one block hold ``budget`` values, if those of one image and group do."""
-    budget = budget or _VALUES_OF_A_PART
+    budget = budget or _default_budget(problem)
     group = problem.values_of_a_row * problem.out_size[0]
     images = _at_most(budget // (group * problem.groups), problem.batch)
     groups = _at_most(budget // group, problem.groups)
@@ -113,7 +113,12 @@ def blocks(problem: Problem, budget: int | None) -> Iterator[Block]:
 def strips(problem: Problem, block: Block, budget: int | None) -> list[slice]:
     """Cut a block's rows of the output so that the maps of one strip hold ``budget`` values, if those of one row do."""
     row = problem.values_of_a_row * math.prod(block.shape)
-    return _cuts(problem.out_size[0], _at_most((budget or _VALUES_OF_A_PART) // row, problem.out_size[0]))
+    return _cuts(problem.out_size[0], _at_most((budget or _default_budget(problem)) // row, problem.out_size[0]))
+
+
+def _default_budget(problem: Problem) -> int:
+    values = problem.batch * problem.groups * problem.in_width * problem.size[0] * problem.size[1]
+    return min(max(2 * values, _FEWEST_VALUES), _MOST_VALUES)
 
 
 def _at_most(wanted: int, available: int) -> int:

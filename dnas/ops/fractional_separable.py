@@ -108,7 +108,8 @@ def gradients(
             if not (of_input or of_rate):
                 continue
             own = spread[:, : len(problem.columns)]
-            grad_maps = contract(matrix[block.groups].transpose(1, 2), own, len(problem.rows), "grad maps", space)
+            # The maps have had their last use: their gradients take their memory.
+            grad_maps = contract(matrix[block.groups].transpose(1, 2), own, len(problem.rows), "maps", space)
             for index, reach in reaches(problem, strip):
                 if grad_rate is not None and reach.number:
                     grad_rate += slope_of_rows(grad_maps[:, index], frame, reach, space)
