@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from torch import Tensor
-
 
 class Tap(NamedTuple):
     """One tap: it reads (1 - fraction) x[low] + fraction x[low + 1], and moves by ``number`` where the rate moves by 1.
@@ -59,8 +57,3 @@ def reach_of(tap: Tap, size: int, out_size: int, stride: int) -> Reach:
     last = first + stride * (stop - start - 1)
     low, high = slice(first, last + 1, stride), slice(first + 1, last + 2, stride)
     return Reach(tap.number, tap.fraction, slice(start, stop), low, high)
-
-
-def along(x: Tensor, axis: int, part: slice) -> Tensor:
-    """The part of ``x`` along the last axis (-1) or the one before it (-2), a view."""
-    return x[..., part] if axis == -1 else x[..., part, :]

@@ -140,7 +140,7 @@ from dnas.ops import FractionalConv2d
 folder, rank = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
 torch.distributed.init_process_group(
-    "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2, timeout=timedelta(seconds=300)
 )
 layer = FractionalConv2d(8, 8, dilation=2.5, groups=2, upper=7.5)
 layer.load_state_dict(torch.load(f"{folder}/layer.pt"))
@@ -158,7 +158,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(layer, ima
     command = [sys.executable, "-W", "ignore", "-c", TRAINING_OF_ONE_PROCESS, str(tmp_path)]
     processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
+        errors = [process.communicate(timeout=300)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
