@@ -135,6 +135,7 @@ TRAINING_OF_ONE_PROCESS = """
 import sys
 from datetime import timedelta
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from dnas.ops import FractionalConv2d
 
 folder, rank = sys.argv[1], int(sys.argv[2])
