@@ -146,7 +146,8 @@ torch.distributed.init_process_group(
 layer = FractionalConv2d(8, 8, dilation=2.5, groups=2, upper=7.5)
 layer.load_state_dict(torch.load(f"{folder}/layer.pt"))
 own = torch.load(f"{folder}/images.pt").chunk(2)[rank]
-DistributedDataParallel(layer)(own).square().mean().backward()
+spread = DistributedDataParallel(layer)  # has to live until the gradients are averaged
+spread(own).square().mean().backward()
 torch.save({name: value.grad for name, value in layer.named_parameters()}, f"{folder}/{rank}.pt")
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()
