@@ -7,8 +7,10 @@ from derive.inherit import inherit_weights
 from derive.published import PublishedLogits, predicted_latency_ms
 from derive.published_rule import decode_as_published, priced_as_published
 from derive.sampling import sample_architectures
+from derive.target import TOLERANCE, TargetedDecoder, TargetedNetwork, latency_bounds, network_price
 
 __all__ = [
+    "TOLERANCE",
     "AnyArchitecture",
     "Architecture",
     "Branch",
@@ -16,11 +18,15 @@ __all__ = [
     "Choices",
     "DilatedArchitecture",
     "PublishedLogits",
+    "TargetedDecoder",
+    "TargetedNetwork",
     "architecture_from",
     "decode",
     "decode_as_published",
     "downsampling_layers",
     "inherit_weights",
+    "latency_bounds",
+    "network_price",
     "predicted_latency_ms",
     "priced_as_published",
     "round_rates",

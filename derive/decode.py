@@ -13,6 +13,9 @@ from torch import Tensor
 from derive.architecture import Architecture, Branch, Cell
 from dnas.supernet import Grid
 
+Place = tuple[int, int]
+"""(level, layer) of a cell, or of the cell that a connection leads into."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -24,6 +27,19 @@ class Choices:
     end_ratio: int
 
 
+@dataclass(frozen=True)
+class Selection:
+    """One choice of everything that a derived network is made of.
+
+    ``entered``: by final scale, the layers at which its branch enters the levels from 1. ``operators``: of every cell.
+    ``ratios``: expansion ratio of every searched connection, by the cell that it leads into.
+    """
+
+    entered: Mapping[int, tuple[int, ...]]
+    operators: Mapping[Place, str]
+    ratios: Mapping[Place, int]
+
+
 def decode(
     logits: Mapping[str, Tensor], choices: Choices, branches: Sequence[int], provenance: Mapping[str, object] = {}
 ) -> Architecture:
@@ -33,10 +49,8 @@ def decode(
     Operators and ratios are the argmax of alpha and gamma; a branch goes coarser where the product of its beta_0 is
     largest (footnote 2); skips of stride 1 are left out, and their neighbours meet at the narrowest width in between.
     """
-    found = [_decode_branch(logits, choices, scale) for scale in branches]
-    return Architecture(
-        end_ratio=choices.end_ratio, branches=_trim(found), provenance={str(k): str(v) for k, v in provenance.items()}
-    )
+    likelihoods = Likelihoods(logits, choices)
+    return assemble(likelihoods, likelihoods.likeliest(branches), provenance)
 
 
 def downsampling_layers(logits: Mapping[str, Tensor], grid: Grid, level: int) -> tuple[tuple[int, ...], float]:
@@ -46,24 +60,109 @@ def downsampling_layers(logits: Mapping[str, Tensor], grid: Grid, level: int) ->
     (no doubt) to 1 (a tie). The first cell of a level has no choice, so no beta: it is entered there only if the grid
     leaves nothing else.
     """
-    finer = {
-        (lower, grid.layers - rows + row): float(probability)
-        for lower in range(1, level + 1)
-        for rows in [grid.beta_rows(lower)]
+    scored = scored_paths(_entry_scores(logits, grid), grid, level)
+    margin = math.exp(scored[1][0] - scored[0][0]) if len(scored) > 1 else 0.0
+    return scored[0][1], margin
+
+
+UNSEARCHED = -1e6
+"""Score of entering a level at its first cell, which has no beta."""
+
+
+def _entry_scores(logits: Mapping[str, Tensor], grid: Grid) -> dict[Place, float]:
+    """The logarithm of beta_0 of every cell that has a choice of predecessor."""
+    return {
+        (level, grid.layers - rows + row): float(probability)
+        for level in grid.levels
+        for rows in [grid.beta_rows(level)]
         if rows
-        for row, probability in enumerate(F.log_softmax(logits[f"beta_{grid.scales[lower]}"].double(), -1)[:, 0])
+        for row, probability in enumerate(F.log_softmax(logits[f"beta_{grid.scales[level]}"].double(), -1)[:, 0])
     }
-    unsearched = -1e6
-    scored = sorted(
+
+
+def scored_paths(scores: Mapping[Place, float], grid: Grid, level: int) -> list[tuple[float, tuple[int, ...]]]:
+    """All ways to ``level`` with the logarithm of their product of beta_0, the best first, the earlier of equals."""
+    return sorted(
         (
-            (sum(finer.get((i + 1, layer), unsearched) for i, layer in enumerate(layers)), layers)
+            (sum(scores.get((i + 1, layer), UNSEARCHED) for i, layer in enumerate(layers)), layers)
             for layers in combinations(range(1, grid.layers), level)
             if all(layer > i for i, layer in enumerate(layers))
         ),
         key=lambda pair: (-pair[0], pair[1]),
     )
-    margin = math.exp(scored[1][0] - scored[0][0]) if len(scored) > 1 else 0.0
-    return scored[0][1], margin
+
+
+class Likelihoods:
+    """The logits of one architecture as (log-)probabilities by place, in float64, computed once.
+
+    ``paths``: by final scale, all ways there with their score, the best first; ``operators``: probabilities by cell;
+    ``ratios``: log-probabilities by connection, certainty of the widest where ratios were not searched.
+    """
+
+    def __init__(self, logits: Mapping[str, Tensor], choices: Choices) -> None:
+        self.choices, grid = choices, choices.grid
+        self.entries = _entry_scores(logits, grid)
+        self.paths = {scale: scored_paths(self.entries, grid, level) for level, scale in enumerate(grid.scales)}
+        self.operators: dict[Place, list[float]] = {}
+        self.ratios: dict[Place, list[float]] = {}
+        certain = [-math.inf] * len(choices.ratios)
+        certain[choices.ratios.index(max(choices.ratios))] = 0.0
+        for level, scale in enumerate(grid.scales):
+            operators = F.softmax(logits[f"alpha_{scale}"].double(), -1).tolist()
+            searched = logits.get(f"gamma_{scale}")
+            ratios = None if searched is None else F.log_softmax(searched.double(), -1).tolist()
+            for layer in range(level, grid.layers):
+                self.operators[level, layer] = operators[grid.alpha_row(level, layer)]
+                if layer:
+                    self.ratios[level, layer] = certain if ratios is None else ratios[grid.gamma_row(level, layer)]
+
+    def likeliest(self, branches: Sequence[int]) -> Selection:
+        """The argmax of everything."""
+        names, ratios = self.choices.operators, self.choices.ratios
+        return Selection(
+            entered={scale: self.paths[scale][0][1] for scale in branches},
+            operators={place: names[row.index(max(row))] for place, row in self.operators.items()},
+            ratios={place: ratios[row.index(max(row))] for place, row in self.ratios.items()},
+        )
+
+    def loss(self, selection: Selection) -> float:
+        """By how much the log-probability of ``selection`` is less than that of the likeliest, from 0.
+
+        The sum over the paths of its branches and over all cells and connections on them, each counted once.
+        """
+        cells, connections, lost = set(), set(), 0.0
+        for scale, entered in selection.entered.items():
+            scores = self.paths[scale]
+            lost += scores[0][0] - next(score for score, layers in scores if layers == entered)
+            path = levels_of(entered, self.choices.grid)
+            cells |= {(level, layer) for layer, level in enumerate(path)}
+            connections |= {(level, layer) for layer, level in enumerate(path) if layer}
+        for place in sorted(cells):
+            row = self.operators[place]
+            lost += _log(max(row)) - _log(row[self.choices.operators.index(selection.operators[place])])
+        for place in sorted(connections):
+            row = self.ratios[place]
+            lost += max(row) - row[self.choices.ratios.index(selection.ratios[place])]
+        return lost
+
+
+def levels_of(entered: Sequence[int], grid: Grid) -> list[int]:
+    """The level of every layer's cell on a branch that enters the levels from 1 at the layers ``entered``."""
+    return [sum(at <= layer for at in entered) for layer in range(grid.layers)]
+
+
+def _log(probability: float) -> float:
+    return math.log(max(probability, 1e-300))
+
+
+def assemble(likelihoods: Likelihoods, selection: Selection, provenance: Mapping[str, object] = {}) -> Architecture:
+    """The architecture of a selection; the margins compare each choice with the best other one."""
+    found = [_build_branch(likelihoods, selection, scale) for scale in selection.entered]
+    return Architecture(
+        end_ratio=likelihoods.choices.end_ratio,
+        branches=_trim(found),
+        provenance={str(k): str(v) for k, v in provenance.items()},
+    )
 
 
 @dataclass(frozen=True)
@@ -81,22 +180,23 @@ class _Found:
     margin: float
 
 
-def _decode_branch(logits: Mapping[str, Tensor], choices: Choices, scale: int) -> tuple[int, float, int, list[_Found]]:
+def _build_branch(likelihoods: Likelihoods, selection: Selection, scale: int) -> tuple[int, float, int, list[_Found]]:
+    choices = likelihoods.choices
     grid = choices.grid
-    entered, margin = downsampling_layers(logits, grid, grid.level_of(scale))
+    path = levels_of(selection.entered[scale], grid)
     cells: list[_Found] = []
     channels = 8 * choices.end_ratio
-    for layer in range(grid.layers):
-        level = sum(at <= layer for at in entered)
-        target = sum(at <= layer + 1 for at in entered)
-        weights = F.softmax(logits[f"alpha_{grid.scales[level]}"][grid.alpha_row(level, layer)].double(), -1)
-        operator = choices.operators[int(weights.argmax())]
-        width = _width(logits, choices, target, layer + 1)
+    for layer, level in enumerate(path):
+        target = path[layer + 1] if layer < grid.last else level
+        operator = selection.operators[level, layer]
+        ratio = selection.ratios[target, layer + 1] if layer < grid.last else choices.end_ratio
+        width = ratio * grid.scales[target]
         if operator == "skip" and target == level:
             channels = min(channels, width)
             cells[-1:] = [_narrow(cell, channels) for cell in cells[-1:]]
             continue
-        best, second = sorted([*weights.tolist(), 0.0], reverse=True)[:2]
+        weights = likelihoods.operators[level, layer]
+        index = choices.operators.index(operator)
         cells.append(
             _Found(
                 operator=operator,
@@ -107,23 +207,18 @@ def _decode_branch(logits: Mapping[str, Tensor], choices: Choices, scale: int) -
                 in_channels=channels,
                 width=width,
                 read=width,
-                margin=best - second,
+                margin=weights[index] - max([*weights[:index], *weights[index + 1 :], 0.0]),
             )
         )
         channels = width
-    return scale, margin, channels, cells
+    return scale, _path_margin(likelihoods, selection, scale), channels, cells
 
 
-def _width(logits: Mapping[str, Tensor], choices: Choices, level: int, layer: int) -> int:
-    """Channels of the connection into cell (level, layer); behind the last layer stands the head."""
-    grid = choices.grid
-    if layer == grid.layers:
-        ratio = choices.end_ratio
-    elif f"gamma_{grid.scales[0]}" in logits:
-        ratio = choices.ratios[int(logits[f"gamma_{grid.scales[level]}"][grid.gamma_row(level, layer)].argmax())]
-    else:
-        ratio = max(choices.ratios)
-    return ratio * grid.scales[level]
+def _path_margin(likelihoods: Likelihoods, selection: Selection, scale: int) -> float:
+    """The best score of another path over that of the selected one."""
+    scores = {layers: score for score, layers in likelihoods.paths[scale]}
+    mine = scores.pop(selection.entered[scale])
+    return math.exp(min(max(scores.values()) - mine, 700.0)) if scores else 0.0
 
 
 def _narrow(cell: _Found, channels: int) -> _Found:

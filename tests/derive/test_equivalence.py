@@ -177,7 +177,7 @@ def test_every_path_of_the_grid(branches, end_ratio, monkeypatch):
                     logits[f"beta_{scale}"][grid.beta_row(level, layer)] = torch.tensor([9.0, 0.0])
             walk = (first, second)
             monkeypatch.setattr(
-                sys.modules["derive.decode"], "downsampling_layers", lambda _, __, level, walk=walk: (walk[:level], 0.0)
+                sys.modules["derive.decode"], "scored_paths", lambda _, __, level, walk=walk: [(0.0, walk[:level])]
             )
             assert_equal_functions(supernet, logits, grid, end_ratio, (64, 64))
 
