@@ -64,11 +64,14 @@ class NetworkConfig:
 class TargetConfig:
     """What the latencies are for: images of ``input_size`` (height, width) in ``num_classes`` classes, one at a time.
 
+    target_ms: the latency that the derived student is to have by the table, within 5 %, from either side; null leaves
+        it to the paper's fixed lambda (``search.latency_weight``).
     select_ms and select_exponent: T and w of the branch selection ACC * (LAT / T) ** w (Appendix B).
     """
 
     input_size: tuple[_Side, _Side]
     num_classes: int = Field(ge=2, le=1000)
+    target_ms: float | None = Field(default=None, gt=0)
     select_ms: float = Field(default=8.3, gt=0)
     select_exponent: float = Field(default=-0.07, le=0)
 

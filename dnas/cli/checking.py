@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from derive import AnyArchitecture
+from derive import AnyArchitecture, Architecture
 from dnas.cli.candidates import Candidate, derived_networks, sampled_networks
 from dnas.cli.common import save_figure
 from dnas.latency import (
@@ -112,8 +113,7 @@ def check_table(
     second time, in rounds of their own. ``fit`` is how many further networks serve to fit a correction, 0 for none;
     they take part in nothing else.
     """
-    target = _target_of(table)
-    table.check_usable(device=target.device, input_size=space.input_size, allow_mismatch=allow_mismatch)
+    target = target_of(table, space.input_size, allow_mismatch=allow_mismatch)
     checked = sampled_networks(table, space, networks, seed) if networks else {}
     checked |= derived_networks(table, space, derived or {})
     fitting = sampled_networks(table, space, fit, seed + 1, but=checked.values()) if fit else {}
@@ -146,11 +146,14 @@ def check_table(
     )
 
 
-def _target_of(table: LatencyTable) -> Target:
-    """The device of the table's kind in this machine, used as the table's operators were measured."""
+def target_of(table: LatencyTable, input_size: tuple[int, int], *, allow_mismatch: bool = False) -> Target:
+    """The device of the table's kind in this machine, driven as the table's was.
+
+    Raises :class:`UserError` where it is another device, or the table is for images of another size, unless allowed.
+    """
     provenance = table.provenance
     device = provenance.device.type
-    return make_target(
+    target = make_target(
         device,
         backend=provenance.backend,
         precision=provenance.precision,
@@ -159,6 +162,18 @@ def _target_of(table: LatencyTable) -> Target:
         batch=provenance.batch,
         cache=provenance.cache,
     )
+    table.check_usable(device=target.device, input_size=input_size, allow_mismatch=allow_mismatch)
+    return target
+
+
+def measure_architecture(architecture: Architecture, table: LatencyTable, effort: Effort | None = None) -> float:
+    """The median latency in ms of a derived network, measured the way the table's operators were."""
+    size, classes = architecture.input_size, architecture.num_classes
+    if size is None or classes is None:
+        size, classes = table.provenance.input_size, classes or 19
+    target = target_of(table, size)
+    measured = measure_networks({"derived": partial(architecture.build, classes)}, size, target, effort=effort)
+    return measured["derived"].median
 
 
 def _statistics(found: Agreement) -> str:

@@ -28,8 +28,9 @@ def demo(
 
     A few minutes on two CPU cores.
     """
+    from dnas.cli.branches import derive_from_run
     from dnas.cli.common import network_at_hand
-    from dnas.cli.jobs import derive_from_run, run_retraining, run_search
+    from dnas.cli.jobs import run_retraining, run_search
     from dnas.config import to_mapping
     from dnas.errors import UserError
     from dnas.training import RichProgress

@@ -48,6 +48,7 @@ def search(
     tensorboard: TensorBoardOption = False,
 ) -> None:
     """Search the architectures of SPACE on images, priced by a latency table."""
+    from dnas.cli.branches import STUDENT, load_selection
     from dnas.cli.jobs import run_search
     from dnas.data import load_data_config
     from dnas.latency import LatencyTable
@@ -72,6 +73,11 @@ def search(
         )
     end_processes()
     scores = ", ".join(f"{name} mIoU {100 * miou:.1f} %" for name, miou in result.miou.items())
+    student = load_selection(out).get(STUDENT, {})
+    if student.get("latency_ms") is not None:
+        wanted = "" if student["target_ms"] is None else f"target {student['target_ms']:.3f} ms   "
+        ends = ",".join(map(str, student["chosen"]))
+        note(f"{wanted}predicted {student['latency_ms']:.3f} ms for the student derived, branches {ends}")
     note(f"{out}: searched {result.epochs} epochs; {scores}. Next: dnas derive {out} --out architecture.yaml")
 
 

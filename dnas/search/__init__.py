@@ -2,6 +2,7 @@
 
 from dnas.search.co_search import CoSearch
 from dnas.search.config import JointSearchConfig, SearchConfig
+from dnas.search.goal import LatencyController, LatencyGoal
 from dnas.search.loop import SearchResult, search
 from dnas.search.problem import BilevelProblem, JointProblem, Pass, SearchProblem
 from dnas.search.rates import RateSearch
@@ -11,6 +12,8 @@ __all__ = [
     "CoSearch",
     "JointProblem",
     "JointSearchConfig",
+    "LatencyController",
+    "LatencyGoal",
     "Pass",
     "RateSearch",
     "SearchConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,10 @@ from torch import Tensor
 from dnas.data import SegmentationDataset, split_halves
 from dnas.data.seeding import mix_seed
 from dnas.runs import Interrupt, Interrupted, RunFolder
+from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
+from dnas.search.goal import LatencyController, LatencyGoal
+from dnas.search.gradients import GradientMonitor, reached_norms
 from dnas.search.problem import BilevelProblem, Pass
 from dnas.search.session import SearchSession
 from dnas.training.optimizers import make_sgd, set_learning_rate
@@ -31,6 +34,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         config: SearchConfig,
         device: torch.device,
         progress: Progress,
+        goal: LatencyGoal | None = None,
     ) -> None:
         halves = split_halves(len(data[0]), run.seed)
         seeds = [mix_seed("half", number, run.seed) for number in range(len(halves))]
@@ -48,6 +52,54 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             betas=(0.5, 0.999),
             weight_decay=config.architecture_weight_decay,
         )
+        self.goal = goal
+        self.controller: LatencyController | None = None
+        if goal is not None and goal.target_ms is not None:
+            self.controller = LatencyController(
+                goal.target_ms,
+                initial_weight=config.latency_weight,
+                steps=config.search_epochs * min(map(len, self.streams)),
+            )
+        self._warned: frozenset[str] = frozenset()
+        self._named = {id(parameter): name for name, parameter in problem.architecture.named_parameters()}
+        self._gradients = self._gradient_monitor()
+
+    def _gradient_monitor(self) -> GradientMonitor:
+        return GradientMonitor([self._named[id(parameter)] for parameter in self.parameters])
+
+    def extra_state(self) -> dict[str, Any]:
+        """The state of the controller on lambda, where there is one, and the warnings that stand."""
+        state: dict[str, Any] = {"warned": sorted(self._warned)}
+        if self.controller is not None:
+            state["latency_controller"] = self.controller.state()
+        return state
+
+    def restore_extra(self, state: Mapping[str, Any]) -> None:
+        """Take up :meth:`extra_state`."""
+        self._warned = frozenset(state["warned"])
+        if self.controller is not None:
+            self.controller.load_state(state["latency_controller"])
+
+    def observe(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The latency of the networks derived now, both terms' gradients, and warnings; new ones are printed too."""
+        found: dict[str, Any] = {"latency_gradient": self._gradients.record() or None}
+        if self.goal is not None:
+            outputs = dict(self.goal.derived(self.problem.logits()))
+            found["derived"] = {
+                "latency_ms": sum(outputs.values()) / len(outputs),
+                "outputs": outputs,
+                "target_ms": self.goal.target_ms,
+            }
+        warnings: dict[str, str] = {}
+        if record["phase"] == "search":
+            done = (record["epoch"] + 1 - self.config.pretrain_epochs) / self.config.search_epochs
+            warnings = collapse_warnings({**record, **found}, progress=done, goal=self.goal)
+        for name, reason in warnings.items():
+            if name not in self._warned:
+                architecture = name.split(".")[0]
+                self.progress.message(f"warning: the {architecture}'s search is collapsing: {reason}")
+        self._warned = frozenset(warnings)
+        return {**found, "warnings": warnings}
 
     def train(self, epoch: int, interrupt: Interrupt) -> float:
         """The steps of one epoch; returns the mean loss of the weights."""
@@ -57,6 +109,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         self.problem.weights.train()
         steps = len(self.streams[0]) if phase == "pretrain" else min(map(len, self.streams))
         self.progress.begin(f"{phase} epoch {epoch + 1}/{config.epochs}", steps)
+        self._gradients = self._gradient_monitor()
         total = 0.0
         for step, (first, second) in enumerate(self._pairs(epoch, phase)):
             started = time.perf_counter()
@@ -73,7 +126,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
                     "loss_weights": loss,
                     "loss_architecture": None if searched is None else searched[0],
                     "latency_ms": None if searched is None else searched[1],
-                    "latency_weight": config.latency_weight,
+                    "latency_weight": config.latency_weight if searched is None else searched[2],
                     "learning_rate": rate,
                     "seconds": time.perf_counter() - started,
                 }
@@ -107,28 +160,48 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         self.weight_optimizer.step()
         return self._finite(torch.stack(losses).sum(), "weights")
 
-    def _architecture_step(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[float, float]:
-        """One Adam step on the architecture parameters; returns the mean loss and the mean expected latency in ms."""
+    def _architecture_step(
+        self, batch: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> tuple[float, float, float]:
+        """One Adam step on the architecture parameters.
+
+        Returns the mean loss, the mean expected latency in ms, and the latency's weight (lambda, per ms).
+        """
         images, labels = self._move(batch)
-        gradients = [torch.zeros_like(p) for p in self.parameters]
+        gradients, slopes = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
         losses, latencies = [], []
         for forward in self.problem.architecture_passes(generator):
             loss = self._loss(images, labels, forward)
             losses.append(loss.detach())
             latency = self.problem.latency(forward)
             if latency is not None:
-                loss = loss + self.config.latency_weight * latency
                 latencies.append(latency.detach())
-            # Only towards them: the weights get no gradient here, neither computed nor left behind.
-            for total, found in zip(
-                gradients, torch.autograd.grad(loss, self.parameters, allow_unused=True), strict=True
-            ):
-                if found is not None:
-                    total += found
+                # Before the loss, whose graph is large and must not be kept; they share a few softmaxes.
+                self._differentiate(latency, slopes, keep=True)
+            self._differentiate(loss, gradients, keep=False)
         self._average(gradients)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        latency_ms = float(torch.stack(latencies).mean()) if latencies else 0.0
+        weight = self._latency_weight(latency_ms, gradients, slopes) if latencies else self.config.latency_weight
+        self._gradients.add(gradients, slopes, weight)
+        for parameter, gradient, slope in zip(self.parameters, gradients, slopes, strict=True):
+            parameter.grad = gradient + weight * slope
         self.architecture_optimizer.step()
         self.architecture_optimizer.zero_grad(set_to_none=True)
-        latency_ms = float(torch.stack(latencies).mean()) if latencies else 0.0
-        return self._finite(torch.stack(losses).mean(), "architecture"), latency_ms
+        return self._finite(torch.stack(losses).mean(), "architecture"), latency_ms, weight
+
+    def _differentiate(self, value: Tensor, totals: Sequence[Tensor], *, keep: bool) -> None:
+        """Add the gradients of ``value`` to ``totals``.
+
+        Only towards the architecture: the weights get no gradient here, neither computed nor left behind.
+        """
+        found = torch.autograd.grad(value, self.parameters, retain_graph=keep, allow_unused=True)
+        for total, gradient in zip(totals, found, strict=True):
+            if gradient is not None:
+                total += gradient
+
+    def _latency_weight(self, expected_ms: float, gradients: Sequence[Tensor], slopes: Sequence[Tensor]) -> float:
+        """Lambda for this step: the configured one, or what the controller makes of the latencies as they are."""
+        if self.controller is None or self.goal is None:
+            return self.config.latency_weight
+        derived_ms = self.goal.derived_ms(self.problem.logits())
+        return self.controller.update(expected_ms, derived_ms, *reached_norms(gradients, slopes))

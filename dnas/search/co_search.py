@@ -91,8 +91,10 @@ class CoSearch:
         return torch.stack(list(latency.values())).mean()
 
     def monitor(self) -> dict[str, Any]:
-        """Entropies, share of skips, mean ratio and expected latencies of every architecture."""
+        """Entropies, share of skips, mean ratio (and its range) and expected latencies of every architecture."""
         record: dict[str, Any] = {"latency_ms": {}, "entropy": {}, "skip_share": {}, "mean_ratio": {}}
+        choices = [ratio for parameters in self._architectures.values() for ratio in parameters.ratios]
+        record["ratio_range"] = [min(choices), max(choices)]
         with torch.no_grad():
             for name in self._architectures:
                 parameters = self._architectures[name]

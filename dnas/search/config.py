@@ -24,7 +24,7 @@ class SearchConfig:
     learning_rate, momentum, weight_decay: SGD of the weights; ``learning_rate_decay`` is the factor an epoch.
     architecture_learning_rate, architecture_weight_decay: Adam of the architecture parameters.
     gradient_clipping: the largest norm of all weight gradients together; null for none.
-    latency_weight: lambda in Eq. 8, per ms.
+    latency_weight: lambda in Eq. 8, per ms; where the space has a latency target, what its controller begins with.
     decoupling: how the latency's gradient is shared between alpha, beta and gamma (Eq. 3): "solved" from the table's
         sensitivities, "none", or the three factors w1, w2, w3.
     temperature: of the Gumbel-softmax.

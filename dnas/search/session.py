@@ -108,6 +108,17 @@ class SearchSession(ABC, Generic[Problem, Config]):
     def train(self, epoch: int, interrupt: Interrupt) -> float:
         """The steps of one epoch; returns the mean loss of the weights."""
 
+    def observe(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What a kind of search adds to the record of an epoch."""
+        return {}
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a kind of search keeps from one epoch to the next, besides networks and optimisers."""
+        return {}
+
+    def restore_extra(self, state: Mapping[str, Any]) -> None:
+        """Take up :meth:`extra_state`; a missing entry is a KeyError."""
+
     def restore(self) -> int:
         """Take up the state in the run folder; returns the number of finished epochs."""
         state = self.run.load_state()
@@ -117,6 +128,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 load_into(self.problem.architecture, state["architecture"], self.run.path)
                 self.weight_optimizer.load_state_dict(state["weight_optimizer"])
                 self.architecture_optimizer.load_state_dict(state["logit_optimizer"])
+                self.restore_extra(state)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise UserError(f"{self.run.path}: its state is not that of this search ({error})") from None
         epoch = 0 if state is None else int(state["epoch"])
@@ -152,6 +164,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             "seconds": time.perf_counter() - started,
             "peak_memory_mb": peak_memory_mb(self.device),
         }
+        record |= self.observe(record)
         self.run.log(record)
         self._save(epoch)
         shown = "" if means is None else "  mIoU " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in means.items())
@@ -162,6 +175,10 @@ class SearchSession(ABC, Generic[Problem, Config]):
     def _monitored(record: Mapping[str, Any]) -> str:
         """Of what the problem reports, the part for the person who waits."""
         latency = ", ".join(f"{name} {value:.2f}" for name, value in record["latency_ms"].items())
+        derived = record.get("derived")
+        if derived is not None:
+            latency += f", derived {derived['latency_ms']:.2f}"
+            latency += "" if derived["target_ms"] is None else f" of {derived['target_ms']:.2f}"
         field = record.get("field_of_view")
         return (f"  latency {latency} ms" if latency else "") + ("" if field is None else f"  field of view {field}")
 
@@ -278,6 +295,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 "architecture": self.problem.architecture.state_dict(),
                 "weight_optimizer": self.weight_optimizer.state_dict(),
                 "logit_optimizer": self.architecture_optimizer.state_dict(),
+                **self.extra_state(),
             },
             epoch + 1,
         )
