@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from derive import AnyArchitecture, Architecture, DilatedArchitecture, architecture_from
+from dnas.cli.branches import load_selection
 from dnas.cli.checking import CheckResult, check_table
 from dnas.cli.common import NetworkAtHand, network_at_hand
 from dnas.cli.rates import rate_sections, rate_space_of, write_rate_pictures
@@ -19,6 +20,7 @@ from dnas.export import benchmark
 from dnas.latency import Effort, LatencyTable
 from dnas.profile import count_multiply_adds, count_parameters
 from dnas.report import (
+    BranchChoice,
     ClassLabels,
     DerivedArchitecture,
     Example,
@@ -32,6 +34,7 @@ from dnas.report import (
     examples_sheet,
     headline,
     is_dilated,
+    monitor_curves,
     retraining_curves,
     save_png,
     search_curves,
@@ -76,6 +79,7 @@ def gather_report(
         subtitle=_subtitle(reference),
         latency=None if table is None else _summary(table),
         search_records=[] if search is None or rates is not None else search.records(),
+        selections={} if search_run is None else _selections(search_run),
         architectures=[
             DerivedArchitecture(name=name, graph=architecture.graph(), note=_note(architecture))
             for name, architecture in architectures.items()
@@ -102,6 +106,7 @@ def write_pictures(data: ReportData, folder: Path, search_run: Path | None = Non
         write_rate_pictures(RunFolder.open(search_run, "search"), rates, folder)
     if data.search_records:
         save_png(search_curves(data.search_records), folder / "search.png")
+        save_png(monitor_curves(data.search_records), folder / "monitor.png")
     if data.retrain_records:
         save_png(retraining_curves(data.retrain_records), folder / "retraining.png")
     for derived in data.architectures:
@@ -122,6 +127,25 @@ def _architecture_of(found: NetworkAtHand) -> AnyArchitecture | None:
     """The architecture of a retrained network; None for a network by name."""
     described = found.run.configuration["network"].get("architecture") if found.run else None
     return None if described is None else architecture_from(described, found.name)
+
+
+def _selections(search_run: Path) -> dict[str, list[BranchChoice]]:
+    """The scored combinations of branches that the run folder keeps."""
+    return {
+        which: [
+            BranchChoice(
+                branches=score["branches"],
+                miou=score["miou"],
+                latency_ms=score["latency_ms"],
+                score=score["score"],
+                argmax_ms=score["argmax_ms"],
+                lost_log_probability=score["lost_log_probability"],
+                chosen=score["branches"] == selection["chosen"],
+            )
+            for score in selection["scores"]
+        ]
+        for which, selection in load_selection(search_run).items()
+    }
 
 
 def _check(
@@ -151,7 +175,10 @@ def _figures(
 ) -> NetworkFigures:
     assert found.input_size is not None
     size = found.input_size
-    predicted = measured = None
+    predicted = measured = target = None
+    architecture = _architecture_of(found)
+    if architecture is not None and "target_ms" in architecture.provenance:
+        target = float(architecture.provenance["target_ms"])
     if check is not None and name in check.names:
         predicted, measured = check.predicted[check.names.index(name)], check.measured[check.names.index(name)]
     else:
@@ -163,6 +190,7 @@ def _figures(
         pixel_accuracy=score.pixel_accuracy,
         latency_ms=measured,
         predicted_latency_ms=predicted,
+        target_ms=target,
         parameters=count_parameters(found.network),
         multiply_adds=count_multiply_adds(found.network, size),
     )
@@ -213,7 +241,9 @@ def _summary(table: LatencyTable) -> LatencySummary:
 def _note(architecture: AnyArchitecture) -> str:
     if isinstance(architecture, DilatedArchitecture):
         return f"Field of view: {architecture.field_of_view()} pixels."
-    doubts = [cell.margin for branch in architecture.branches for cell in branch.cells if cell.margin is not None]
+    # Below zero where the latency target decided against the likeliest operator.
+    margins = [cell.margin for branch in architecture.branches for cell in branch.cells if cell.margin is not None]
+    doubts = [margin for margin in margins if margin >= 0]
     rule = architecture.provenance.get("rule", "given")
     if not doubts:
         return f"rule: {rule}"

@@ -3,8 +3,9 @@
 from dnas.report.architecture import architecture_drawing
 from dnas.report.blocks import Bar, Block, Definitions, Fact, Figure, Gallery, Picture, Section, Swatch, Table
 from dnas.report.charts import agreement_scatter, class_iou_bars
-from dnas.report.curves import retraining_curves, search_curves
+from dnas.report.curves import monitor_curves, retraining_curves, search_curves
 from dnas.report.data import (
+    BranchChoice,
     ClassLabels,
     DerivedArchitecture,
     Example,
@@ -26,6 +27,7 @@ from dnas.report.style import png_bytes, save_png, save_svg, svg_text
 __all__ = [
     "Bar",
     "Block",
+    "BranchChoice",
     "ClassLabels",
     "Definitions",
     "DerivedArchitecture",
@@ -52,6 +54,7 @@ __all__ = [
     "growth_picture",
     "headline",
     "is_dilated",
+    "monitor_curves",
     "png_bytes",
     "rate_curves",
     "render_report",

@@ -121,6 +121,7 @@ def search_curves(records: Sequence[Record]) -> Figure:
                 "student, each step": step_series(records, "latency_ms"),
                 "teacher, each epoch": epoch_series(records, "latency_ms.teacher"),
                 "derived student": epoch_series(records, "derived.latency_ms"),
+                "target": epoch_series(records, "derived.target_ms"),
             },
         ),
         ("Weight of the latency (λ)", "λ (loss per ms)", {"λ": step_series(records, "latency_weight")}),
@@ -145,6 +146,50 @@ def search_curves(records: Sequence[Record]) -> Figure:
             fontsize=7.5,
             color=MUTED,
         )
+    return figure
+
+
+def has_monitor(records: Sequence[Record]) -> bool:
+    """Whether the log tells what :func:`monitor_curves` draws."""
+    return any(record.get("kind") == "epoch" and "skip_share" in record for record in records)
+
+
+@styled
+def monitor_curves(records: Sequence[Record]) -> Figure:
+    """Three panels over epochs: cells that prefer a skip, mean expansion ratios, the latency's part in the gradients.
+
+    ``records`` are the lines of the search's log.
+    """
+    figure = new_figure(10.4, 2.9)
+    names, kinds = (
+        ("student", "teacher"),
+        {"α operator": "alpha", "β downsampling": "beta", "γ expansion ratio": "gamma"},
+    )
+    contents: list[tuple[str, str, dict[str, tuple[Floats, Floats]]]] = [
+        (
+            "Cells that prefer a skip",
+            "share of cells (%)",
+            {name: _percent(epoch_series(records, f"skip_share.{name}")) for name in names},
+        ),
+        ("Mean expansion ratio", "ratio", {name: epoch_series(records, f"mean_ratio.{name}") for name in names}),
+        (
+            "Latency in the student's gradient",
+            "share (%)",
+            {
+                label: _percent(epoch_series(records, f"latency_gradient.student.{kind}.share"))
+                for label, kind in kinds.items()
+            },
+        ),
+    ]
+    pretraining, last = pretraining_epochs(records), max((int(r["epoch"]) + 1 for r in records), default=1)
+    for axes, (title, unit, series) in zip(figure.subplots(1, 3), contents, strict=True):
+        _draw(axes, series)
+        label_axes(axes, title=title, x="epoch", y=unit)
+        axes.set_xlim(0, last)
+        if unit.endswith("(%)"):
+            axes.set_ylim(-3, 106)
+        if pretraining:
+            axes.axvspan(0, min(pretraining, last), color=SHADE, linewidth=0, zorder=0)
     return figure
 
 

@@ -51,7 +51,8 @@ class DerivedArchitecture:
 class NetworkFigures:
     """One row of the comparison; ``None`` where a figure was not measured.
 
-    ``miou`` is a share (0 to 1), latencies are in ms, ``parameters`` and ``multiply_adds`` are counts for one image.
+    ``miou`` is a share (0 to 1), latencies (measured, predicted, and the target of the search) are in ms,
+    ``parameters`` and ``multiply_adds`` are counts for one image.
     """
 
     name: str
@@ -59,8 +60,26 @@ class NetworkFigures:
     pixel_accuracy: float | None = None
     latency_ms: float | None = None
     predicted_latency_ms: float | None = None
+    target_ms: float | None = None
     parameters: int | None = None
     multiply_adds: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchChoice:
+    """One combination of branches that a search could end in; latencies in ms, ``miou`` a share (0 to 1).
+
+    ``latency_ms`` is that of the derived network, ``argmax_ms`` what its likeliest choices alone would take;
+    ``lost_log_probability`` is what leading it to the target cost.
+    """
+
+    branches: Sequence[int]
+    miou: float | None = None
+    latency_ms: float | None = None
+    score: float | None = None
+    argmax_ms: float | None = None
+    lost_log_probability: float = 0.0
+    chosen: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +132,9 @@ class Reproduction:
 class ReportData:
     """Everything that a report can show. Whatever is left empty leaves its section out.
 
-    ``search_records`` and ``retrain_records`` (by network name) are the lines of a run's ``log.jsonl``;
-    ``class_iou`` maps a network's name to its IoU per class (0 to 1, ``None`` for a class that never occurs);
-    ``extra`` sections are appended before the footer as they are.
+    ``selections`` holds the combinations of branches by architecture; ``search_records`` and ``retrain_records`` (by
+    network name) are the lines of a run's ``log.jsonl``; ``class_iou`` maps a network's name to its IoU per class (0 to
+    1, ``None`` for a class that never occurs); ``extra`` sections are appended before the footer as they are.
     """
 
     title: str
@@ -123,6 +142,7 @@ class ReportData:
     summary: Sequence[Fact] = ()
     latency: LatencySummary | None = None
     search_records: Sequence[Record] = ()
+    selections: Mapping[str, Sequence[BranchChoice]] = field(default_factory=dict)
     architectures: Sequence[DerivedArchitecture] = ()
     networks: Sequence[NetworkFigures] = ()
     retrain_records: Mapping[str, Sequence[Record]] = field(default_factory=dict)

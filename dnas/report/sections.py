@@ -17,44 +17,19 @@ from dnas.report.data import (
     Reproduction,
 )
 from dnas.report.dilated import dilated_drawing, is_dilated
+from dnas.report.numbers import MISSING, count, format_count, format_ms, percent, three_digits
+from dnas.report.search_sections import search_section, selection_section
 from dnas.report.style import svg_text
-
-_MISSING = "–"
-
-
-def format_count(value: float) -> tuple[str, str]:
-    """A count with three digits and its unit: 3340000 is ("3.34", "M"), 28.2e9 is ("28.2", "G")."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * limit:
-            return _three_digits(value / limit), unit
-    return f"{value:g}", ""
-
-
-def format_ms(value: float | None) -> str:
-    """A latency in ms with three digits and without the unit."""
-    return _MISSING if value is None else _three_digits(value)
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
-
-
-def _percent(share: float | None) -> str:
-    return _MISSING if share is None else f"{100 * share:.1f}"
-
-
-def _count(value: int | None) -> str:
-    return _MISSING if value is None else " ".join(format_count(value)).strip()
 
 
 def headline(network: NetworkFigures) -> tuple[Fact, ...]:
     """The summary numbers of one network, as the page's header shows them; what was not measured is left out."""
     facts = []
     if network.miou is not None:
-        facts.append(Fact("mIoU", _percent(network.miou), "%", f"{network.name}, validation"))
+        facts.append(Fact("mIoU", percent(network.miou), "%", f"{network.name}, validation"))
     if network.latency_ms is not None:
         facts.append(Fact("Latency", format_ms(network.latency_ms), "ms", f"{network.name}, measured"))
-        facts.append(Fact("Speed", _three_digits(1000 / network.latency_ms), "FPS", "one image at a time"))
+        facts.append(Fact("Speed", three_digits(1000 / network.latency_ms), "FPS", "one image at a time"))
     if network.parameters is not None:
         value, unit = format_count(network.parameters)
         facts.append(Fact("Parameters", value, unit, network.name))
@@ -70,7 +45,8 @@ def build_sections(data: ReportData) -> list[Section]:
         _comparison(data.networks),
         _architectures(data),
         _examples(data),
-        _search(data),
+        search_section(data.search_records),
+        selection_section(data.selections),
         _retraining(data),
         _latency_table(data.latency),
         _agreement(data),
@@ -85,15 +61,16 @@ def _comparison(networks: Sequence[NetworkFigures]) -> Section | None:
         return None
     columns = {
         "network": [network.name for network in networks],
-        "mIoU (%)": [_percent(network.miou) for network in networks],
-        "pixel accuracy (%)": [_percent(network.pixel_accuracy) for network in networks],
+        "mIoU (%)": [percent(network.miou) for network in networks],
+        "pixel accuracy (%)": [percent(network.pixel_accuracy) for network in networks],
         "latency (ms)": [format_ms(network.latency_ms) for network in networks],
         "predicted (ms)": [format_ms(network.predicted_latency_ms) for network in networks],
-        "FPS": [_MISSING if not net.latency_ms else _three_digits(1000 / net.latency_ms) for net in networks],
-        "parameters": [_count(network.parameters) for network in networks],
-        "multiply-adds": [_count(network.multiply_adds) for network in networks],
+        "target (ms)": [format_ms(network.target_ms) for network in networks],
+        "FPS": [MISSING if not net.latency_ms else three_digits(1000 / net.latency_ms) for net in networks],
+        "parameters": [count(network.parameters) for network in networks],
+        "multiply-adds": [count(network.multiply_adds) for network in networks],
     }
-    shown = {name: cells for name, cells in columns.items() if any(cell != _MISSING for cell in cells)}
+    shown = {name: cells for name, cells in columns.items() if any(cell != MISSING for cell in cells)}
     table = Table(
         header=tuple(shown),
         rows=list(zip(*shown.values(), strict=True)),
@@ -199,22 +176,6 @@ def _example_row(example: Example, labels: ClassLabels) -> list[Picture]:
         prediction,
         Picture(data=wrong, caption=f"mistakes: {100 * share:.1f} % of pixels"),
     ]
-
-
-def _search(data: ReportData) -> Section | None:
-    if not data.search_records:
-        return None
-    shaded = " The shaded epochs pretrain the weights alone." if curves.pretraining_epochs(data.search_records) else ""
-    figure = Figure(
-        svg=svg_text(curves.search_curves(data.search_records)),
-        caption="A healthy search keeps its mIoU while the predicted latency moves to the target and the entropies "
-        "fall: an entropy of 1 is no decision, 0 is a decision made. An entropy that stays near 1 means that the "
-        f"derived choice was nearly a tie.{shaded}",
-        description="Curves of loss, mIoU, predicted latency, latency weight and entropies over the search's epochs",
-        width=960,
-    )
-    lead = "Weights and architecture parameters, trained on two disjoint halves of the training images."
-    return Section(title="Search", lead=lead, blocks=[figure])
 
 
 def _retraining(data: ReportData) -> Section | None:

@@ -5,8 +5,10 @@ import json
 import onnx
 import pytest
 
-from derive import Architecture
+from derive import Architecture, latency_bounds
 from dnas.cli import main
+from dnas.latency import LatencyTable
+from search_spaces import load_space
 
 DATA = ["--data", "streets", "--data-set", "size=[64,96]", "--data-set", "images={train: 12, val: 4, test: 4}"]
 SPACE = """
@@ -103,6 +105,44 @@ def test_branches_are_chosen_by_the_papers_target(jobs, tmp_path, capsys):
     assert best["latency_ms"] == content["latency_ms"]
 
 
+def test_the_run_folder_keeps_the_choice_of_branches(jobs, tmp_path, capsys):
+    kept = json.loads((jobs / "search" / "selection.json").read_text())
+    for which in ("student", "teacher"):
+        content = json.loads(
+            run(capsys, "derive", jobs / "search", "--out", tmp_path / "a.yaml", "--json", "--which", which)
+        )
+        assert kept[which]["scores"] == content["scores"]
+        assert kept[which]["chosen"] == [branch["scale"] for branch in content["branches"]]
+        assert kept[which]["latency_ms"] == content["latency_ms"]
+        assert content["target_ms"] is None
+        assert all(score["reached"] is None and score["changes"] == [] for score in content["scores"])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.8])
+def test_derive_leads_the_student_to_another_target(jobs, tmp_path, capsys, share):
+    """Between the fastest and the slowest network of the space by the table, low and high."""
+    table, space = LatencyTable.load(jobs / "table.json"), load_space(str(jobs / "space.yaml"))
+    bounds = latency_bounds(space.plan(), 1, table.lookup)
+    fastest, slowest = min(p[0].latency_ms for p in bounds.values()), max(p[1].latency_ms for p in bounds.values())
+    target = fastest + share * (slowest - fastest)
+    out = tmp_path / "a.yaml"
+    content = json.loads(run(capsys, "derive", jobs / "search", "--out", out, "--target", target, "--json"))
+    assert content["target_ms"] == target
+    assert content["latency_ms"] == pytest.approx(target, rel=0.05)
+    argmax = json.loads(run(capsys, "derive", jobs / "search", "--out", out, "--target", "none", "--json"))
+    before = {tuple(score["branches"]): score["latency_ms"] for score in argmax["scores"]}
+    for score in content["scores"]:
+        assert score["argmax_ms"] == pytest.approx(before[tuple(score["branches"])])
+        assert (score["lost_log_probability"] > 0) == bool(score["changes"])
+
+
+def test_derive_measures_what_it_derived(jobs, tmp_path, capsys):
+    out = tmp_path / "a.yaml"
+    content = json.loads(run(capsys, "derive", jobs / "search", "--out", out, "--measure", "--json"))
+    assert content["measured_ms"] > 0
+    assert float(Architecture.load(out).provenance["measured_ms"]) == pytest.approx(content["measured_ms"], abs=1e-6)
+
+
 def test_evaluate_json_holds_the_contract(jobs, capsys):
     content = json.loads(run(capsys, "evaluate", jobs / "student", *DATA, "--split", "test", "--json"))
     assert set(content) == {"miou", "iou", "pixel_accuracy", "images"}
@@ -179,7 +219,7 @@ def test_report_of_the_runs_is_one_page(jobs, tmp_path, capsys):
         *("--teacher", jobs / "teacher", "--networks", "2", "--examples", "1", "--pictures", tmp_path / "pictures"),
     )
     page = out.read_text()
-    for heading in ("Teacher and student", "Derived architecture", "Search", "Retraining", "Latency table"):
+    for heading in ("Teacher and student", "Derived architecture", "Search", "Choice of branches", "Retraining"):
         assert heading in page
     assert (tmp_path / "pictures" / "architecture_student.png").stat().st_size > 1000
 
@@ -225,6 +265,8 @@ def test_a_mistake_is_one_line_and_status_two(jobs, tmp_path, capsys):
         ([*search, *DATA, "--set", "search.epochz=1"], "search.epochz: unknown key"),
         ([*search, *DATA, "--set", "network.ratios=[1, 2, 3]"], "dnas latency build"),
         ([*search, *DATA, "--set", "target.input_size=[96, 96]"], "input size"),
+        ([*search, *DATA, "--set", "target.target_ms=1e-4"], "the fastest network of the space takes"),
+        ([*search, *DATA, "--set", "target.target_ms=1e6"], "the slowest network of the space takes"),
         (["search", space, "--out", jobs / "search", "--table", table, *DATA], "--resume"),
         (["search", space, "--out", out, "--table", cut, *DATA], "cut.json"),
         (["derive", tmp_path, "--out", out], "no run folder"),
@@ -232,6 +274,9 @@ def test_a_mistake_is_one_line_and_status_two(jobs, tmp_path, capsys):
         (["derive", jobs / "search", "--out", out, "--branches", "8,64"], "8,64"),
         (["derive", jobs / "search", "--out", out, "--which", "nobody"], "nobody"),
         (["derive", jobs / "search", "--out", out, "--rule", "guess"], "guess"),
+        (["derive", jobs / "search", "--out", out, "--rule", "published-code"], "at least 8 layers"),
+        (["derive", jobs / "search", "--out", out, "--target", "fast"], "expected a latency in ms"),
+        (["derive", jobs / "search", "--out", out, "--target", "3", "--which", "teacher"], "for the student"),
         (["retrain", tmp_path / "none.yaml", *DATA, "--out", out], "none.yaml"),
         (["retrain", broken, *DATA, "--out", out], "broken.yaml"),
         (["retrain", jobs / "student.yaml", *other_classes, "--out", out], "6 classes"),

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dnas.report import (
+    BranchChoice,
     ClassLabels,
     DerivedArchitecture,
     Example,
@@ -39,9 +40,9 @@ from dnas.report import (
     write_report,
 )
 from dnas.report.curves import pretraining_epochs, step_series
+from dnas.report.numbers import format_count
 from dnas.report.pictures import encode_map, mistakes, wrong_share
 from dnas.report.routing import Box, best_route
-from dnas.report.sections import format_count
 
 HOSTILE = '<script>alert("x")</script> $\\frac{ & _under'
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -135,6 +136,10 @@ def search_log(epochs: int = 4) -> list[dict]:
                 "miou": {"teacher": 0.3, "student": 0.2},
                 "latency_ms": {"student": 9.0, "teacher": 12.0},
                 "entropy": {"student": entropy, "teacher": entropy},
+                "skip_share": {"student": 0.4, "teacher": 0.1},
+                "mean_ratio": {"student": 5.0, "teacher": 12},
+                "latency_gradient": {"student": {"alpha": {"share": 0.3}}} if known else None,
+                "warnings": {"student.skips": f"{HOSTILE} {epoch}"} if known else {},
             }
         )
     return records
@@ -170,6 +175,12 @@ def full_report() -> ReportData:
             NetworkFigures(name="teacher", miou=0.5, latency_ms=9.0, parameters=5_000_000, multiply_adds=10**10),
             NetworkFigures(name=HOSTILE, miou=0.45, latency_ms=4.0, parameters=900, multiply_adds=None),
         ],
+        selections={
+            HOSTILE: [
+                BranchChoice(branches=(8, 32), miou=0.5, latency_ms=4.0, score=0.51, argmax_ms=3.0, chosen=True),
+                BranchChoice(branches=(16, 32), latency_ms=4.1, argmax_ms=3.0, lost_log_probability=1.25),
+            ]
+        },
         retrain_records={"teacher": retrain_log(), HOSTILE: retrain_log()},
         agreement=LatencyAgreement(
             predicted_ms=[1.0, 2.0, 3.0],
@@ -258,6 +269,7 @@ def test_missing_sections_are_left_out() -> None:
     titles = {
         "latency": "Latency table",
         "search_records": "Search",
+        "selections": "Choice of branches",
         "architectures": "Derived architecture",
         "networks": "Teacher and student",
         "retrain_records": "Retraining",
@@ -268,6 +280,22 @@ def test_missing_sections_are_left_out() -> None:
     for field, title in titles.items():
         alone = ReportData(title="part", **{field: getattr(full, field)})
         assert parse(render_report(alone)).titles == [title]
+
+
+def test_choice_of_branches_and_warnings_are_told(page: str) -> None:
+    assert "1/8, 1/32 (chosen)" in page
+    assert "lost log-probability" in page
+    assert "1.25" in page
+    assert page.count("student.skips") == 1  # a warning that lasts is one row, with the reason it began with
+
+
+def test_a_target_is_shown_beside_prediction_and_measurement() -> None:
+    student = NetworkFigures(name="student", latency_ms=8.1, predicted_latency_ms=8.2, target_ms=8.3)
+    shown = render_report(ReportData(title="t", networks=[student]))
+    assert "target (ms)" in shown
+    assert "8.30" in shown
+    without = render_report(ReportData(title="t", networks=[replace(student, target_ms=None)]))
+    assert "target (ms)" not in without
 
 
 def test_header_takes_the_last_network_unless_given() -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from derive import Choices, decode, latency_bounds, network_price
 from dnas.config import to_mapping
 from dnas.data import AugmentationConfig, DataConfig, open_dataset
 from dnas.data.seeding import mix_seed
@@ -14,7 +15,7 @@ from dnas.latency.expected import DecoupledWeights, ExpectedLatency, NetworkPlan
 from dnas.networks import network_by_name
 from dnas.ops import make_fractional
 from dnas.runs import RunFolder, seed_everything
-from dnas.search import CoSearch, JointSearchConfig, RateSearch, SearchConfig, search
+from dnas.search import CoSearch, JointSearchConfig, LatencyGoal, RateSearch, SearchConfig, search
 from dnas.supernet import ArchitectureParameters, Grid, MultiResolutionSupernet
 
 multiprocessing.get_start_method()  # asking settles it, as the first data worker would
@@ -99,10 +100,30 @@ def run_joint(path, config=None, *, problem=None, train=4, **options):
     return run_search(path, config or make_joint_config(), problem=problem or make_rate_problem(), data=data, **options)
 
 
-def run_search(path, config, *, problem=None, data=None, seed=3, resume=False, progress=None):
+def make_goal(share):
+    """A target at ``share`` of the way from the fastest network to the slowest."""
+    plan = NetworkPlan(GRID, OPERATORS, RATIOS, 1, 6, (64, 64))
+    bounds = latency_bounds(plan, END_RATIOS["student"], price).values()
+    fastest, slowest = (sum(pair[end].latency_ms for pair in bounds) / len(bounds) for end in (0, 1))
+    choices, cost = Choices(GRID, OPERATORS, RATIOS, END_RATIOS["student"]), network_price(plan, price)
+
+    def derived(logits):
+        mine = {name.removeprefix("student."): x for name, x in logits.items() if name.startswith("student.")}
+        return {str(scale): cost(decode(mine, choices, (scale,))) for scale in GRID.scales}
+
+    return LatencyGoal(
+        architecture="student",
+        target_ms=fastest + share * (slowest - fastest),
+        fastest_ms=fastest,
+        slowest_ms=slowest,
+        derived=derived,
+    )
+
+
+def run_search(path, config, *, problem=None, data=None, seed=3, resume=False, progress=None, goal=None):
     problem = problem or make_problem(config)
     with RunFolder.create(path, "search", to_mapping(config), seed, resume, device="cpu") as run:
-        return search(problem, data or make_data(), run, config, device="cpu", progress=progress)
+        return search(problem, data or make_data(), run, config, device="cpu", progress=progress, goal=goal)
 
 
 def lasting(path):
@@ -115,7 +136,13 @@ def lasting(path):
 def tiny():
     """The functions above."""
     return SimpleNamespace(
-        problem=make_problem, data=make_data, config=make_config, run=run_search, lasting=lasting, price=price
+        problem=make_problem,
+        data=make_data,
+        config=make_config,
+        run=run_search,
+        lasting=lasting,
+        price=price,
+        goal=make_goal,
     )
 
 
