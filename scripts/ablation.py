@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from derive import Architecture, Choices, decode
+from dnas.cli.branches import derive_from_run
 from dnas.cli.common import network_at_hand
-from dnas.cli.jobs import derive_from_run, run_retraining, run_search
+from dnas.cli.jobs import run_retraining, run_search
 from dnas.config import to_mapping
 from dnas.data import DataConfig, load_data_config
 from dnas.errors import UserError

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dnas.cli.jobs import derive_from_run, run_search
+from dnas.cli.branches import derive_from_run
+from dnas.cli.jobs import run_search
 from dnas.data import load_data_config
 from dnas.errors import UserError
 from dnas.latency import LatencyTable

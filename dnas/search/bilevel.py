@@ -76,7 +76,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
         """Take up :meth:`extra_state`."""
-        self._warned = frozenset(state["warned"])
+        self._warned = frozenset(state.get("warned", ()))
         if self.controller is not None:
             self.controller.load_state(state["latency_controller"])
 
