@@ -199,6 +199,8 @@ class FasterSegSpace(ConfiguredSpace[FasterSegConfig]):
                 pretrain_passes=self.search.pretrain_passes,
                 search_passes=self.search.search_passes,
                 temperature=self.search.temperature,
+                single_path=self.search.operator_sampling == "single_path",
+                recompute=self.search.recompute,
             )
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None

@@ -8,6 +8,7 @@ reach a cell; over several branches the sum less the expected time that they sha
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,13 +52,11 @@ class DecoupledWeights:
 
     def scale(self, sample: Sample) -> Sample:
         """The same sample, passing back each gradient times its factor."""
-        return Sample(
+        return dataclasses.replace(
+            sample,
             alpha=tuple(_scale_gradient(x, self.alpha) for x in sample.alpha),
             beta=tuple(_scale_gradient(x, self.beta) for x in sample.beta),
             gamma=tuple(_scale_gradient(x, self.gamma) for x in sample.gamma),
-            choice=sample.choice,
-            gate=sample.gate,
-            end_ratio=sample.end_ratio,
         )
 
 

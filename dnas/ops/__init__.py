@@ -1,12 +1,21 @@
 """Searchable operators and their discrete counterparts."""
 
-from dnas.ops.convolution import ConvBlock, ConvNormAct, FactorizedReduce, ZoomedConv, resize
+from dnas.ops.convolution import ConvBlock, ConvNormAct, FactorizedReduce, ZoomedConv, halve, resize
 from dnas.ops.fractional import fractional_conv2d
 from dnas.ops.fractional_blocks import block_of, layers_by_block
 from dnas.ops.fractional_module import FractionalConv2d, clamp_dilations, fractional_layers
 from dnas.ops.fractional_network import floor_and_ceil, make_fractional, nearest, round_dilations
+from dnas.ops.joint_norm import joint_norm_act
+from dnas.ops.leading import joint_conv2d, leading_block
 from dnas.ops.operators import OPERATORS, make_operator, make_superkernel
-from dnas.ops.superkernel import SuperConvNormAct, WidthNorm, fit_channels
+from dnas.ops.superkernel import (
+    SuperConvBlock,
+    SuperConvNormAct,
+    SuperFactorizedReduce,
+    SuperZoomedConv,
+    WidthNorm,
+    fit_channels,
+)
 
 __all__ = [
     "OPERATORS",
@@ -14,7 +23,10 @@ __all__ = [
     "ConvNormAct",
     "FactorizedReduce",
     "FractionalConv2d",
+    "SuperConvBlock",
     "SuperConvNormAct",
+    "SuperFactorizedReduce",
+    "SuperZoomedConv",
     "WidthNorm",
     "ZoomedConv",
     "block_of",
@@ -23,7 +35,11 @@ __all__ = [
     "floor_and_ceil",
     "fractional_conv2d",
     "fractional_layers",
+    "halve",
+    "joint_conv2d",
+    "joint_norm_act",
     "layers_by_block",
+    "leading_block",
     "make_fractional",
     "make_operator",
     "make_superkernel",

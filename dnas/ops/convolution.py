@@ -77,9 +77,14 @@ def pad_to_even(x: Tensor) -> Tensor:
 
 def zoomed(x: Tensor, block: Callable[[Tensor], Tensor], stride: int) -> Tensor:
     """Apply ``block`` at half the resolution of ``x``; bring the result back up if ``stride`` is 1."""
+    result = block(halve(x))
+    return resize(result, (x.shape[-2], x.shape[-1])) if stride == 1 else result
+
+
+def halve(x: Tensor) -> Tensor:
+    """Bilinear resampling of (N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
     height, width = x.shape[-2:]
-    small = resize(x, ((height + 1) // 2, (width + 1) // 2))
-    return resize(block(small), (height, width)) if stride == 1 else block(small)
+    return resize(x, ((height + 1) // 2, (width + 1) // 2))
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnas.ops.convolution import ConvBlock, ConvNormAct, FactorizedReduce, ZoomedConv, pad_to_even, zoomed
+from dnas.ops.leading import joint_conv2d, leading_block
 
 
 class WidthNorm(nn.ModuleDict):
@@ -25,11 +26,14 @@ class WidthNorm(nn.ModuleDict):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, width, H, W) with the statistics of its width."""
-        key = str(x.shape[1])
-        if key not in self:
-            raise ValueError(f"width {key} is none of the choices {', '.join(self)}")
-        norm: Tensor = self[key](x)
+        norm: Tensor = self.of(x.shape[1])(x)
         return norm
+
+    def of(self, width: int) -> nn.BatchNorm2d:
+        """The norm of a width."""
+        if str(width) not in self:
+            raise ValueError(f"width {width} is none of the choices {', '.join(self)}")
+        return cast("nn.BatchNorm2d", self[str(width)])
 
     def copy_to(self, norm: nn.BatchNorm2d, width: int) -> None:
         """Copy the leading part of the BatchNorm of ``width`` into ``norm``, which may be narrower."""
@@ -50,8 +54,11 @@ class SuperConvNormAct(nn.Module):
 
     def forward(self, x: Tensor, width: int) -> Tensor:
         """(N, C, H, W) with C up to ``in_channels`` -> (N, width, ceil(H / stride), ceil(W / stride))."""
-        weight = self.weight[:width, : x.shape[1]]
-        return F.relu(self.norm(F.conv2d(x, weight, stride=self.stride, padding=self.kernel_size // 2)))
+        return F.relu_(self.norm(joint_conv2d(x, [self.block(width, x.shape[1])], self.stride)))
+
+    def block(self, width: int, channels: int) -> Tensor:
+        """(width, channels, kernel, kernel): the weight of ``width`` outputs and as many input channels."""
+        return leading_block(self.weight, width, channels)
 
     @torch.no_grad()
     def extract(self, inputs: Sequence[int], width: int, keep: int | None = None) -> ConvNormAct:
@@ -80,6 +87,10 @@ class SuperConvBlock(nn.Module):
         for layer in self.layers:
             x = layer(x, width)
         return x
+
+    def convolutions(self) -> tuple[SuperConvNormAct, ...]:
+        """Its convolutions in order."""
+        return tuple(cast("SuperConvNormAct", layer) for layer in self.layers)
 
     def extract(self, in_channels: int, width: int, keep: int | None = None) -> ConvBlock:
         """The plain block at these widths; ``keep`` as in :meth:`SuperConvNormAct.extract`."""
@@ -137,11 +148,15 @@ class SuperFactorizedReduce(nn.Module):
 
     def forward(self, x: Tensor, width: int) -> Tensor:
         """(N, C, H, W) -> (N, width, ceil(H / 2), ceil(W / 2))."""
+        return F.relu_(self.norm(self.halves(x, width)))
+
+    def halves(self, x: Tensor, width: int) -> Tensor:
+        """What is normalised: both convolutions side by side, (N, width, ceil(H / 2), ceil(W / 2))."""
         x = pad_to_even(x)
         channels = x.shape[1]
-        even = F.conv2d(x, self.even[: width - width // 2, :channels], stride=2)
-        odd = F.conv2d(x[:, :, 1:, 1:], self.odd[: width // 2, :channels], stride=2)
-        return F.relu(self.norm(torch.cat([even, odd], dim=1)))
+        even = joint_conv2d(x, [leading_block(self.even, width - width // 2, channels)], 2)
+        odd = joint_conv2d(x[:, :, 1:, 1:], [leading_block(self.odd, width // 2, channels)], 2)
+        return torch.cat([even, odd], dim=1)
 
     @torch.no_grad()
     def extract(self, in_channels: int, width: int, keep: int | None = None) -> FactorizedReduce:

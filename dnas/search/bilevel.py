@@ -18,7 +18,7 @@ from dnas.search.goal import LatencyController, LatencyGoal
 from dnas.search.gradients import GradientMonitor, reached_norms
 from dnas.search.problem import BilevelProblem, Pass
 from dnas.search.session import SearchSession
-from dnas.training.optimizers import make_sgd, set_learning_rate
+from dnas.training.optimizers import clip_gradients, frozen, make_sgd, set_learning_rate
 from dnas.training.progress import Progress
 from dnas.training.schedules import exponential_decay
 
@@ -45,6 +45,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             decay_norms_and_biases=True,
+            fused=True,
         )
         self.architecture_optimizer = torch.optim.Adam(
             self.parameters,
@@ -156,7 +157,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             losses.append(loss.detach())
         self._average(p.grad for p in self.weights)
         if self.config.gradient_clipping is not None:
-            torch.nn.utils.clip_grad_norm_(self.weights, self.config.gradient_clipping)
+            clip_gradients(self.weights, self.config.gradient_clipping)
         self.weight_optimizer.step()
         return self._finite(torch.stack(losses).sum(), "weights")
 
@@ -170,15 +171,16 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         images, labels = self._move(batch)
         gradients, slopes = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
         losses, latencies = [], []
-        for forward in self.problem.architecture_passes(generator):
-            loss = self._loss(images, labels, forward)
-            losses.append(loss.detach())
-            latency = self.problem.latency(forward)
-            if latency is not None:
-                latencies.append(latency.detach())
-                # Before the loss, whose graph is large and must not be kept; they share a few softmaxes.
-                self._differentiate(latency, slopes, keep=True)
-            self._differentiate(loss, gradients, keep=False)
+        with frozen(self.weights):  # nothing is kept for gradients of the weights
+            for forward in self.problem.architecture_passes(generator):
+                loss = self._loss(images, labels, forward)
+                losses.append(loss.detach())
+                latency = self.problem.latency(forward)
+                if latency is not None:
+                    latencies.append(latency.detach())
+                    # Before the loss, whose graph is large and must not be kept; they share a few softmaxes.
+                    self._differentiate(latency, slopes, keep=True)
+                self._differentiate(loss, gradients, keep=False)
         self._average(gradients)
         latency_ms = float(torch.stack(latencies).mean()) if latencies else 0.0
         weight = self._latency_weight(latency_ms, gradients, slopes) if latencies else self.config.latency_weight

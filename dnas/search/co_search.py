@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from dnas.errors import UserError
 from dnas.latency.expected import DecoupledWeights, ExpectedLatency
 from dnas.search.problem import Pass
-from dnas.supernet import ArchitectureParameters, MultiResolutionSupernet, combination_name, mean_entropy
+from dnas.supernet import (
+    ArchitectureParameters,
+    MultiResolutionSupernet,
+    RunCell,
+    Sample,
+    combination_name,
+    mean_entropy,
+    run_cell,
+    run_recomputed,
+)
 
 WIDTHS = ("smallest", "largest", "random", "likeliest", "sampled")
 
@@ -34,7 +43,10 @@ class CoSearch:
         pretrain_passes: Sequence[str],
         search_passes: Sequence[str],
         temperature: float = 1.0,
+        single_path: bool = False,
+        recompute: bool = False,
     ) -> None:
+        """``single_path``: one operator a cell and pass. ``recompute``: cells twice, for less memory."""
         self.supernet, self._architectures = supernet, dict(architectures)
         self.weights: nn.Module = supernet
         self.architecture: nn.Module = nn.ModuleDict(dict(architectures))
@@ -43,7 +55,8 @@ class CoSearch:
             "pretrain": [self._parse(text) for text in pretrain_passes],
             "search": [self._parse(text) for text in search_passes],
         }
-        self.temperature = temperature
+        self.temperature, self.single_path = temperature, single_path
+        self.run_cell: RunCell = run_recomputed if recompute else run_cell
 
     def _parse(self, text: str) -> tuple[str, str]:
         name, _, width = text.partition(".")
@@ -58,29 +71,38 @@ class CoSearch:
         """One pass for each entry of the phase's list."""
         with torch.no_grad():
             return [
-                Pass(
-                    name,
-                    self._architectures[name].sample(generator, self.temperature)
-                    if width == "sampled"
-                    else self._architectures[name].at_width(width, generator),
-                )
+                self._sampled(name, generator)
+                if width == "sampled"
+                else self._pass(name, self._architectures[name].at_width(width, generator), generator)
                 for name, width in self.passes[phase]
             ]
 
     def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
         """One sampled pass for every architecture."""
-        return [
-            Pass(name, self._architectures[name].sample(generator, self.temperature)) for name in self._architectures
-        ]
+        return [self._sampled(name, generator) for name in self._architectures]
+
+    def _sampled(self, name: str, generator: torch.Generator) -> Pass:
+        return self._pass(name, self._architectures[name].sample(generator, self.temperature), generator)
+
+    def _pass(self, name: str, sample: Sample, generator: torch.Generator) -> Pass:
+        """The pass of a sample, with operators drawn where one runs at a time."""
+        if self.single_path:
+            sample = self._architectures[name].with_operators(sample, generator, self.temperature)
+        return Pass(name, sample)
 
     def validation_passes(self) -> Mapping[str, Pass]:
-        """Every architecture at its likeliest widths."""
+        """Every architecture at its likeliest widths, and likeliest operators where one runs at a time."""
+        passes = {}
         with torch.no_grad():
-            return {name: Pass(name, self._architectures[name].at_width("likeliest")) for name in self._architectures}
+            for name in self._architectures:
+                parameters = self._architectures[name]
+                sample = parameters.at_width("likeliest")
+                passes[name] = Pass(name, parameters.with_likeliest_operators(sample) if self.single_path else sample)
+        return passes
 
     def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
         """Logits by combination of branches, such as ``8_32``."""
-        logits = self.supernet(images, forward.sample)
+        logits = self.supernet(images, forward.sample, self.run_cell)
         return {combination_name(scales): value for scales, value in logits.items()}
 
     def latency(self, forward: Pass) -> Tensor | None:

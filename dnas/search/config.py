@@ -10,6 +10,8 @@ from dnas.data import AugmentationConfig
 SearchPrecision = Literal["auto", "fp32", "bf16"]
 """Not fp16: losses of many passes over shared weights would need a scaler of gradients each."""
 
+OperatorSampling = Literal["mixed", "single_path"]
+
 _Factor = Annotated[float, Field(ge=0)]
 
 
@@ -28,6 +30,10 @@ class SearchConfig:
     decoupling: how the latency's gradient is shared between alpha, beta and gamma (Eq. 3): "solved" from the table's
         sensitivities, "none", or the three factors w1, w2, w3.
     temperature: of the Gumbel-softmax.
+    operator_sampling: "mixed" runs all operators of a cell, weighted by alpha (Eq. 2). "single_path" draws one for each
+        cell and pass, by a straight-through Gumbel-softmax choice as for the ratios, and runs only that; validation
+        then takes the likeliest. The latency is the expectation over all of them either way.
+    recompute: keep only the inputs of the cells for the backward pass, which computes them again: slower, less memory.
     pretrain_passes, search_passes: the passes of one weight step as ARCHITECTURE.WIDTH, the width being smallest,
         largest, random, likeliest or sampled. (Appendix F wants the smallest, the largest and two random or one
         sampled width; while pretraining, the teacher's pass is the one at the largest.)
@@ -49,6 +55,8 @@ class SearchConfig:
     latency_weight: float = Field(default=0.01, ge=0)
     decoupling: Literal["solved", "none"] | tuple[_Factor, _Factor, _Factor] = "solved"
     temperature: float = Field(default=1.0, gt=0)
+    operator_sampling: OperatorSampling = "mixed"
+    recompute: bool = False
     pretrain_passes: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "teacher.largest",
         "student.smallest",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ class Sample:
     expansion ratios, which price the sample. ``choice``: the index of the ratio that each connection runs with.
     ``gate``: (connections,) ones that carry the straight-through gradient of the choice back to gamma, or None.
     ``end_ratio``: expansion ratio of stem and head.
+    ``operators``: with single-path sampling the index of the one operator that each cell runs, else None: all of
+    them, weighted by alpha. ``operator_gate``: (cells,) ones for that choice as ``gate`` is for the ratio's, or None.
+    Either way alpha prices the sample.
     """
 
     alpha: tuple[Tensor, ...]
@@ -30,16 +34,23 @@ class Sample:
     choice: tuple[tuple[int, ...], ...]
     gate: tuple[Tensor, ...] | None
     end_ratio: int
+    operators: tuple[tuple[int, ...], ...] | None = None
+    operator_gate: tuple[Tensor, ...] | None = None
+
+    def operator_weights(self, level: int, row: int) -> dict[int, Tensor | None]:
+        """The operators that run in the cell of ``row`` in alpha, by index, with their weights; None is 1."""
+        if self.operators is None:
+            return dict(enumerate(self.alpha[level][row].unbind()))
+        gate = None if self.operator_gate is None else self.operator_gate[level][row]
+        return {self.operators[level][row]: gate}
 
     def map_weights(self, function: Callable[[Tensor], Tensor]) -> Sample:
         """A sample whose alpha, beta and gamma are each passed through ``function``."""
-        return Sample(
+        return dataclasses.replace(
+            self,
             alpha=tuple(map(function, self.alpha)),
             beta=tuple(map(function, self.beta)),
             gamma=tuple(map(function, self.gamma)),
-            choice=self.choice,
-            gate=self.gate,
-            end_ratio=self.end_ratio,
         )
 
 
@@ -102,16 +113,22 @@ class ArchitectureParameters(nn.Module):
         """
         if not self.search_ratios:
             return self.at_width("largest")
-        choices, gates = [], []
-        for table in self.gamma:
-            # Drawn on the CPU, so that a seed means the same on every device.
-            noise = -torch.log(torch.empty(table.shape).exponential_(generator=generator)).to(table)
-            soft = F.softmax((F.log_softmax(table, dim=-1) + noise) / temperature, dim=-1)
-            index = soft.argmax(dim=-1)
-            chosen = soft.gather(1, index[:, None])[:, 0]
-            choices.append(tuple(index.tolist()))
-            gates.append(1.0 + (chosen - chosen.detach()))  # exactly 1
-        return self._with_choice(choices, tuple(gates))
+        choices, gates = _choose(self.gamma, generator, temperature)
+        return self._with_choice(choices, gates)
+
+    def with_operators(self, sample: Sample, generator: torch.Generator, temperature: float = 1.0) -> Sample:
+        """``sample`` with one operator a cell, a hard straight-through Gumbel-softmax choice of alpha.
+
+        The gradient is that of the entry of the softmax that was chosen: of the operators that do not run nothing is
+        known (GDAS, Dong and Yang 2019, section 3.2).
+        """
+        operators, gates = _choose(self.alpha, generator, temperature)
+        return dataclasses.replace(sample, operators=operators, operator_gate=gates)
+
+    def with_likeliest_operators(self, sample: Sample) -> Sample:
+        """``sample`` with the likeliest operator of every cell alone."""
+        operators = tuple(tuple(table.argmax(dim=-1).tolist()) for table in self.alpha)
+        return dataclasses.replace(sample, operators=operators, operator_gate=None)
 
     def at_width(self, width: str, generator: torch.Generator | None = None) -> Sample:
         """The sample with every ratio ``"smallest"``, ``"largest"``, ``"likeliest"`` or ``"random"`` (uniform)."""
@@ -149,6 +166,22 @@ class ArchitectureParameters(nn.Module):
             gate=gate,
             end_ratio=self.end_ratio,
         )
+
+
+def _choose(
+    tables: Iterable[Tensor], generator: torch.Generator, temperature: float
+) -> tuple[tuple[tuple[int, ...], ...], tuple[Tensor, ...]]:
+    """One column for each row of the logit tables, and ones that pass gradients on to the softmax (Appendix C)."""
+    choices, gates = [], []
+    for table in tables:
+        # Drawn on the CPU, so that a seed means the same on every device.
+        noise = -torch.log(torch.empty(table.shape).exponential_(generator=generator)).to(table)
+        soft = F.softmax((F.log_softmax(table, dim=-1) + noise) / temperature, dim=-1)
+        index = soft.argmax(dim=-1)
+        chosen = soft.gather(1, index[:, None])[:, 0]
+        choices.append(tuple(index.tolist()))
+        gates.append(1.0 + (chosen - chosen.detach()))  # exactly 1
+    return tuple(choices), tuple(gates)
 
 
 def mean_entropy(tables: Sequence[Tensor]) -> float:

@@ -1,13 +1,32 @@
-"""Mixed operators: all choices of a cell, weighted (FasterSeg Eq. 2)."""
+"""Mixed operators: all choices of a cell, weighted (FasterSeg Eq. 2), and what they can share.
+
+The operators of a cell read one map, those without stride and those of stride 2 that lead to the coarser level alike.
+Their first convolutions of a stride therefore run as one, and so do those of all zoomed operators, which read the same
+halved map whatever their stride. The weights go into the operators' last norms, and zoomed operators are added up
+before they are brought back to full size, once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from dnas.ops import make_superkernel
+from dnas.ops import (
+    SuperConvBlock,
+    SuperConvNormAct,
+    SuperFactorizedReduce,
+    SuperZoomedConv,
+    fit_channels,
+    halve,
+    joint_conv2d,
+    joint_norm_act,
+    make_superkernel,
+    resize,
+)
 
 
 class MixedOperator(nn.ModuleDict):
@@ -15,11 +34,143 @@ class MixedOperator(nn.ModuleDict):
 
     def __init__(self, operators: Sequence[str], in_channels: int, widths: Sequence[int], stride: int = 1) -> None:
         super().__init__({name: make_superkernel(name, in_channels, widths, stride) for name in operators})
+        self.stride = stride
 
     def forward(self, x: Tensor, weights: Tensor, width: int) -> Tensor:
-        """(N, C, H, W) and (operators,) weights -> (N, width, ceil(H / stride), ceil(W / stride))."""
-        outputs = (operator(x, width) for operator in self.values())
-        return weighted_sum(list(outputs), list(weights.unbind()))
+        """(N, C, H, W) and (operators,) weights of at least 0 -> (N, width, ceil(H / stride), ceil(W / stride))."""
+        return run_cell(x, [Way(self, dict(zip(self, weights.unbind(), strict=True)), width)])[0]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way out of a cell: its operators, the weights of those that run (None is 1), the width of the result."""
+
+    operators: MixedOperator
+    weights: Mapping[str, Tensor | None]
+    width: int
+
+
+RunCell = Callable[[Tensor, Sequence[Way]], list[Tensor]]
+"""Runs a cell: one map in, and for every way one out."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One or two convolutions that run for the way ``way``; ``weight`` is that of the result."""
+
+    way: int
+    layers: tuple[SuperConvNormAct, ...]
+    weight: Tensor | None
+    width: int
+
+
+def run_cell(x: Tensor, ways: Sequence[Way], *, update_statistics: bool = True) -> list[Tensor]:
+    """The weighted sum of operators on (N, C, H, W) for every way, (N, width, ceil(H / stride), ceil(W / stride)).
+
+    ``update_statistics``: whether training norms take this map into their running statistics.
+    """
+    sums: list[Tensor | None] = [None] * len(ways)
+    _add_zoomed(sums, x, ways, update_statistics)
+    for stride in sorted({way.operators.stride for way in ways}):
+        _add_convolved(sums, x, ways, stride, update_statistics)
+    for index, way in enumerate(ways):
+        if "skip" in way.weights:
+            sums[index] = _with_skip(sums[index], x, way, update_statistics)
+    return [total for total in sums if total is not None]
+
+
+def run_recomputed(x: Tensor, ways: Sequence[Way]) -> list[Tensor]:
+    """:func:`run_cell`, keeping nothing but ``x`` for the backward pass, which runs the cell a second time."""
+    runs = iter([True])
+
+    def run(x: Tensor) -> list[Tensor]:
+        return run_cell(x, ways, update_statistics=next(runs, False))  # the statistics move in the first run only
+
+    outputs: list[Tensor] = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    return outputs
+
+
+def _blocks(ways: Sequence[Way], stride: int | None) -> list[_Block]:
+    """The plain convolutions of a stride, or, without one, those within zoomed operators."""
+    found = []
+    for index, way in enumerate(ways):
+        for name, weight in way.weights.items():
+            module = way.operators[name]
+            if stride is None and isinstance(module, SuperZoomedConv):
+                module = module.block
+            elif stride != way.operators.stride:
+                continue
+            if isinstance(module, SuperConvBlock):
+                found.append(_Block(index, module.convolutions(), weight, way.width))
+    return found
+
+
+def _run(x: Tensor, blocks: Sequence[_Block], stride: int, update_statistics: bool) -> list[Tensor]:
+    """The weighted result of every block."""
+    first = [block.layers[0] for block in blocks]
+    convolved = joint_conv2d(
+        x, [layer.block(block.width, x.shape[1]) for layer, block in zip(first, blocks, strict=True)], stride
+    )
+    joined = joint_norm_act(
+        convolved,
+        [layer.norm.of(block.width) for layer, block in zip(first, blocks, strict=True)],
+        [block.weight if len(block.layers) == 1 else None for block in blocks],
+        update_statistics=update_statistics,
+    )
+    outputs = []
+    for part, block in zip(joined.split_with_sizes([block.width for block in blocks], dim=1), blocks, strict=True):
+        out = part
+        for number, layer in enumerate(block.layers[1:], start=2):
+            out = joint_norm_act(
+                joint_conv2d(out, [layer.block(block.width, block.width)], layer.stride),
+                [layer.norm.of(block.width)],
+                [block.weight if number == len(block.layers) else None],
+                update_statistics=update_statistics,
+            )
+        outputs.append(out)
+    return outputs
+
+
+def _add_zoomed(sums: list[Tensor | None], x: Tensor, ways: Sequence[Way], update_statistics: bool) -> None:
+    """The zoomed operators of all ways."""
+    blocks = _blocks(ways, None)
+    if not blocks:
+        return
+    small: list[Tensor | None] = [None] * len(ways)
+    for out, block in zip(_run(halve(x), blocks, 1, update_statistics), blocks, strict=True):
+        small[block.way] = _plus(small[block.way], out)
+    for index, total in enumerate(small):
+        if total is not None:
+            size = (x.shape[-2], x.shape[-1])
+            sums[index] = _plus(sums[index], total if ways[index].operators.stride == 2 else resize(total, size))
+
+
+def _add_convolved(
+    sums: list[Tensor | None], x: Tensor, ways: Sequence[Way], stride: int, update_statistics: bool
+) -> None:
+    """The plain convolutions of all ways of a stride."""
+    blocks = _blocks(ways, stride)
+    if blocks:
+        for out, block in zip(_run(x, blocks, stride, update_statistics), blocks, strict=True):
+            sums[block.way] = _plus(sums[block.way], out)
+
+
+def _with_skip(total: Tensor | None, x: Tensor, way: Way, update_statistics: bool) -> Tensor:
+    """``total`` and the weighted skip."""
+    module, weight = way.operators["skip"], way.weights["skip"]
+    if isinstance(module, SuperFactorizedReduce):
+        norm = module.norm.of(way.width)
+        halves = module.halves(x, way.width)
+        return _plus(total, joint_norm_act(halves, [norm], [weight], update_statistics=update_statistics))
+    same = fit_channels(x, way.width)
+    if weight is None:
+        return _plus(total, same)
+    weight = weight.to(same.dtype)
+    return same * weight if total is None else torch.addcmul(total, same, weight)
+
+
+def _plus(total: Tensor | None, x: Tensor) -> Tensor:
+    return x if total is None else total + x
 
 
 def weighted_sum(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:

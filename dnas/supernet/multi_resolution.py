@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dnas.networks.multi_branch import Stem, scales_below
 from dnas.ops import fit_channels
 from dnas.supernet.architecture import Sample
-from dnas.supernet.cell import MixedOperator, weighted_sum
+from dnas.supernet.cell import MixedOperator, RunCell, Way, run_cell, weighted_sum
 from dnas.supernet.ends import SuperEnds
 from dnas.supernet.grid import Grid
 from dnas.supernet.paths import downsampling, finer_probabilities, visits
@@ -64,52 +64,63 @@ class MultiResolutionSupernet(nn.Module):
             widths = [ratio * 2 * scale for ratio in self.ratios]
             self.down[f"{level}_{layer}"] = MixedOperator(self.operators, in_ratio * scale, widths, stride=2)
 
-    def forward(self, images: Tensor, sample: Sample) -> dict[tuple[int, ...], Tensor]:
-        """(N, 3, H, W) images -> logits (N, classes, H, W) for every combination, such as (8, 32), of final scales."""
-        inputs = self._cell_inputs(images, sample)
-        grid, ratio = self.grid, sample.end_ratio
-        outputs = {}
-        for level, scale in enumerate(grid.scales):
-            keep = cast("MixedOperator", self.keep[f"{level}_{grid.last}"])
-            weights = sample.alpha[level][grid.alpha_row(level, grid.last)]
-            outputs[scale] = keep(inputs[level, grid.last], weights, ratio * scale)
+    def forward(self, images: Tensor, sample: Sample, run: RunCell = run_cell) -> dict[tuple[int, ...], Tensor]:
+        """(N, 3, H, W) images -> logits (N, classes, H, W) for every combination, such as (8, 32), of final scales.
+
+        ``run`` computes a cell; :func:`run_recomputed` keeps less for the backward pass.
+        """
+        inputs, outputs = self._run_cells(images, sample, run)
         skips = self._skips(inputs, sample)
-        ends = cast("SuperEnds", self.ends[str(ratio)])
+        ends = cast("SuperEnds", self.ends[str(sample.end_ratio)])
         logits: dict[tuple[int, ...], Tensor] = ends(outputs, skips, (images.shape[-2], images.shape[-1]))
         return logits
 
-    def _cell_inputs(self, images: Tensor, sample: Sample) -> dict[tuple[int, int], Tensor]:
-        """The mixed input of every cell (Eq. 1), by (level, layer)."""
-        grid = self.grid
-        inputs: dict[tuple[int, int], Tensor] = {}
-        for level, layer in grid.cells():
-            if layer == 0:
-                inputs[level, layer] = self.stems[str(sample.end_ratio)](images)
-                continue
-            row = grid.gamma_row(level, layer)
-            width = self.ratios[sample.choice[level][row]] * grid.scales[level]
-            gate = None if sample.gate is None else sample.gate[level][row]
-            parts = []
-            for source, mixed, share in self._predecessors(level, layer, sample):
-                weights = sample.alpha[source][grid.alpha_row(source, layer - 1)]
-                # Both weightings are sums over whole maps: multiplying the few weights first saves a pass over them.
-                weights = weights if share is None else weights * share
-                weights = weights if gate is None else weights * gate
-                parts.append(mixed(inputs[source, layer - 1], weights, width))
-            inputs[level, layer] = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-        return inputs
+    def _run_cells(
+        self, images: Tensor, sample: Sample, run: RunCell
+    ) -> tuple[dict[tuple[int, int], Tensor], dict[int, Tensor]]:
+        """The mixed input of every cell (Eq. 1) by (level, layer), and the last map of every scale."""
+        inputs = {(0, 0): self.stems[str(sample.end_ratio)](images)}
+        outputs = {}
+        for level, layer in self.grid.cells():
+            x = inputs[level, layer]
+            targets = self._targets(level, layer)
+            ways = [self._way(level, layer, target, sample) for target in targets]
+            for target, out in zip(targets, run(x, ways), strict=True):
+                if target is None:
+                    outputs[self.grid.scales[level]] = out
+                else:
+                    inputs[target] = inputs[target] + out if target in inputs else out
+        return inputs, outputs
 
-    def _predecessors(self, level: int, layer: int, sample: Sample) -> list[tuple[int, MixedOperator, Tensor | None]]:
-        """(level, operator, beta weight) of what feeds a cell; a cell with one predecessor has no weight."""
-        own = cast("MixedOperator", self.keep[f"{level}_{layer - 1}"]) if layer > level else None
-        finer = cast("MixedOperator", self.down[f"{level - 1}_{layer - 1}"]) if level else None
-        if own is not None and finer is not None:
-            beta = sample.beta[level][self.grid.beta_row(level, layer)]
-            return [(level - 1, finer, beta[0]), (level, own, beta[1])]
-        if own is not None:
-            return [(level, own, None)]
-        assert finer is not None
-        return [(level - 1, finer, None)]
+    def _targets(self, level: int, layer: int) -> list[tuple[int, int] | None]:
+        """The cells that read this one, of its own level first; None is the head."""
+        if layer == self.grid.last:
+            return [None]
+        coarser = [level + 1] if level + 1 < len(self.grid.scales) else []
+        return [(target, layer + 1) for target in (level, *coarser)]
+
+    def _way(self, level: int, layer: int, target: tuple[int, int] | None, sample: Sample) -> Way:
+        """The operators from a cell to one of its targets with all that weighs them.
+
+        Weightings by beta and by the gate of the width are sums over whole maps like that by alpha: multiplying the few
+        weights first saves passes over the maps.
+        """
+        grid = self.grid
+        factors = []
+        if target is None:
+            operators, width = self.keep[f"{level}_{layer}"], sample.end_ratio * grid.scales[level]
+        else:
+            goal = target[0]
+            operators = (self.keep if goal == level else self.down)[f"{level}_{layer}"]
+            row = grid.gamma_row(*target)
+            width = self.ratios[sample.choice[goal][row]] * grid.scales[goal]
+            if 0 < goal < target[1]:  # two predecessors
+                factors.append(sample.beta[goal][grid.beta_row(*target)][level - goal + 1])
+            if sample.gate is not None:
+                factors.append(sample.gate[goal][row])
+        weights = sample.operator_weights(level, grid.alpha_row(level, layer))
+        weighted = {self.operators[index]: _product(weight, factors) for index, weight in weights.items()}
+        return Way(cast("MixedOperator", operators), weighted, width)
 
     def _skips(self, inputs: dict[tuple[int, int], Tensor], sample: Sample) -> dict[tuple[int, int], Tensor]:
         """For every branch scale and every finer scale, the map that the branch's path leaves behind there."""
@@ -127,6 +138,12 @@ class MultiResolutionSupernet(nn.Module):
                 maps = [inputs[source, layer] for layer in layers]
                 skips[branch, scale] = sum_widths(maps, [leaving[layer] for layer in layers])
         return skips
+
+
+def _product(weight: Tensor | None, factors: Sequence[Tensor]) -> Tensor | None:
+    for factor in factors:
+        weight = factor if weight is None else weight * factor
+    return weight
 
 
 def sum_widths(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:

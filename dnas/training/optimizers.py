@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -23,11 +24,12 @@ def make_sgd(
     weight_decay: float = 5e-4,
     decay_norms_and_biases: bool = False,
     leave_out: Iterable[nn.Parameter] = (),
+    fused: bool = False,
 ) -> torch.optim.SGD:
     """SGD over the trainable parameters of ``network`` but those to ``leave_out``, which another optimiser trains.
 
     Unless ``decay_norms_and_biases``, parameters of at most one dimension (those of normalisations, and biases) are not
-    decayed, as RegSeg does for BatchNorm (regseg_v3, section 4.2).
+    decayed, as RegSeg does for BatchNorm (regseg_v3, section 4.2). ``fused``: a step in one pass over the memory.
     """
     foreign = {id(parameter) for parameter in leave_out}
     trainable = [
@@ -38,7 +40,34 @@ def make_sgd(
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}]
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
-    return torch.optim.SGD([group for group in groups if group["params"]], lr=learning_rate, momentum=momentum)
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, fused=fused or None)
+    if fused and momentum:
+        # The fused step wants all momenta or none, and here some weights get their first gradient later than others.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> None:
+    """Scale all gradients so that the norm of all together is at most ``largest``; untouched where it already is."""
+    present = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in present if parameter.grad is not None])
+    if not norm <= largest:  # also where it is not a number
+        torch.nn.utils.clip_grads_with_norm_(present, largest, norm)
+
+
+@contextlib.contextmanager
+def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within, the parameters (all of which are trained otherwise) want no gradient, and nothing is kept for it."""
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def set_learning_rate(optimizer: HasParameterGroups, learning_rate: float) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dnas.ops import OPERATORS, fit_channels
-from dnas.supernet import ArchitectureParameters, Grid, MixedOperator, MultiResolutionSupernet, combination_name
+from dnas.supernet import ArchitectureParameters, Grid, MultiResolutionSupernet, combination_name, run_cell
 
 CASES = [
     (Grid(5), (1, 2, 3), (2, 3), 2),
@@ -112,14 +112,18 @@ def test_the_supernet_is_eq_1_and_2_written_out(case):
 
 
 def test_every_cell_runs_once():
-    """Cells mix their inputs and run once for each stride, not once per predecessor."""
+    """Cells mix their inputs and run once, for both strides, not once per predecessor."""
     supernet, parameters = make(*CASES[0])
     calls = []
-    for module in supernet.modules():
-        if isinstance(module, MixedOperator):
-            module.register_forward_hook(lambda module, inputs, output: calls.append(id(module)))
-    supernet(torch.randn(2, 3, 64, 64, dtype=torch.float64), parameters.at_width("smallest"))
-    assert len(calls) == len(set(calls)) == len(supernet.keep) + len(supernet.down)
+
+    def run(x, ways):
+        calls.append([id(way.operators) for way in ways])
+        return run_cell(x, ways)
+
+    supernet(torch.randn(2, 3, 64, 64, dtype=torch.float64), parameters.at_width("smallest"), run)
+    assert len(calls) == len(list(supernet.grid.cells()))
+    ran = [way for ways in calls for way in ways]
+    assert len(ran) == len(set(ran)) == len(supernet.keep) + len(supernet.down)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

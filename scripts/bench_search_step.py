@@ -1,0 +1,187 @@
+"""Seconds and peak memory of one step of FasterSeg's search: the weight step and the architecture step.
+
+The paper's space (16 layers, five operators, ratios 4 to 12, two branches, teacher and student) by random images.
+Every variant runs in processes of its own, so that peak memory is its own; the processes take turns, so that a busy
+machine slows all of them; the figures are medians over the rounds, and the CPU's time is what a busy machine
+disturbs least.
+
+    python scripts/bench_search_step.py --threads 2 --variants plain,mixed,single_path
+
+Variants are words joined by "+": plain (every operator alone, convolving by slices), mixed, single_path, recompute,
+bf16, channels_last, unclipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+WORDS = ("plain", "mixed", "single_path", "recompute", "bf16", "channels_last", "unclipped")
+CLASSES = 19
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.child:
+        print(json.dumps(measure(arguments)))
+        return
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.variants.split(",")}
+    for number in range(arguments.rounds):
+        for name, results in found.items():
+            results.append(run_child(name))
+            wall, cpu = (statistics.median(results[-1][key]) for key in ("wall", "cpu"))
+            print(f"round {number + 1}, {name}: wall {wall:.2f} s, CPU {cpu:.2f} s", file=sys.stderr, flush=True)
+    print("| variant | wall (s) | CPU (s) | weights, CPU (s) | architecture, CPU (s) | peak (GB) | passes |")
+    print("|---|---|---|---|---|---|---|")
+    for name, results in found.items():
+        print(row(name, results))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", default="plain,mixed,mixed+bf16,single_path")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--crop", type=int, nargs=2, default=(96, 192), metavar=("H", "W"))
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of variants without bf16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of a process, after two more")
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each variant")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    for name in arguments.variants.split(","):
+        if unknown := [word for word in name.split("+") if word not in WORDS]:
+            parser.error(f"variant {name}: {unknown[0]} is none of {', '.join(WORDS)}")
+    return arguments
+
+
+def run_child(variant: str) -> dict[str, Any]:
+    """One process's times (s), peak memory (GB) and passes."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", variant]
+    # Spinning threads would take the cores from whatever else runs.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def row(name: str, results: list[dict[str, Any]]) -> str:
+    """The line of a variant."""
+
+    def median(key: str) -> float:
+        return statistics.median(value for result in results for value in result[key])
+
+    peak = max(result["peak"] for result in results)
+    figures = " | ".join(f"{median(key):.2f}" for key in ("wall", "cpu", "weights", "architecture"))
+    return f"| {name} | {figures} | {peak:.2f} | {results[0]['passes']} |"
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the child process does: two steps of warm-up, then the timed ones."""
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    times: dict[str, list[float]] = {"wall": [], "cpu": [], "weights": [], "architecture": []}
+    with tempfile.TemporaryDirectory() as folder:
+        session, batch = make_session(arguments, arguments.child.split("+"), Path(folder) / "run")
+        passes: list[int] = []
+        session.problem.supernet.register_forward_pre_hook(lambda *_: passes.append(1))
+        for number in range(arguments.steps + 2):
+            generator = torch.Generator().manual_seed(number)
+            passes.clear()
+            begun = now(arguments.device)
+            session._weight_step(batch, session.problem.weight_passes("search", generator))
+            between, weight_passes = now(arguments.device), len(passes)
+            session._architecture_step(batch, generator)
+            ended = now(arguments.device)
+            if number >= 2:
+                times["wall"].append(ended[0] - begun[0])
+                times["cpu"].append(ended[1] - begun[1])
+                times["weights"].append(between[1] - begun[1])
+                times["architecture"].append(ended[1] - between[1])
+        session.run.close()
+    if arguments.device == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    else:
+        peak = torch.cuda.max_memory_allocated() / 1e9
+    return {**times, "peak": peak, "passes": f"{weight_passes} + {len(passes) - weight_passes}"}
+
+
+def now(device: str) -> tuple[float, float]:
+    """Wall and CPU time in s, once the device is done."""
+    import torch
+
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) -> tuple[Any, Any]:
+    """The search as it is, on random images, priced by the number of channels."""
+    import torch
+
+    from dnas.data import DataConfig, open_dataset
+    from dnas.latency.expected import DecoupledWeights, ExpectedLatency
+    from dnas.runs import RunFolder
+    from dnas.search import CoSearch
+    from dnas.search.bilevel import BilevelSearch
+    from dnas.supernet import run_cell_plainly
+    from dnas.training import NoProgress
+    from search_spaces.fasterseg import FasterSegSpace
+
+    height, width = arguments.crop
+    space = FasterSegSpace.parse(
+        {
+            "space": "fasterseg",
+            "target": {"input_size": [1024, 2048], "num_classes": CLASSES},
+            "network": {"layers": arguments.layers},
+            "search": {
+                "batch_size": arguments.batch,
+                "augmentation": {"crop": [height, width]},
+                "precision": "bf16" if "bf16" in words else arguments.precision,
+                "channels_last": "channels_last" in words,
+                "gradient_clipping": None if "unclipped" in words else 5.0,
+            },
+        },
+        "benchmark",
+    )
+    config = space.search
+    problem = CoSearch(
+        space.supernet(),
+        space.architectures(0),
+        {
+            n: ExpectedLatency(space.plan(), r, lambda spec: 1e-3 * spec.out_channels)
+            for n, r in space.end_ratios.items()
+        },
+        decoupled=DecoupledWeights(),
+        pretrain_passes=config.pretrain_passes,
+        search_passes=config.search_passes,
+        single_path="single_path" in words,
+        recompute="recompute" in words,
+    )
+    if "plain" in words:
+        problem.run_cell = run_cell_plainly
+    data = open_dataset(DataConfig(dataset="streets", size=(height, width), images={"train": 8, "val": 1}), "train")
+    run = RunFolder.create(folder, "search", {}, 0, False, device=arguments.device)
+    session = BilevelSearch(problem, (data, data), run, config, torch.device(arguments.device), NoProgress())
+    session.classes = CLASSES  # its images are not read, the batch is this one:
+    generator = torch.Generator().manual_seed(0)
+    batch = (
+        torch.randn(arguments.batch, 3, height, width, generator=generator),
+        torch.randint(CLASSES, (arguments.batch, height, width), generator=generator),
+    )
+    return session, batch
+
+
+if __name__ == "__main__":
+    main()
