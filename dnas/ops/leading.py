@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-JOIN_FROM_PIXELS = 96
-"""Convolutions of one map run as one from so many pixels on: below, copying the weights side by side costs more."""
+JOIN_FROM_PIXELS = 400
+"""On CPUs convolutions of one map run as one from so many pixels on; below, copying weights side by side costs more."""
 
 
 def leading_block(weight: Tensor, width: int, channels: int) -> Tensor:

@@ -56,6 +56,8 @@ def make_problem(config, seed=0, *, num_classes=6, kind=CoSearch, decoupled=Deco
         pretrain_passes=config.pretrain_passes,
         search_passes=config.search_passes,
         temperature=config.temperature,
+        single_path=config.operator_sampling == "single_path",
+        recompute=config.recompute,
     )
 
 

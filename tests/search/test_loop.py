@@ -1,5 +1,6 @@
 """The search loop: what its two steps touch, what it writes, and what it refuses."""
 
+import dataclasses
 import itertools
 import os
 import signal
@@ -11,7 +12,7 @@ from dnas.config import parse_config, to_mapping
 from dnas.data import AugmentationConfig, split_halves
 from dnas.errors import UserError
 from dnas.runs import Interrupted, RunFolder
-from dnas.search import CoSearch, SearchConfig
+from dnas.search import CoSearch, Pass, SearchConfig
 from dnas.training import NoProgress
 
 
@@ -288,9 +289,10 @@ class PressesCtrlC(NoProgress):
         self.messages.append(text)
 
 
-def test_ctrl_c_ends_after_the_step_and_the_search_resumes(tiny, tmp_path):
+@pytest.mark.parametrize("sampling", ["mixed", "single_path"])
+def test_ctrl_c_ends_after_the_step_and_the_search_resumes(tiny, tmp_path, sampling):
     before = signal.getsignal(signal.SIGINT)
-    config = tiny.config(pretrain_epochs=1, search_epochs=2)
+    config = tiny.config(pretrain_epochs=1, search_epochs=2, operator_sampling=sampling)
     tiny.run(tmp_path / "whole", config)
     for step in (2, 5):  # at the end of the first epoch, in the last one
         progress = PressesCtrlC(step)
@@ -302,6 +304,37 @@ def test_ctrl_c_ends_after_the_step_and_the_search_resumes(tiny, tmp_path):
         tiny.run(path, config, resume=True)
         assert tiny.lasting(path) == tiny.lasting(tmp_path / "whole")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_recomputing_changes_nothing_but_memory(tiny, tmp_path):
+    for recompute in (False, True):
+        tiny.run(tmp_path / str(recompute), tiny.config(recompute=recompute))
+    first, second = (RunFolder.open(tmp_path / str(value)).records("step") for value in (False, True))
+    assert [step["loss_weights"] for step in first] == [step["loss_weights"] for step in second]
+    assert [step["loss_architecture"] for step in first] == [step["loss_architecture"] for step in second]
+
+
+def test_passes_of_a_single_path_search_run_one_operator_and_price_all(tiny):
+    """Every pass draws operators, validation takes the likeliest, and the latency is that of the whole alpha."""
+    problem = tiny.problem(tiny.config(operator_sampling="single_path"))
+    mixed = tiny.problem(tiny.config())
+    generator = torch.Generator().manual_seed(0)
+    passes = [*problem.weight_passes("search", generator), *problem.architecture_passes(generator)]
+    for forward in passes:
+        assert [len(rows) for rows in forward.sample.operators] == [len(table) for table in forward.sample.alpha]
+    assert len({forward.sample.operators for forward in passes}) > 1
+    assert all(not gate.requires_grad for forward in passes[:-2] for gate in forward.sample.operator_gate)
+    assert all(gate.requires_grad for forward in passes[-2:] for gate in forward.sample.operator_gate)
+    likeliest = problem.validation_passes()["student"].sample
+    assert likeliest.operators == tuple(tuple(table.argmax(1).tolist()) for table in likeliest.alpha)
+    student = passes[-1]
+    assert student.architecture == "student"
+    bare = Pass("student", dataclasses.replace(student.sample, operators=None, operator_gate=None))
+    gradients = []
+    for latency, tables in ((problem.latency(student), problem), (mixed.latency(bare), problem)):
+        alphas = list(tables.architecture["student"].alpha)
+        gradients.append((latency.detach(), *torch.autograd.grad(latency, alphas)))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_a_finished_search_resumes_to_its_result(tiny, tmp_path):
