@@ -8,7 +8,7 @@ disturbs least.
     python scripts/bench_search_step.py --threads 2 --variants plain,mixed,single_path
 
 Variants are words joined by "+": plain (every operator alone, convolving by slices), mixed, single_path, recompute,
-bf16, channels_last, unclipped.
+bf16, channels_last.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-WORDS = ("plain", "mixed", "single_path", "recompute", "bf16", "channels_last", "unclipped")
+WORDS = ("plain", "mixed", "single_path", "recompute", "bf16", "channels_last")
 CLASSES = 19
 
 
@@ -150,7 +150,6 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
                 "augmentation": {"crop": [height, width]},
                 "precision": "bf16" if "bf16" in words else arguments.precision,
                 "channels_last": "channels_last" in words,
-                "gradient_clipping": None if "unclipped" in words else 5.0,
             },
         },
         "benchmark",
