@@ -62,7 +62,7 @@ def results(run, operators, leaves, x, ways):
 
 
 @pytest.mark.parametrize("names", SUBSETS, ids="-".join)
-@pytest.mark.parametrize("size", [(12, 14), (5, 7), (2, 3)], ids=str)
+@pytest.mark.parametrize("size", [(30, 32), (5, 7), (2, 3)], ids=str)
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("run", [run_cell, run_recomputed])
 def test_a_cell_is_its_operators_alone(names, size, weighted, run):
@@ -83,7 +83,7 @@ def test_the_first_convolutions_of_a_stride_run_as_one(monkeypatch):
     monkeypatch.setattr(
         torch.nn.functional, "conv2d", lambda x, w, *rest: calls.append(w.shape[0]) or conv2d(x, w, *rest)
     )
-    _, _, x, ways = cell(OPERATORS, (16, 16))
+    _, _, x, ways = cell(OPERATORS, (40, 42))
     run_cell(x, ways())
     # All zoomed ones, their second layers; those of stride 1; those of stride 2; the two halves of the reducing skip.
     assert calls == [4 + 4 + 12 + 12, 4, 12, 4 + 4, 4, 12 + 12, 12, 6, 6]
