@@ -56,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 on success; 2 and one line on standard error for a user's mistake; 130 after Ctrl-C, with how to go on.
     """
-    # Threads that spin while they wait for each other make a machine with other work on it ten times slower; asked for
-    # before torch is loaded, and only as a default.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's threads spin while they wait for each other, for so long that other work on the machine stops them, or
+    # sleep at once, which halves the speed of an idle machine. Asked for before torch is loaded, and only as a default.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status: Any = app(given, standalone_mode=False)
