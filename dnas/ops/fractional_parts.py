@@ -126,9 +126,9 @@ def _at_most(wanted: int, available: int) -> int:
 
 
 def _cuts(total: int, largest: int) -> list[slice]:
-    """Consecutive slices of nearly equal length, none longer than ``largest``."""
+    """Consecutive slices of nearly equal length, none longer than ``largest``; none at all of nothing."""
     count = math.ceil(total / largest)
-    edges = [total * index // count for index in range(count + 1)]
+    edges = [total * index // max(count, 1) for index in range(count + 1)]
     return [slice(start, stop) for start, stop in pairwise(edges)]
 
 

@@ -189,6 +189,17 @@ def test_only_the_arguments_are_saved():
     assert {t.data_ptr() for t in saved} <= {t.data_ptr() for t in (x, weight, dilation)}
 
 
+def test_a_batch_of_no_images():
+    x, weight = torch.randn(0, 4, 9, 9, requires_grad=True), torch.randn(4, 2, 3, 3, requires_grad=True)
+    rate = torch.tensor(1.5, requires_grad=True)
+    out = fractional_conv2d(x, weight, rate, groups=2)
+    assert out.shape == (0, 4, 9, 9)
+    out.sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+    assert rate.grad == 0
+
+
 @pytest.mark.parametrize("method", ["exact", "deformable"])
 @pytest.mark.parametrize("rate", [0.99, -2.0, float("nan"), float("inf")])
 def test_bad_rates(rate, method):
