@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,20 @@ def import_openvino() -> Any:
     """The ``openvino`` package; :class:`UserError` naming the extra when it is not installed."""
     try:
         with _without("openvino_telemetry"):
-            return importlib.import_module("openvino")
+            openvino = importlib.import_module("openvino")
     except ImportError:
         raise UserError('OpenVINO is not installed; install it with: pip install "dnas[openvino]"') from None
+    _core(openvino)
+    return openvino
+
+
+@functools.cache
+def _core(openvino: Any) -> Any:
+    """The one ``Core`` of this process, which is never given up: with the last one OpenVINO unloads its libraries.
+
+    What they had asked to be called when the process forks would then be called all the same, and crash it.
+    """
+    return openvino.Core()
 
 
 @contextmanager
@@ -42,7 +54,7 @@ def _without(package: str) -> Iterator[None]:
 
 def cpu_lacks(openvino: Any, precision: str) -> bool:
     """Whether OpenVINO would only emulate, or not accept, this precision on the CPU of this machine."""
-    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    known = _core(openvino).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return _CAPABILITIES.get(precision) not in known
 
 
@@ -56,7 +68,7 @@ class OpenVinoModule(OpaqueModule):
         """
         super().__init__(torch.device("cpu"))
         self._openvino = import_openvino()
-        core = self._openvino.Core()
+        core = _core(self._openvino)
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
