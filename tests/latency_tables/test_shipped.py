@@ -52,7 +52,10 @@ def test_its_check_lies_beside_it(name, table):
     assert check["networks"] >= 30
     assert len(check["latencies"]) == check["networks"]
     assert check["noise"]["mape"] >= 0
-    assert check["pearson"] > 0.9
+    assert check["mape"] < 20
+    predicted = [network["predicted_ms"] for network in check["latencies"]]
+    if max(predicted) > 1.2 * min(predicted):  # latencies that hardly differ correlate with nothing but the noise
+        assert check["pearson"] > 0.99
 
 
 def test_it_is_found_by_its_name(name, capsys):
