@@ -17,7 +17,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE_S = 15.0
+PATIENCE_S = 3.0
 
 # Processes that Python starts once and keeps for the life of this one, by a word of their command line.
 KEPT_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
