@@ -52,10 +52,11 @@ def test_its_check_lies_beside_it(name, table):
     assert check["networks"] >= 30
     assert len(check["latencies"]) == check["networks"]
     assert check["noise"]["mape"] >= 0
-    assert check["mape"] < 20
+    best = check["correction"]["agreement"] if "correction" in check else check
+    assert best["mape"] <= 5
     predicted = [network["predicted_ms"] for network in check["latencies"]]
     if max(predicted) > 1.2 * min(predicted):  # latencies that hardly differ correlate with nothing but the noise
-        assert check["pearson"] > 0.99
+        assert check["pearson"] >= 0.993
 
 
 def test_it_is_found_by_its_name(name, capsys):
