@@ -43,7 +43,7 @@ def derive(
     as_json: JsonOption = False,
 ) -> None:
     """Derive the discrete network from searched parameters and write it as an architecture file."""
-    from dnas.cli.branches import derive_from_run, describe_latency
+    from dnas.cli.branches import derive_from_run
     from dnas.latency import LatencyTable
 
     if rule not in ("paper", "published-code"):
@@ -77,6 +77,14 @@ def derive(
     if as_json:
         print_json(derivation.to_mapping())
         return
+    _print(derivation)
+    note(f"{out}: {which} derived by the rule of the {rule.replace('-', ' ')}")
+
+
+def _print(derivation: Derivation) -> None:
+    """The scores of the combinations, the cells of the chosen one, and its latency, for the person at the terminal."""
+    from dnas.cli.branches import describe_latency
+
     for score in derivation.scores if len(derivation.scores) > 1 else ():
         parts = [f"branches {','.join(map(str, score.branches)):<6}"]
         parts += [] if score.miou is None else [f"mIoU {100 * score.miou:5.1f} %"]
@@ -98,7 +106,6 @@ def derive(
             print(f"  {change}")
     if derivation.latency_ms is not None:
         print(describe_latency(derivation))
-    note(f"{out}: {which} derived by the rule of the {rule.replace('-', ' ')}")
 
 
 def _adjustment(score: BranchScore) -> str:
