@@ -7,8 +7,8 @@ disturbs least.
 
     python scripts/bench_search_step.py --threads 2 --variants plain,mixed,single_path
 
-Variants are words joined by "+": plain (every operator alone, convolving by slices), mixed, single_path, recompute,
-bf16, channels_last.
+Variants are words joined by "+": plain (every operator alone, convolving by slices), mixed, single_path, one_by_one
+(passes one after the other, each with all threads), recompute, bf16, channels_last.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-WORDS = ("plain", "mixed", "single_path", "recompute", "bf16", "channels_last")
+WORDS = ("plain", "mixed", "single_path", "one_by_one", "recompute", "bf16", "channels_last")
 CLASSES = 19
 
 
@@ -40,7 +40,7 @@ def main() -> None:
             results.append(run_child(name))
             wall, cpu = (statistics.median(results[-1][key]) for key in ("wall", "cpu"))
             print(f"round {number + 1}, {name}: wall {wall:.2f} s, CPU {cpu:.2f} s", file=sys.stderr, flush=True)
-    print("| variant | wall (s) | CPU (s) | weights, CPU (s) | architecture, CPU (s) | peak (GB) | passes |")
+    print("| variant | wall (s) | CPU (s) | weights, wall (s) | architecture, wall (s) | peak (GB) | passes |")
     print("|---|---|---|---|---|---|---|")
     for name, results in found.items():
         print(row(name, results))
@@ -48,7 +48,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", default="plain,mixed,mixed+bf16,single_path")
+    parser.add_argument("--variants", default="plain+one_by_one,mixed+one_by_one,mixed,mixed+bf16,single_path")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--crop", type=int, nargs=2, default=(96, 192), metavar=("H", "W"))
@@ -89,25 +89,29 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the child process does: two steps of warm-up, then the timed ones."""
     import torch
 
+    from dnas.search.calibration import untracked_norms
+
     torch.set_num_threads(arguments.threads)
     times: dict[str, list[float]] = {"wall": [], "cpu": [], "weights": [], "architecture": []}
     with tempfile.TemporaryDirectory() as folder:
         session, batch = make_session(arguments, arguments.child.split("+"), Path(folder) / "run")
         passes: list[int] = []
         session.problem.supernet.register_forward_pre_hook(lambda *_: passes.append(1))
-        for number in range(arguments.steps + 2):
-            generator = torch.Generator().manual_seed(number)
-            passes.clear()
-            begun = now(arguments.device)
-            session._weight_step(batch, session.problem.weight_passes("search", generator))
-            between, weight_passes = now(arguments.device), len(passes)
-            session._architecture_step(batch, generator)
-            ended = now(arguments.device)
-            if number >= 2:
-                times["wall"].append(ended[0] - begun[0])
-                times["cpu"].append(ended[1] - begun[1])
-                times["weights"].append(between[1] - begun[1])
-                times["architecture"].append(ended[1] - between[1])
+        with untracked_norms(session.problem.weights):  # as in a search
+            for number in range(arguments.steps + 2):
+                generator = torch.Generator().manual_seed(number)
+                passes.clear()
+                begun = now(arguments.device)
+                session._weight_step(batch, session.problem.weight_passes("search", generator))
+                between, weight_passes = now(arguments.device), len(passes)
+                session._architecture_step(batch, generator)
+                ended = now(arguments.device)
+                if number >= 2:
+                    times["wall"].append(ended[0] - begun[0])
+                    times["cpu"].append(ended[1] - begun[1])
+                    times["weights"].append(between[0] - begun[0])
+                    times["architecture"].append(ended[0] - between[0])
+        session.release()
         session.run.close()
     if arguments.device == "cpu":
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -149,6 +153,7 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
                 "augmentation": {"crop": [height, width]},
                 "precision": "bf16" if "bf16" in words else arguments.precision,
                 "channels_last": "channels_last" in words,
+                "passes_at_once": 1 if "one_by_one" in words else None,
             },
         },
         "benchmark",
@@ -167,11 +172,12 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
         single_path="single_path" in words,
         recompute="recompute" in words,
     )
-    if "plain" in words:
-        problem.run_cell = run_cell_plainly
     data = open_dataset(DataConfig(dataset="streets", size=(height, width), images={"train": 8, "val": 1}), "train")
     run = RunFolder.create(folder, "search", {}, 0, False, device=arguments.device)
     session = BilevelSearch(problem, (data, data), run, config, torch.device(arguments.device), NoProgress())
+    if "plain" in words:
+        problem.run_cell = run_cell_plainly
+        session._handed = session.weights  # plain convolutions add nothing to gradients by themselves
     session.classes = CLASSES  # its images are not read, the batch is this one:
     generator = torch.Generator().manual_seed(0)
     batch = (

@@ -6,7 +6,7 @@ from dnas.ops.fractional_blocks import block_of, layers_by_block
 from dnas.ops.fractional_module import FractionalConv2d, clamp_dilations, fractional_layers
 from dnas.ops.fractional_network import floor_and_ceil, make_fractional, nearest, round_dilations
 from dnas.ops.joint_norm import joint_norm_act
-from dnas.ops.leading import joint_conv2d, leading_block
+from dnas.ops.leading import forget_gradients, joint_conv2d
 from dnas.ops.operators import OPERATORS, make_operator, make_superkernel
 from dnas.ops.superkernel import (
     SuperConvBlock,
@@ -15,7 +15,9 @@ from dnas.ops.superkernel import (
     SuperZoomedConv,
     WidthNorm,
     fit_channels,
+    self_gathering,
 )
+from dnas.ops.turns import PassPool
 
 __all__ = [
     "OPERATORS",
@@ -23,6 +25,7 @@ __all__ = [
     "ConvNormAct",
     "FactorizedReduce",
     "FractionalConv2d",
+    "PassPool",
     "SuperConvBlock",
     "SuperConvNormAct",
     "SuperFactorizedReduce",
@@ -33,17 +36,18 @@ __all__ = [
     "clamp_dilations",
     "fit_channels",
     "floor_and_ceil",
+    "forget_gradients",
     "fractional_conv2d",
     "fractional_layers",
     "halve",
     "joint_conv2d",
     "joint_norm_act",
     "layers_by_block",
-    "leading_block",
     "make_fractional",
     "make_operator",
     "make_superkernel",
     "nearest",
     "resize",
     "round_dilations",
+    "self_gathering",
 ]

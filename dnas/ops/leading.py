@@ -3,105 +3,102 @@
 Written out, ``F.conv2d(x, weight[:width, :channels])``, a narrow pass costs as much memory traffic as a wide one: the
 gradient of the block is filled up with zeros to the size of the whole weight before it is added. Here the block's
 gradient is added where it belongs. On CPUs it is moreover a matrix product over columns, which on the small maps of
-the coarse scales takes a seventh of the time of the library's convolution, and several convolutions of one map share
-its columns.
+the coarse scales takes a seventh of the time of the library's convolution, goes straight into the gradient that is
+there, and shares the columns among several convolutions of one map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dnas.ops.turns import expect_gradient, in_turn
+
 JOIN_FROM_PIXELS = 400
 """On CPUs convolutions of one map run as one from so many pixels on; below, copying weights side by side costs more."""
 
 
-def leading_block(weight: Tensor, width: int, channels: int) -> Tensor:
-    """``weight[:width, :channels]`` of (O, C, k, k), whose gradient is added to ``weight.grad`` without a detour.
+_SPARE = "_spare_gradient"
 
-    The gradient of a leaf is therefore to be had by ``backward()``; ``torch.autograd.grad`` says that the leaf was
-    not used. Towards other tensors both do.
+
+def forget_gradients(weights: Iterable[Tensor]) -> None:
+    """Set the gradients to None, but keep their memory for the next ones.
+
+    Given back and taken again by several threads, a gigabyte of gradients would take up two.
     """
-    if tuple(weight.shape[:2]) == (width, channels):
-        return weight
-    block: Tensor = _LeadingBlock.apply(weight, width, channels)
-    return block
+    for weight in weights:
+        if weight.grad is not None:
+            setattr(weight, _SPARE, weight.grad)
+            weight.grad = None
 
 
-class _LeadingBlock(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, width: int, channels: int) -> Tensor:
-        ctx.weight = weight
-        return weight[:width, :channels]
+def joint_conv2d(x: Tensor, weights: Sequence[Tensor], stride: int = 1, widths: Sequence[int] | None = None) -> Tensor:
+    """Convolutions of (N, C, H, W) by blocks of the weights, side by side: (N, sum of widths, H', W'), "same" padding.
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
-        weight: Tensor = ctx.weight
-        width, channels = gradient.shape[:2]
-        if not weight.is_leaf:
-            whole = torch.zeros_like(weight)
-            whole[:width, :channels] = gradient
-            return whole, None, None
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        weight.grad[:width, :channels] += gradient
-        return None, None, None
+    A block is what a weight (O, I, k, k) has for the first C of its I channels and the first of its O filters, as many
+    as ``widths`` says, by default all.
 
-
-def joint_conv2d(x: Tensor, weights: Sequence[Tensor], stride: int = 1) -> Tensor:
-    """Convolutions of (N, C, H, W) by weights (O_i, C, k, k), "same" padding: (N, sum of O_i, ...) in their order.
-
-    Under autocast it computes, and returns, the lower precision.
+    The backward pass adds to ``weight.grad`` itself where a weight is a leaf: ``torch.autograd.grad`` towards such a
+    weight says that it was not used. Under autocast it computes, and returns, the lower precision.
     """
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and x.dtype == torch.float32:
         x = x.to(torch.get_autocast_dtype(kind))
-    result: Tensor = _JointConv.apply(x, stride, *weights)
+    chosen = [weight.shape[0] for weight in weights] if widths is None else list(widths)
+    result: Tensor = _JointConv.apply(x, stride, chosen, *weights)
     return result
 
 
 class _JointConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stride: int, *weights: Tensor) -> Tensor:
-        ctx.stride, ctx.size, ctx.kind = stride, x.shape, x.dtype
+    def forward(ctx: Any, x: Tensor, stride: int, widths: list[int], *weights: Tensor) -> Tensor:
+        # The weights as they are, not as a recomputation would hand them back: gradients are added to theirs.
+        ctx.weights, ctx.widths, ctx.stride, ctx.size = weights, widths, stride, x.shape
         # Only the gradients of the weights read the input: without them it need not be kept.
-        ctx.save_for_backward(x if any(ctx.needs_input_grad[2:]) else None, *weights)
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[3:]) else None)
+        for weight, wanted in zip(weights, ctx.needs_input_grad[3:], strict=True):
+            if wanted and weight.is_leaf:
+                expect_gradient(weight)
         padding = weights[0].shape[-1] // 2
-        outputs = [F.conv2d(x, group, None, stride, padding) for group in _groups(x, stride, weights)]
+        groups = _groups(x, stride, _blocks(weights, widths, x.shape[1]))
+        outputs = [F.conv2d(x, group, None, stride, padding) for group in groups]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
+        (x,), weights = ctx.saved_tensors, ctx.weights
         stride, padding = ctx.stride, weights[0].shape[-1] // 2
         to_input = None
         if ctx.needs_input_grad[0]:
-            to_input = _towards_input(ctx.size, gradient, weights, stride, padding)
+            blank = gradient.new_empty(ctx.size) if x is None else x  # its values do not matter
+            to_input = _towards_input(blank, gradient, _blocks(weights, ctx.widths, ctx.size[1]), stride, padding)
         to_weights: list[Tensor | None] = [None] * len(weights)
-        if any(ctx.needs_input_grad[2:]):
-            to_weights = list(_towards_weights(x, gradient, weights, stride, padding))
-        return to_input, None, *to_weights
+        if any(ctx.needs_input_grad[3:]):
+            to_weights = _towards_weights(x, gradient, weights, ctx.widths, stride, padding)
+        return to_input, None, None, *to_weights
 
 
-def _groups(x: Tensor, stride: int, weights: Sequence[Tensor]) -> list[Tensor]:
+def _blocks(weights: Sequence[Tensor], widths: Sequence[int], channels: int) -> list[Tensor]:
+    return [weight[:width, :channels] for weight, width in zip(weights, widths, strict=True)]
+
+
+def _groups(x: Tensor, stride: int, blocks: Sequence[Tensor]) -> list[Tensor]:
     """The weights as they are convolved with: side by side, or one by one; of the kind of ``x``."""
-    weights = [weight.to(x.dtype) for weight in weights]
+    blocks = [block.to(x.dtype) for block in blocks]
     pixels = x.shape[0] * x.shape[2] * x.shape[3] // stride**2
-    if len(weights) > 1 and (pixels >= JOIN_FROM_PIXELS or x.is_cuda):
-        return [torch.cat(weights)]
-    return weights
+    if len(blocks) > 1 and (pixels >= JOIN_FROM_PIXELS or x.is_cuda):
+        return [torch.cat(blocks)]
+    return blocks
 
 
-def _towards_input(size: torch.Size, gradient: Tensor, weights: Sequence[Tensor], stride: int, padding: int) -> Tensor:
-    """The gradient of the input, of ``size``."""
-    x = gradient.new_empty(1).expand(size)
-    groups = _groups(x, stride, weights)
+def _towards_input(x: Tensor, gradient: Tensor, blocks: Sequence[Tensor], stride: int, padding: int) -> Tensor:
+    """The gradient of the input ``x``, of which only the shape counts."""
+    groups = _groups(x, stride, blocks)
     parts = gradient.split_with_sizes([group.shape[0] for group in groups], dim=1)
     total = None
     for part, group in zip(parts, groups, strict=True):
@@ -112,20 +109,50 @@ def _towards_input(size: torch.Size, gradient: Tensor, weights: Sequence[Tensor]
 
 
 def _towards_weights(
-    x: Tensor, gradient: Tensor, weights: Sequence[Tensor], stride: int, padding: int
-) -> Sequence[Tensor]:
-    """The gradients of all weights, of their kinds."""
-    widths = [weight.shape[0] for weight in weights]
+    x: Tensor, gradient: Tensor, weights: Sequence[Tensor], widths: list[int], stride: int, padding: int
+) -> list[Tensor | None]:
+    """The gradients of all weights; None for leaves, which have it already."""
     if x.device.type == "cpu":
         columns = _columns(x, weights[0].shape[-1], stride, padding, gradient.shape[-2:])
         rows = gradient.transpose(0, 1).reshape(gradient.shape[1], -1)
         return [
-            (part @ columns).view_as(weight).to(weight.dtype)
-            for part, weight in zip(rows.split_with_sizes(widths), weights, strict=True)
+            _gather_product(weight, part, columns)
+            for weight, part in zip(weights, rows.split_with_sizes(widths), strict=True)
         ]
-    shape = (sum(widths), *weights[0].shape[1:])
+    shape = (sum(widths), x.shape[1], *weights[0].shape[2:])
     found = _convolution_backward(gradient, x, x.new_empty(1).expand(shape), stride, padding, to_weight=True)
-    return [part.to(weight.dtype) for part, weight in zip(found.split_with_sizes(widths), weights, strict=True)]
+    return [_gather(weight, part) for weight, part in zip(weights, found.split_with_sizes(widths), strict=True)]
+
+
+def _gather_product(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor | None:
+    """:func:`_gather` of the product of (width, P) and (P, C * k * k), without a detour where possible."""
+    if weight.is_leaf and weight.dtype == rows.dtype and weight.is_contiguous():
+        with in_turn(weight):
+            held = _gradient_of(weight)
+            held.view(len(held), -1)[: len(rows), : columns.shape[1]].addmm_(rows, columns)
+        return None
+    channels = columns.shape[1] // weight[0, 0].numel()
+    return _gather(weight, (rows @ columns).view(len(rows), channels, *weight.shape[2:]))
+
+
+def _gather(weight: Tensor, gradient: Tensor) -> Tensor | None:
+    """Add the gradient of a leading block to that of the weight; of a computed weight, return the whole."""
+    width, channels = gradient.shape[:2]
+    if weight.is_leaf:
+        with in_turn(weight):
+            _gradient_of(weight)[:width, :channels] += gradient
+        return None
+    whole = torch.zeros_like(weight)
+    whole[:width, :channels] = gradient
+    return whole
+
+
+def _gradient_of(weight: Tensor) -> Tensor:
+    """The gradient that is there, or zeros."""
+    if weight.grad is None:
+        spare: Tensor | None = getattr(weight, _SPARE, None)
+        weight.grad = torch.zeros_like(weight) if spare is None else spare.zero_()
+    return weight.grad
 
 
 def _columns(x: Tensor, side: int, stride: int, padding: int, size: torch.Size) -> Tensor:

@@ -7,7 +7,7 @@ widths into the plain operator of :mod:`dnas.ops.convolution`, which then comput
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnas.ops.convolution import ConvBlock, ConvNormAct, FactorizedReduce, ZoomedConv, pad_to_even, zoomed
-from dnas.ops.leading import joint_conv2d, leading_block
+from dnas.ops.leading import joint_conv2d
 
 
 class WidthNorm(nn.ModuleDict):
@@ -54,11 +54,7 @@ class SuperConvNormAct(nn.Module):
 
     def forward(self, x: Tensor, width: int) -> Tensor:
         """(N, C, H, W) with C up to ``in_channels`` -> (N, width, ceil(H / stride), ceil(W / stride))."""
-        return F.relu_(self.norm(joint_conv2d(x, [self.block(width, x.shape[1])], self.stride)))
-
-    def block(self, width: int, channels: int) -> Tensor:
-        """(width, channels, kernel, kernel): the weight of ``width`` outputs and as many input channels."""
-        return leading_block(self.weight, width, channels)
+        return F.relu_(self.norm(joint_conv2d(x, [self.weight], self.stride, [width])))
 
     @torch.no_grad()
     def extract(self, inputs: Sequence[int], width: int, keep: int | None = None) -> ConvNormAct:
@@ -153,9 +149,8 @@ class SuperFactorizedReduce(nn.Module):
     def halves(self, x: Tensor, width: int) -> Tensor:
         """What is normalised: both convolutions side by side, (N, width, ceil(H / 2), ceil(W / 2))."""
         x = pad_to_even(x)
-        channels = x.shape[1]
-        even = joint_conv2d(x, [leading_block(self.even, width - width // 2, channels)], 2)
-        odd = joint_conv2d(x[:, :, 1:, 1:], [leading_block(self.odd, width // 2, channels)], 2)
+        even = joint_conv2d(x, [self.even], 2, [width - width // 2])
+        odd = joint_conv2d(x[:, :, 1:, 1:], [self.odd], 2, [width // 2])
         return torch.cat([even, odd], dim=1)
 
     @torch.no_grad()
@@ -176,3 +171,12 @@ def fit_channels(x: Tensor, width: int) -> Tensor:
     if channels == width:
         return x
     return x[:, :width] if channels > width else F.pad(x, (0, 0, 0, 0, 0, width - channels))
+
+
+def self_gathering(network: nn.Module) -> Iterator[nn.Parameter]:
+    """The weights that the backward pass adds gradients to by itself (see :func:`~dnas.ops.leading.joint_conv2d`)."""
+    for module in network.modules():
+        if isinstance(module, SuperConvNormAct):
+            yield module.weight
+        elif isinstance(module, SuperFactorizedReduce):
+            yield from (module.even, module.odd)

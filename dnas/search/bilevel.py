@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from dnas.data import SegmentationDataset, split_halves
 from dnas.data.seeding import mix_seed
+from dnas.ops import PassPool, forget_gradients, self_gathering
 from dnas.runs import Interrupt, Interrupted, RunFolder
+from dnas.search.calibration import untracked_norms
 from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
 from dnas.search.goal import LatencyController, LatencyGoal
@@ -53,6 +56,10 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             betas=(0.5, 0.999),
             weight_decay=config.architecture_weight_decay,
         )
+        gathering = {id(weight) for weight in self_gathering(problem.weights)}
+        self._gathering = [weight for weight in self.weights if id(weight) in gathering]
+        self._handed = [weight for weight in self.weights if id(weight) not in gathering]
+        self._passes = PassPool(passes_at_once(config, self.device))
         self.goal = goal
         self.controller: LatencyController | None = None
         if goal is not None and goal.target_ms is not None:
@@ -112,30 +119,39 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         self.progress.begin(f"{phase} epoch {epoch + 1}/{config.epochs}", steps)
         self._gradients = self._gradient_monitor()
         total = 0.0
-        for step, (first, second) in enumerate(self._pairs(epoch, phase)):
-            started = time.perf_counter()
-            generator = torch.Generator().manual_seed(mix_seed("architecture", self.run.seed, epoch, step))
-            loss = self._weight_step(first, self.problem.weight_passes(phase, generator))
-            searched = None if second is None else self._architecture_step(second, generator)
-            total += loss
-            self.run.log(
-                {
-                    "kind": "step",
-                    "epoch": epoch,
-                    "step": step,
-                    "phase": phase,
-                    "loss_weights": loss,
-                    "loss_architecture": None if searched is None else searched[0],
-                    "latency_ms": None if searched is None else searched[1],
-                    "latency_weight": config.latency_weight if searched is None else searched[2],
-                    "learning_rate": rate,
-                    "seconds": time.perf_counter() - started,
-                }
-            )
-            self.progress.advance(1, loss=loss, **({} if searched is None else {"latency": searched[1]}))
-            if interrupt.requested:
-                raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; go on with --resume")
+        with untracked_norms(self.problem.weights):
+            for step, pair in enumerate(self._pairs(epoch, phase)):
+                started = time.perf_counter()
+                generator = torch.Generator().manual_seed(mix_seed("architecture", self.run.seed, epoch, step))
+                record = self._step(pair, phase, generator)
+                seconds = time.perf_counter() - started
+                place = {"kind": "step", "epoch": epoch, "step": step, "phase": phase}
+                self.run.log({**place, **record, "learning_rate": rate, "seconds": seconds})
+                total += record["loss_weights"]
+                shown = {} if record["latency_ms"] is None else {"latency": record["latency_ms"]}
+                self.progress.advance(1, loss=record["loss_weights"], **shown)
+                if interrupt.requested:
+                    raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; go on with --resume")
         return total / steps
+
+    def _step(self, pair: tuple[Any, Any], phase: str, generator: torch.Generator) -> dict[str, Any]:
+        """The weight step, and the architecture step where the pair has a batch for it; returns what to log."""
+        first, second = pair
+        loss = self._weight_step(first, self.problem.weight_passes(phase, generator))
+        searched, latency_ms, weight = None, None, self.config.latency_weight
+        if second is not None:
+            searched, latency_ms, weight = self._architecture_step(second, generator)
+        return {
+            "loss_weights": loss,
+            "loss_architecture": searched,
+            "latency_ms": latency_ms,
+            "latency_weight": weight,
+        }
+
+    def release(self) -> None:
+        """End the threads and the data workers."""
+        self._passes.close()
+        super().release()
 
     def _pairs(self, epoch: int, phase: str) -> Iterator[tuple[Any, Any]]:
         """Batches of the two halves side by side; none of the second while pretraining."""
@@ -148,18 +164,30 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             yield from zip(first, second, strict=False)
 
     def _weight_step(self, batch: tuple[Tensor, Tensor], passes: Sequence[Pass]) -> float:
+        """One SGD step on the mean loss of the passes; returns that."""
         images, labels = self._move(batch)
+        forget_gradients(self._gathering)
         self.weight_optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for forward in passes:
-            loss = self._loss(images, labels, forward) / len(passes)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+        found = self._passes.run([partial(self._weight_pass, images, labels, one, 1 / len(passes)) for one in passes])
+        for _, gradients in found:
+            for weight, gradient in zip(self._handed, gradients, strict=True):
+                if gradient is not None:
+                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         self._average(p.grad for p in self.weights)
         if self.config.gradient_clipping is not None:
             clip_gradients(self.weights, self.config.gradient_clipping)
         self.weight_optimizer.step()
-        return self._finite(torch.stack(losses).sum(), "weights")
+        return self._finite(torch.stack([loss for loss, _ in found]).sum(), "weights")
+
+    def _weight_pass(
+        self, images: Tensor, labels: Tensor, forward: Pass, share: float
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The loss of a pass times its share in the step's, and its gradients of the weights that do not gather them.
+
+        The others have theirs added to what earlier passes of the step left there.
+        """
+        loss = self._loss(images, labels, forward) * share
+        return loss.detach(), torch.autograd.grad(loss, self._handed, allow_unused=True)
 
     def _architecture_step(
         self, batch: tuple[Tensor, Tensor], generator: torch.Generator
@@ -169,18 +197,11 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         Returns the mean loss, the mean expected latency in ms, and the latency's weight (lambda, per ms).
         """
         images, labels = self._move(batch)
-        gradients, slopes = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
-        losses, latencies = [], []
         with frozen(self.weights):  # nothing is kept for gradients of the weights
-            for forward in self.problem.architecture_passes(generator):
-                loss = self._loss(images, labels, forward)
-                losses.append(loss.detach())
-                latency = self.problem.latency(forward)
-                if latency is not None:
-                    latencies.append(latency.detach())
-                    # Before the loss, whose graph is large and must not be kept; they share a few softmaxes.
-                    self._differentiate(latency, slopes, keep=True)
-                self._differentiate(loss, gradients, keep=False)
+            passes = self.problem.architecture_passes(generator)
+            found = self._passes.run([partial(self._architecture_pass, images, labels, one) for one in passes])
+        losses, latencies = [one[0] for one in found], [one[1] for one in found if one[1] is not None]
+        gradients, slopes = self._sums(one[2] for one in found), self._sums(one[3] for one in found)
         self._average(gradients)
         latency_ms = float(torch.stack(latencies).mean()) if latencies else 0.0
         weight = self._latency_weight(latency_ms, gradients, slopes) if latencies else self.config.latency_weight
@@ -191,15 +212,27 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         self.architecture_optimizer.zero_grad(set_to_none=True)
         return self._finite(torch.stack(losses).mean(), "architecture"), latency_ms, weight
 
-    def _differentiate(self, value: Tensor, totals: Sequence[Tensor], *, keep: bool) -> None:
-        """Add the gradients of ``value`` to ``totals``.
+    def _architecture_pass(
+        self, images: Tensor, labels: Tensor, forward: Pass
+    ) -> tuple[Tensor, Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """The loss of a pass and its latency, where it has one, and the gradients of both by the architecture."""
+        loss, latency = self._loss(images, labels, forward), self.problem.latency(forward)
+        slopes: Sequence[Tensor | None] = []
+        if latency is not None:
+            # Before the loss, whose graph is large and must not be kept; they share a few softmaxes.
+            slopes = torch.autograd.grad(latency, self.parameters, retain_graph=True, allow_unused=True)
+            latency = latency.detach()
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        return loss.detach(), latency, gradients, slopes
 
-        Only towards the architecture: the weights get no gradient here, neither computed nor left behind.
-        """
-        found = torch.autograd.grad(value, self.parameters, retain_graph=keep, allow_unused=True)
-        for total, gradient in zip(totals, found, strict=True):
-            if gradient is not None:
-                total += gradient
+    def _sums(self, found: Iterable[Sequence[Tensor | None]]) -> list[Tensor]:
+        """The sum over passes of the gradients by each architecture parameter."""
+        totals = [torch.zeros_like(p) for p in self.parameters]
+        for gradients in found:
+            for total, gradient in zip(totals, gradients, strict=False):
+                if gradient is not None:
+                    total += gradient
+        return totals
 
     def _latency_weight(self, expected_ms: float, gradients: Sequence[Tensor], slopes: Sequence[Tensor]) -> float:
         """Lambda for this step: the configured one, or what the controller makes of the latencies as they are."""
@@ -207,3 +240,11 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             return self.config.latency_weight
         derived_ms = self.goal.derived_ms(self.problem.logits())
         return self.controller.update(expected_ms, derived_ms, *reached_norms(gradients, slopes))
+
+
+def passes_at_once(config: SearchConfig, device: torch.device) -> int:
+    """How many passes of a step run side by side: on a CPU as many as there are threads and passes, unless told."""
+    if device.type != "cpu":
+        return 1  # a pass fills an accelerator; and its backward passes leave the thread they were called in
+    most = max(len(config.pretrain_passes), len(config.search_passes))
+    return min(torch.get_num_threads(), most) if config.passes_at_once is None else config.passes_at_once

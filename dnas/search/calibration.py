@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def untracked_norms(network: nn.Module) -> Iterator[None]:
+    """Within, training passes leave the running statistics alone, which :func:`calibrate_norms` measures when needed.
+
+    Hundreds of norms a pass have less to do, and passes side by side nothing in common that depends on their order.
+    """
+    norms = [
+        module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats
+    ]
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 @torch.no_grad()

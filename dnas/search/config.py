@@ -37,6 +37,8 @@ class SearchConfig:
     pretrain_passes, search_passes: the passes of one weight step as ARCHITECTURE.WIDTH, the width being smallest,
         largest, random, likeliest or sampled. (Appendix F wants the smallest, the largest and two random or one
         sampled width; while pretraining, the teacher's pass is the one at the largest.)
+    passes_at_once: how many of them run side by side in threads on a CPU; null for as many as there are threads. They
+        add to the weights' gradients in the order of the lists: a short pass first keeps none waiting.
     ohem_threshold, ohem_min_fraction: of the cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: how many images of the validation split to use, evenly spread; null for all.
@@ -58,17 +60,18 @@ class SearchConfig:
     operator_sampling: OperatorSampling = "mixed"
     recompute: bool = False
     pretrain_passes: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "teacher.largest",
         "student.smallest",
+        "teacher.largest",
         "student.random",
         "student.random",
     )
     search_passes: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "teacher.largest",
         "student.smallest",
+        "teacher.largest",
         "student.largest",
         "student.sampled",
     )
+    passes_at_once: int | None = Field(default=None, ge=1)
     ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
     precision: SearchPrecision = "auto"

@@ -108,9 +108,8 @@ def _blocks(ways: Sequence[Way], stride: int | None) -> list[_Block]:
 def _run(x: Tensor, blocks: Sequence[_Block], stride: int, update_statistics: bool) -> list[Tensor]:
     """The weighted result of every block."""
     first = [block.layers[0] for block in blocks]
-    convolved = joint_conv2d(
-        x, [layer.block(block.width, x.shape[1]) for layer, block in zip(first, blocks, strict=True)], stride
-    )
+    widths = [block.width for block in blocks]
+    convolved = joint_conv2d(x, [layer.weight for layer in first], stride, widths)
     joined = joint_norm_act(
         convolved,
         [layer.norm.of(block.width) for layer, block in zip(first, blocks, strict=True)],
@@ -118,11 +117,11 @@ def _run(x: Tensor, blocks: Sequence[_Block], stride: int, update_statistics: bo
         update_statistics=update_statistics,
     )
     outputs = []
-    for part, block in zip(joined.split_with_sizes([block.width for block in blocks], dim=1), blocks, strict=True):
+    for part, block in zip(joined.split_with_sizes(widths, dim=1), blocks, strict=True):
         out = part
         for number, layer in enumerate(block.layers[1:], start=2):
             out = joint_norm_act(
-                joint_conv2d(out, [layer.block(block.width, block.width)], layer.stride),
+                joint_conv2d(out, [layer.weight], layer.stride, [block.width]),
                 [layer.norm.of(block.width)],
                 [block.weight if number == len(block.layers) else None],
                 update_statistics=update_statistics,

@@ -398,3 +398,19 @@ def test_configuration_round_trip_and_mistakes():
     config = SearchConfig(pretrain_epochs=2, search_epochs=3)
     assert config.epochs == 5
     assert [config.phase(epoch) for epoch in range(5)] == ["pretrain"] * 2 + ["search"] * 3
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
+def test_passes_side_by_side_end_in_the_same_bits(tiny, tmp_path, recompute, operator_sampling):
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(1)  # how many threads share a convolution decides about rounding
+    try:
+        for number in (1, 3):
+            config = tiny.config(passes_at_once=number, recompute=recompute, operator_sampling=operator_sampling)
+            problem = tiny.problem(config)
+            tiny.run(tmp_path / str(number), config, problem=problem)
+            found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
+    finally:
+        torch.set_num_threads(threads)
+    assert same(*found)
