@@ -3,7 +3,7 @@
 The paper's space (16 layers, five operators, ratios 4 to 12, two branches, teacher and student) by random images.
 Every variant runs in processes of its own, so that peak memory is its own; the processes take turns, so that a busy
 machine slows all of them; the figures are medians over the rounds, and the CPU's time is what a busy machine
-disturbs least.
+disturbs least. "Kept" are the maps that the largest pass keeps for its backward pass, without weights.
 
     python scripts/bench_search_step.py --threads 2 --variants plain,mixed,single_path
 
@@ -40,8 +40,10 @@ def main() -> None:
             results.append(run_child(name))
             wall, cpu = (statistics.median(results[-1][key]) for key in ("wall", "cpu"))
             print(f"round {number + 1}, {name}: wall {wall:.2f} s, CPU {cpu:.2f} s", file=sys.stderr, flush=True)
-    print("| variant | wall (s) | CPU (s) | weights, wall (s) | architecture, wall (s) | peak (GB) | passes |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| variant | wall (s) | CPU (s) | weights, wall (s) | architecture, wall (s) | peak (GB) | kept (MB) | passes |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for name, results in found.items():
         print(row(name, results))
 
@@ -78,11 +80,11 @@ def row(name: str, results: list[dict[str, Any]]) -> str:
     """The line of a variant."""
 
     def median(key: str) -> float:
-        return statistics.median(value for result in results for value in result[key])
+        return float(statistics.median(value for result in results for value in result[key]))
 
     peak = max(result["peak"] for result in results)
     figures = " | ".join(f"{median(key):.2f}" for key in ("wall", "cpu", "weights", "architecture"))
-    return f"| {name} | {figures} | {peak:.2f} | {results[0]['passes']} |"
+    return f"| {name} | {figures} | {peak:.2f} | {results[0]['kept']:.0f} | {results[0]['passes']} |"
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -111,13 +113,35 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     times["cpu"].append(ended[1] - begun[1])
                     times["weights"].append(between[0] - begun[0])
                     times["architecture"].append(ended[0] - between[0])
+        kept = kept_bytes(session, batch)
         session.release()
         session.run.close()
     if arguments.device == "cpu":
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     else:
         peak = torch.cuda.max_memory_allocated() / 1e9
-    return {**times, "peak": peak, "passes": f"{weight_passes} + {len(passes) - weight_passes}"}
+    return {**times, "peak": peak, "kept": kept / 1e6, "passes": f"{weight_passes} + {len(passes) - weight_passes}"}
+
+
+def kept_bytes(session: Any, batch: tuple[Any, Any]) -> int:
+    """What the teacher's pass at its largest widths keeps for the backward pass, weights left out."""
+    import torch
+
+    weights = {p.untyped_storage().data_ptr() for p in session.problem.supernet.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    passes = session.problem.weight_passes("search", torch.Generator().manual_seed(0))
+    largest = next(one for one in passes if one.architecture == "teacher")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = session._loss(*session._move(batch), largest)  # alive, so that no address is used twice
+    del loss
+    return sum(kept.values())
 
 
 def now(device: str) -> tuple[float, float]:
@@ -153,6 +177,7 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
                 "augmentation": {"crop": [height, width]},
                 "precision": "bf16" if "bf16" in words else arguments.precision,
                 "channels_last": "channels_last" in words,
+                "operator_sampling": "single_path" if "single_path" in words else "mixed",
                 "passes_at_once": 1 if "one_by_one" in words else None,
             },
         },

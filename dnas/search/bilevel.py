@@ -166,7 +166,8 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     def _weight_step(self, batch: tuple[Tensor, Tensor], passes: Sequence[Pass]) -> float:
         """One SGD step on the mean loss of the passes; returns that."""
         images, labels = self._move(batch)
-        forget_gradients(self._gathering)
+        if self.config.operator_sampling == "mixed":  # otherwise most weights have no gradient in a step
+            forget_gradients(self._gathering)
         self.weight_optimizer.zero_grad(set_to_none=True)
         found = self._passes.run([partial(self._weight_pass, images, labels, one, 1 / len(passes)) for one in passes])
         for _, gradients in found:
