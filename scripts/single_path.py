@@ -1,9 +1,10 @@
-"""What single-path sampling of operators does to a search: a small one of each kind on `streets`, side by side.
+"""What single-path sampling of operators does to a search: searches of either kind on `streets`, and what they find.
 
-Both searches run at the same time, one thread each, so that a busy machine slows both. Prints a table in Markdown. What
-is in the folder already is not done again, and an interrupted search goes on.
+For each seed a search that mixes all operators and one of single paths run at the same time, one thread each, so that a
+busy machine slows both; the students derived from them are trained from scratch alike. Prints a table in Markdown, mean
+and standard deviation over the seeds. What is in the folder already is not done again, and an interrupted run goes on.
 
-    python scripts/single_path.py --out DIR
+    python scripts/single_path.py --out DIR [--seeds 3]
 """
 
 from __future__ import annotations
@@ -14,53 +15,70 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dnas.runs import RunFolder
 
 KINDS = ("mixed", "single_path")
 PRESET = "fasterseg_demo"
+COLUMNS = {
+    "s a step": ("seconds", 2),
+    "peak (MB)": ("peak_mb", 0),
+    "supernet, mIoU (%)": ("supernet", 1),
+    "derived (ms)": ("latency_ms", 2),
+    "retrained, mIoU (%)": ("retrained", 1),
+}
 
 
 def main() -> None:
     options = parse_arguments()
     options.out.mkdir(parents=True, exist_ok=True)
-    space = [f"network.layers={options.layers}"]
+    space = settings([f"network.layers={options.layers}"])
     table = options.out / "table.json"
-    measure = ["--threads", "1", "--rounds", "3", "--time-per-entry", "0.03"]
     if not table.exists():
-        dnas("latency", "build", PRESET, "--out", str(table), *measure, *settings(space)).wait()
-    epochs = [f"search.pretrain_epochs={options.pretrain_epochs}", f"search.search_epochs={options.search_epochs}"]
-    running = []
-    for kind in KINDS:
-        run = options.out / kind
-        if finished(run, options.pretrain_epochs + options.search_epochs):
-            continue
-        command = ["search", PRESET, "--data", "streets", "--table", str(table), "--out", str(run)]
-        command += [
-            "--data-set",
-            "size=[96,192]",
-            "--data-set",
-            f"images={{train: {options.images}, val: 24, test: 8}}",
-        ]
-        command += settings([*space, *epochs, f"search.operator_sampling={kind}"])
-        running.append(dnas(*command, *(["--resume"] if run.exists() else [])))
-    statuses = [process.wait() for process in running]  # of all, before giving up for one
-    if any(statuses):
-        sys.exit("a search failed")
-    print("| operators | s a step | peak (MB) | mIoU teacher (%) | mIoU student (%) | expected (ms) | derived (ms) |")
-    print("|---|---|---|---|---|---|---|")
-    for kind in KINDS:
-        print(row(kind, options.out))
+        measure = ["--threads", "1", "--rounds", "3", "--time-per-entry", "0.03"]
+        finish([dnas("latency", "build", PRESET, "--out", str(table), *measure, *space)])
+    images = ["--data-set", "size=[96,192]", "--data-set", f"images={{train: {options.images}, val: 24, test: 8}}"]
+    epochs = {"pretrain_epochs": options.pretrain_epochs, "search_epochs": options.search_epochs}
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    for seed in range(options.seeds):
+        common = ["--data", "streets", *images, "--seed", str(seed)]
+        searches = {kind: options.out / f"{kind}_{seed}" for kind in KINDS}
+        running = []
+        for kind, run in searches.items():
+            if not finished(run, sum(epochs.values())):
+                chosen = [f"search.{name}={value}" for name, value in epochs.items()]
+                chosen.append(f"search.operator_sampling={kind}")
+                command = ["search", PRESET, "--table", str(table), "--out", str(run), *common]
+                running.append(dnas(*command, *space, *settings(chosen), *going_on(run)))
+        finish(running)
+        latencies = {kind: derive(run) for kind, run in searches.items()}
+        running = []
+        for run in searches.values():
+            student = run.with_name(f"{run.name}_student")
+            if not finished(student, options.retrain_epochs):
+                chosen = settings([f"retrain.epochs={options.retrain_epochs}"])
+                command = ["retrain", f"{run}.yaml", "--recipe", PRESET, "--out", str(student), *common]
+                running.append(dnas(*command, *chosen, *going_on(student)))
+        finish(running)
+        for kind, run in searches.items():
+            found[kind].append({"latency_ms": latencies[kind], **figures(run)})
+    print(f"| operators | {' | '.join(COLUMNS)} |")
+    print(f"|---|{'---|' * len(COLUMNS)}")
+    for kind, results in found.items():
+        print(f"| {kind} | {' | '.join(spread([r[key] for r in results], *rest) for key, *rest in COLUMNS.values())} |")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--images", type=int, default=96, help="training images")
     parser.add_argument("--pretrain-epochs", type=int, default=3)
     parser.add_argument("--search-epochs", type=int, default=5)
+    parser.add_argument("--retrain-epochs", type=int, default=12)
     return parser.parse_args()
 
 
@@ -70,9 +88,20 @@ def dnas(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "dnas", *arguments], env=environment)
 
 
-def settings(values: list[str]) -> list[str]:
+def finish(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait for all, before giving up for one."""
+    statuses = [process.wait() for process in running]
+    if any(statuses):
+        sys.exit("a run failed")
+
+
+def settings(values: Sequence[str]) -> list[str]:
     """The values as options of the command line."""
     return [word for value in values for word in ("--set", value)]
+
+
+def going_on(run: Path) -> list[str]:
+    return ["--resume"] if run.exists() else []
 
 
 def finished(run: Path, epochs: int) -> bool:
@@ -80,19 +109,29 @@ def finished(run: Path, epochs: int) -> bool:
     return run.exists() and len(RunFolder.open(run).records("epoch")) >= epochs
 
 
-def row(kind: str, out: Path) -> str:
-    """The line of a search."""
-    run = RunFolder.open(out / kind)
-    last = run.records("epoch")[-1]
-    seconds = statistics.median(step["seconds"] for step in run.records("step") if step["phase"] == "search")
-    file = out / f"{kind}.yaml"
-    derive = [sys.executable, "-m", "dnas", "derive", str(out / kind), "--out", str(file), "--json"]
-    derived = json.loads(subprocess.run(derive, check=True, stdout=subprocess.PIPE).stdout)["latency_ms"]
-    miou = " | ".join(f"{100 * last['miou'][name]:.1f}" for name in ("teacher", "student"))
-    return (
-        f"| {kind} | {seconds:.2f} | {last['peak_memory_mb']:.0f} | {miou} | "
-        f"{last['latency_ms']['student']:.3f} | {derived:.3f} |"
-    )
+def derive(run: Path) -> float:
+    """Derive the student into ``RUN.yaml``; returns its latency in ms."""
+    command = [sys.executable, "-m", "dnas", "derive", str(run), "--out", f"{run}.yaml", "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return float(json.loads(done.stdout)["latency_ms"])
+
+
+def figures(run: Path) -> dict[str, float]:
+    """What a search took and found; mIoU in percent."""
+    search, student = RunFolder.open(run), RunFolder.open(run.with_name(f"{run.name}_student"))
+    last = search.records("epoch")[-1]
+    return {
+        "seconds": statistics.median(step["seconds"] for step in search.records("step") if step["phase"] == "search"),
+        "peak_mb": last["peak_memory_mb"],
+        "supernet": 100 * last["miou"]["student"],
+        "retrained": 100 * student.records("epoch")[-1]["miou"],
+    }
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":
