@@ -33,6 +33,11 @@ class PassPool:
         if workers > 1:
             self._executor = ThreadPoolExecutor(workers, "pass", partial(torch.set_num_threads, each))
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether there is more than one thread."""
+        return self._executor is not None
+
     def run(self, passes: Sequence[Callable[[], T]]) -> list[T]:
         """The results of all passes in their order, once all have ended; the first failure among them is raised."""
         if self._executor is None:

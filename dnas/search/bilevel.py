@@ -13,6 +13,7 @@ from torch import Tensor
 from dnas.data import SegmentationDataset, split_halves
 from dnas.data.seeding import mix_seed
 from dnas.ops import PassPool, forget_gradients, self_gathering
+from dnas.ops.turns import expect_gradient, in_turn
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.calibration import untracked_norms
 from dnas.search.collapse import collapse_warnings
@@ -166,29 +167,31 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     def _weight_step(self, batch: tuple[Tensor, Tensor], passes: Sequence[Pass]) -> float:
         """One SGD step on the mean loss of the passes; returns that."""
         images, labels = self._move(batch)
-        if self.config.operator_sampling == "mixed":  # otherwise most weights have no gradient in a step
+        if self._passes.side_by_side and self.config.operator_sampling == "mixed":  # single paths leave most at None
             forget_gradients(self._gathering)
         self.weight_optimizer.zero_grad(set_to_none=True)
-        found = self._passes.run([partial(self._weight_pass, images, labels, one, 1 / len(passes)) for one in passes])
-        for _, gradients in found:
-            for weight, gradient in zip(self._handed, gradients, strict=True):
-                if gradient is not None:
-                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        share = 1 / len(passes)
+        losses = self._passes.run([partial(self._weight_pass, images, labels, one, share) for one in passes])
         self._average(p.grad for p in self.weights)
         if self.config.gradient_clipping is not None:
             clip_gradients(self.weights, self.config.gradient_clipping)
         self.weight_optimizer.step()
-        return self._finite(torch.stack([loss for loss, _ in found]).sum(), "weights")
+        return self._finite(torch.stack(losses).sum(), "weights")
 
-    def _weight_pass(
-        self, images: Tensor, labels: Tensor, forward: Pass, share: float
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """The loss of a pass times its share in the step's, and its gradients of the weights that do not gather them.
-
-        The others have theirs added to what earlier passes of the step left there.
-        """
+    def _weight_pass(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> Tensor:
+        """The loss of a pass times its share in the step's; its gradients are added to those of earlier passes."""
+        if not self._passes.side_by_side:
+            loss = self._loss(images, labels, forward) * share
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+        expect_gradient(self._handed[0])  # stands for all of them
         loss = self._loss(images, labels, forward) * share
-        return loss.detach(), torch.autograd.grad(loss, self._handed, allow_unused=True)
+        gradients = torch.autograd.grad(loss, self._handed, allow_unused=True)
+        with in_turn(self._handed[0]):
+            for weight, gradient in zip(self._handed, gradients, strict=True):
+                if gradient is not None:
+                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        return loss.detach()
 
     def _architecture_step(
         self, batch: tuple[Tensor, Tensor], generator: torch.Generator
