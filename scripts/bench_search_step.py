@@ -8,7 +8,8 @@ disturbs least. "Kept" are the maps that the largest pass keeps for its backward
     python scripts/bench_search_step.py --threads 2 --variants plain,mixed,single_path
 
 Variants are words joined by "+": plain (every operator alone, convolving by slices, and passes one by one), mixed,
-single_path, one_by_one (passes one after the other, each with all threads), recompute, bf16, channels_last.
+single_path, one_by_one (passes one after the other, each with all threads), unclipped (gradients
+gathered in the momenta), recompute, bf16, channels_last.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-WORDS = ("plain", "mixed", "single_path", "one_by_one", "recompute", "bf16", "channels_last")
+WORDS = ("plain", "mixed", "single_path", "one_by_one", "unclipped", "recompute", "bf16", "channels_last")
 CLASSES = 19
 
 
@@ -178,6 +179,7 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
                 "augmentation": {"crop": [height, width]},
                 "precision": "bf16" if "bf16" in words else arguments.precision,
                 "channels_last": "channels_last" in words,
+                "gradient_clipping": None if "unclipped" in words else 5.0,
                 "operator_sampling": "single_path" if "single_path" in words else "mixed",
                 "passes_at_once": 1 if {"plain", "one_by_one"} & set(words) else None,
             },

@@ -22,7 +22,16 @@ JOIN_FROM_PIXELS = 400
 """On CPUs convolutions of one map run as one from so many pixels on; below, copying weights side by side costs more."""
 
 
-_SPARE = "_spare_gradient"
+_MEMORY = "_gradient_memory"
+
+
+def gather_gradient_in(weight: Tensor, memory: Tensor, *, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+    """The next gradient of ``weight`` is ``memory``, and begins as momentum * memory + weight_decay * weight.
+
+    With the momentum of SGD as the memory, what has been gathered at the end is its new momentum, and no memory is
+    needed for a gradient of its own.
+    """
+    setattr(weight, _MEMORY, (memory, momentum, weight_decay))
 
 
 def forget_gradients(weights: Iterable[Tensor]) -> None:
@@ -32,7 +41,7 @@ def forget_gradients(weights: Iterable[Tensor]) -> None:
     """
     for weight in weights:
         if weight.grad is not None:
-            setattr(weight, _SPARE, weight.grad)
+            gather_gradient_in(weight, weight.grad)
             weight.grad = None
 
 
@@ -148,10 +157,13 @@ def _gather(weight: Tensor, gradient: Tensor) -> Tensor | None:
 
 
 def _gradient_of(weight: Tensor) -> Tensor:
-    """The gradient that is there, or zeros."""
+    """The gradient that is there, or what it begins with."""
     if weight.grad is None:
-        spare: Tensor | None = getattr(weight, _SPARE, None)
-        weight.grad = torch.zeros_like(weight) if spare is None else spare.zero_()
+        memory, momentum, weight_decay = getattr(weight, _MEMORY, (None, 0.0, 0.0))
+        memory = torch.empty_like(weight) if memory is None else memory
+        weight.grad = memory.mul_(momentum) if momentum else memory.zero_()  # not 0 * memory: that may be NaN
+        if weight_decay:
+            weight.grad.add_(weight, alpha=weight_decay)
     return weight.grad
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dnas.data import SegmentationDataset, split_halves
 from dnas.data.seeding import mix_seed
-from dnas.ops import PassPool, forget_gradients, self_gathering
+from dnas.ops import PassPool, forget_gradients, gather_gradient_in, self_gathering
 from dnas.ops.turns import expect_gradient, in_turn
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.calibration import untracked_norms
@@ -60,6 +60,8 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         gathering = {id(weight) for weight in self_gathering(problem.weights)}
         self._gathering = [weight for weight in self.weights if id(weight) in gathering]
         self._handed = [weight for weight in self.weights if id(weight) not in gathering]
+        # Clipping needs the norm of the gradients alone; without it the superkernels' are gathered in their momenta.
+        self._in_momenta = config.gradient_clipping is None and config.momentum > 0
         self._passes = PassPool(passes_at_once(config, self.device))
         self.goal = goal
         self.controller: LatencyController | None = None
@@ -167,7 +169,9 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     def _weight_step(self, batch: tuple[Tensor, Tensor], passes: Sequence[Pass]) -> float:
         """One SGD step on the mean loss of the passes; returns that."""
         images, labels = self._move(batch)
-        if self._passes.side_by_side and self.config.operator_sampling == "mixed":  # single paths leave most at None
+        if self._in_momenta:
+            self._gather_in_momenta()
+        elif self._passes.side_by_side and self.config.operator_sampling == "mixed":  # single paths leave most at None
             forget_gradients(self._gathering)
         self.weight_optimizer.zero_grad(set_to_none=True)
         share = 1 / len(passes)
@@ -175,8 +179,26 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         self._average(p.grad for p in self.weights)
         if self.config.gradient_clipping is not None:
             clip_gradients(self.weights, self.config.gradient_clipping)
+        if self._in_momenta:
+            self._descend()
         self.weight_optimizer.step()
         return self._finite(torch.stack(losses).sum(), "weights")
+
+    def _gather_in_momenta(self) -> None:
+        """For the passes to come: gradients of superkernels begin as what SGD adds them to."""
+        for weight in self._gathering:
+            memory = self.weight_optimizer.state[weight]["momentum_buffer"]
+            gather_gradient_in(weight, memory, momentum=self.config.momentum, weight_decay=self.config.weight_decay)
+
+    @torch.no_grad()
+    def _descend(self) -> None:
+        """The rest of SGD for gradients that were gathered in momenta; those without gradient stay, as in SGD."""
+        weights = [weight for weight in self._gathering if weight.grad is not None]
+        if weights:
+            rate = self.weight_optimizer.param_groups[0]["lr"]
+            torch._foreach_add_(weights, [weight.grad for weight in weights], alpha=-rate)  # type: ignore[arg-type]
+        for weight in weights:
+            weight.grad = None
 
     def _weight_pass(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> Tensor:
         """The loss of a pass times its share in the step's; its gradients are added to those of earlier passes."""

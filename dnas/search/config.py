@@ -25,7 +25,8 @@ class SearchConfig:
     batch_size: images a pass and process.
     learning_rate, momentum, weight_decay: SGD of the weights; ``learning_rate_decay`` is the factor an epoch.
     architecture_learning_rate, architecture_weight_decay: Adam of the architecture parameters.
-    gradient_clipping: the largest norm of all weight gradients together; null for none.
+    gradient_clipping: the largest norm of all weight gradients together; null for none, which saves the memory of the
+        superkernels' gradients: they are then gathered in their momenta.
     latency_weight: lambda in Eq. 8, per ms; where the space has a latency target, what its controller begins with.
     decoupling: how the latency's gradient is shared between alpha, beta and gamma (Eq. 3): "solved" from the table's
         sensitivities, "none", or the three factors w1, w2, w3.
