@@ -193,10 +193,10 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     @torch.no_grad()
     def _descend(self) -> None:
         """The rest of SGD for gradients that were gathered in momenta; those without gradient stay, as in SGD."""
-        weights = [weight for weight in self._gathering if weight.grad is not None]
+        weights: list[Tensor] = [weight for weight in self._gathering if weight.grad is not None]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         if weights:
-            rate = self.weight_optimizer.param_groups[0]["lr"]
-            torch._foreach_add_(weights, [weight.grad for weight in weights], alpha=-rate)  # type: ignore[arg-type]
+            torch._foreach_add_(weights, gradients, alpha=-self.weight_optimizer.param_groups[0]["lr"])
         for weight in weights:
             weight.grad = None
 
