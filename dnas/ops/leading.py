@@ -87,8 +87,13 @@ class _JointConv(torch.autograd.Function):
             blank = gradient.new_empty(ctx.size) if x is None else x  # its values do not matter
             to_input = _towards_input(blank, gradient, _blocks(weights, ctx.widths, ctx.size[1]), stride, padding)
         to_weights: list[Tensor | None] = [None] * len(weights)
-        if any(ctx.needs_input_grad[3:]):
-            to_weights = _towards_weights(x, gradient, weights, ctx.widths, stride, padding)
+        if wanted := [index for index, want in enumerate(ctx.needs_input_grad[3:]) if want]:
+            parts = gradient.split_with_sizes(ctx.widths, dim=1)
+            gradient = gradient if len(wanted) == len(weights) else torch.cat([parts[i] for i in wanted], dim=1)
+            chosen, widths = [weights[i] for i in wanted], [ctx.widths[i] for i in wanted]
+            found = _towards_weights(x, gradient, chosen, widths, stride, padding)
+            for index, of_weight in zip(wanted, found, strict=True):
+                to_weights[index] = of_weight
         return to_input, None, None, *to_weights
 
 

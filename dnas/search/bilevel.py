@@ -193,10 +193,15 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     @torch.no_grad()
     def _descend(self) -> None:
         """The rest of SGD for gradients that were gathered in momenta; those without gradient stay, as in SGD."""
-        weights: list[Tensor] = [weight for weight in self._gathering if weight.grad is not None]
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        weights: list[Tensor] = []
+        momenta: list[Tensor] = []
+        for weight in self._gathering:
+            momentum = self.weight_optimizer.state[weight]["momentum_buffer"]
+            if weight.grad is momentum:  # otherwise it came by another way than the superkernels', and is SGD's
+                weights.append(weight)
+                momenta.append(momentum)
         if weights:
-            torch._foreach_add_(weights, gradients, alpha=-self.weight_optimizer.param_groups[0]["lr"])
+            torch._foreach_add_(weights, momenta, alpha=-self.weight_optimizer.param_groups[0]["lr"])
         for weight in weights:
             weight.grad = None
 

@@ -63,6 +63,18 @@ def test_gradients_of_blocks_gather_in_the_whole_weights(size, layout):
             close(a.grad, b.grad)
 
 
+@pytest.mark.parametrize("size", [(3, 4), (20, 21)], ids=str)
+def test_frozen_weights_among_others_get_no_gradient(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, *size, dtype=torch.float64)
+    weights = [torch.randn(width, 5, 3, 3, dtype=torch.float64, requires_grad=width != 4) for width in (3, 4, 2)]
+    joint_conv2d(x, weights).sin().sum().backward()
+    assert weights[1].grad is None
+    for weight in weights[::2]:
+        (plain,) = torch.autograd.grad(F.conv2d(x, weight, padding=1).sin().sum(), weight)
+        close(weight.grad, plain)
+
+
 @pytest.mark.parametrize("width", [2, 4])
 def test_a_computed_weight_passes_its_gradient_on(width):
     x, source = (torch.randn(*shape, dtype=torch.float64) for shape in ((1, 2, 3, 3), (4, 2, 1, 1)))
