@@ -193,17 +193,15 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     @torch.no_grad()
     def _descend(self) -> None:
         """The rest of SGD for gradients that were gathered in momenta; those without gradient stay, as in SGD."""
-        weights: list[Tensor] = []
-        momenta: list[Tensor] = []
+        pairs: list[tuple[Tensor, Tensor]] = []
         for weight in self._gathering:
-            momentum = self.weight_optimizer.state[weight]["momentum_buffer"]
+            momentum: Tensor = self.weight_optimizer.state[weight]["momentum_buffer"]
             if weight.grad is momentum:  # otherwise it came by another way than the superkernels', and is SGD's
-                weights.append(weight)
-                momenta.append(momentum)
-        if weights:
+                pairs.append((weight, momentum))
+                weight.grad = None
+        if pairs:
+            weights, momenta = zip(*pairs, strict=True)
             torch._foreach_add_(weights, momenta, alpha=-self.weight_optimizer.param_groups[0]["lr"])
-        for weight in weights:
-            weight.grad = None
 
     def _weight_pass(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> Tensor:
         """The loss of a pass times its share in the step's; its gradients are added to those of earlier passes."""
