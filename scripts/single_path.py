@@ -58,7 +58,7 @@ def main() -> None:
         for run in searches.values():
             student = run.with_name(f"{run.name}_student")
             if not finished(student, options.retrain_epochs):
-                chosen = settings([f"retrain.epochs={options.retrain_epochs}"])
+                chosen = settings([f"epochs={options.retrain_epochs}"])
                 command = ["retrain", f"{run}.yaml", "--recipe", PRESET, "--out", str(student), *common]
                 running.append(dnas(*command, *chosen, *going_on(student)))
         finish(running)
