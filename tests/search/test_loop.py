@@ -13,7 +13,6 @@ from dnas.data import AugmentationConfig, split_halves
 from dnas.errors import UserError
 from dnas.runs import Interrupted, RunFolder
 from dnas.search import CoSearch, Pass, SearchConfig
-from dnas.supernet import run_cell, run_cell_plainly
 from dnas.training import NoProgress
 
 
@@ -399,46 +398,3 @@ def test_configuration_round_trip_and_mistakes():
     config = SearchConfig(pretrain_epochs=2, search_epochs=3)
     assert config.epochs == 5
     assert [config.phase(epoch) for epoch in range(5)] == ["pretrain"] * 2 + ["search"] * 3
-
-
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
-def test_passes_side_by_side_end_in_the_same_bits(tiny, tmp_path, recompute, operator_sampling):
-    threads, found = torch.get_num_threads(), []
-    torch.set_num_threads(1)  # how many threads share a convolution decides about rounding
-    try:
-        for number in (1, 3):
-            config = tiny.config(passes_at_once=number, recompute=recompute, operator_sampling=operator_sampling)
-            problem = tiny.problem(config)
-            tiny.run(tmp_path / str(number), config, problem=problem)
-            found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
-    finally:
-        torch.set_num_threads(threads)
-    assert same(*found)
-
-
-class Doubled(CoSearch):
-    """Computes in float64."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.weights.double(), self.architecture.double()
-
-    def outputs(self, images, forward):
-        return super().outputs(images.double(), forward)
-
-
-@pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
-@pytest.mark.parametrize(("number", "run"), [(1, run_cell), (3, run_cell), (1, run_cell_plainly)])
-def test_gradients_gathered_in_momenta_are_sgd(tiny, tmp_path, operator_sampling, number, run):
-    """As they are without clipping; with a limit that is never reached they are gathered apart, and torch descends."""
-    found = []
-    for clipping in (None, 1e9):
-        config = tiny.config(gradient_clipping=clipping, passes_at_once=number, operator_sampling=operator_sampling)
-        problem = tiny.problem(config, kind=Doubled)
-        problem.run_cell = run
-        tiny.run(tmp_path / str(clipping), config, problem=problem)
-        found.append(dict(problem.weights.named_parameters()))
-    mine, plain = found
-    for name, weight in plain.items():
-        torch.testing.assert_close(mine[name], weight, rtol=1e-9, atol=1e-9)
