@@ -33,6 +33,7 @@ _NODE_INK = "#12171d"
 _NODE_EDGE = "#7b8694"
 _BRANCH_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, AMBER)
 _COLUMN, _STACK, _LANE_GAP = 1.0, 0.72, 0.55
+_LEGEND_ROW = 0.19  # inches
 
 
 def _branches(value: Any) -> tuple[str, ...]:
@@ -131,7 +132,10 @@ def _edge_branches(graph: nx.DiGraph, start: Hashable, end: Hashable) -> tuple[s
     return tuple(branch for branch in of_start if branch in of_end)
 
 
-def _legend(axes: Axes, operators: Iterable[str], colours: Mapping[str, str], *, shared: bool) -> None:
+def _add_legend(
+    figure: Figure, axes: Axes, operators: Iterable[str], colours: Mapping[str, str], *, shared: bool
+) -> None:
+    """The legend below the drawing, in as many columns as ``figure`` is wide enough for."""
     present = set(operators)
     known = [name for name in _OPERATORS if name in present]
     handles: list[Patch | Line2D] = [
@@ -144,15 +148,20 @@ def _legend(axes: Axes, operators: Iterable[str], colours: Mapping[str, str], *,
     handles += [
         Line2D([], [], color=colour, linewidth=1.8, label=f"branch 1/{name}") for name, colour in colours.items()
     ]
-    axes.legend(
-        handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.02),
-        ncols=min(len(handles), 6),
-        columnspacing=1.4,
-        handlelength=1.5,
-        fontsize=9,
-    )
+    for columns in range(min(len(handles), 6), 0, -1):
+        legend = axes.legend(
+            handles=handles,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.02),
+            ncols=columns,
+            columnspacing=1.4,
+            handlelength=1.5,
+            fontsize=9,
+        )
+        if legend.get_tightbbox().width <= figure.bbox.width:
+            break
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, rows - 2))  # there is room for two
 
 
 @styled
@@ -195,5 +204,5 @@ def architecture_drawing(graph: nx.DiGraph, title: str = "") -> Figure:
     if title:
         axes.set_title(title)
     operators = [str(data.get("operator", "")) for _, data in graph.nodes(data=True)]
-    _legend(axes, operators, colours if several else {}, shared=several)
+    _add_legend(figure, axes, operators, colours if several else {}, shared=several)
     return figure

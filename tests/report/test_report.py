@@ -88,6 +88,9 @@ def parse(page: str) -> Checker:
     return checker
 
 
+OPERATORS = ("stem", "skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2", "fuse", "head")
+
+
 def graph() -> nx.DiGraph:
     """Stem, a shared cell, and branches 16 and 32 that meet again; node names hostile to drawing software."""
     drawn = nx.DiGraph()
@@ -375,6 +378,25 @@ def test_architecture_drawing_shows_scales_channels_and_branches() -> None:
     assert "branch" not in svg_text(architecture_drawing(plain))
     with pytest.raises(ValueError, match="no nodes"):
         architecture_drawing(nx.DiGraph())
+
+
+@pytest.mark.parametrize("layers", [2, 30])
+def test_the_legend_of_a_drawing_lies_within_it(layers: int) -> None:
+    drawn = nx.DiGraph()
+    for position in range(layers):
+        drawn.add_node(position, operator="conv", scale=8, position=position, channels=32, branches=(8, 16))
+    for scale in (8, 16):
+        for index, operator in enumerate(OPERATORS):
+            position = index % layers
+            values = {"operator": operator, "scale": scale, "position": position, "branches": (scale,)}
+            drawn.add_node((scale, index), channels=32, **values)
+    figure = architecture_drawing(drawn, "a title")
+    figure.draw_without_rendering()
+    (legend,) = (axes.get_legend() for axes in figure.axes)
+    assert legend is not None
+    assert len(legend.get_texts()) == len(OPERATORS) + 3
+    box, canvas = legend.get_tightbbox(), figure.bbox
+    assert canvas.x0 <= box.x0 and box.x1 <= canvas.x1 and canvas.y0 <= box.y0 and box.y1 <= canvas.y1
 
 
 def test_arrows_go_around_boxes() -> None:
