@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -125,25 +126,32 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**times, "peak": peak, "kept": kept / 1e6, "passes": counted}
 
 
+class Kept:
+    """A tensor in the graph."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+
 def kept_bytes(session: Any, batch: tuple[Any, Any]) -> int:
     """What the teacher's pass at its largest widths keeps for the backward pass, weights left out."""
     import torch
 
     weights = {p.untyped_storage().data_ptr() for p in session.problem.supernet.parameters()}
-    kept: dict[int, int] = {}
+    alive: weakref.WeakSet[Kept] = weakref.WeakSet()  # what the graph lets go during the pass leaves it
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def note(tensor: torch.Tensor) -> Kept:
+        alive.add(kept := Kept(tensor))
+        return kept
 
     passes = session.problem.weight_passes("search", torch.Generator().manual_seed(0))
     largest = next(one for one in passes if one.architecture == "teacher")
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = session._loss(*session._move(batch), largest)  # alive, so that no address is used twice
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept.tensor):
+        loss = session._loss(*session._move(batch), largest)
+    storages = [kept.tensor.untyped_storage() for kept in alive]
+    found = {storage.data_ptr(): storage.nbytes() for storage in storages if storage.data_ptr() not in weights}
     del loss
-    return sum(kept.values())
+    return sum(found.values())
 
 
 def now(device: str) -> tuple[float, float]:

@@ -97,10 +97,11 @@ class Head(nn.Module):
         self.conv = ConvNormAct(channels, channels)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Maps of (N, branch_channels, H/8, W/8), one a branch -> logits (N, classes, *size)."""
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int] | None) -> Tensor:
+        """Maps of (N, branch_channels, H/8, W/8), one a branch -> logits (N, classes, *size), without size H/8, W/8."""
         joined = torch.cat([fit_channels(x, self.branch_channels) for x in maps], dim=1)
-        return resize(self.classifier(self.conv(self.fusion(joined))), size)
+        logits: Tensor = self.classifier(self.conv(self.fusion(joined)))
+        return logits if size is None else resize(logits, size)
 
 
 @dataclass(frozen=True)

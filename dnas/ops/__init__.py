@@ -8,6 +8,7 @@ from dnas.ops.fractional_network import floor_and_ceil, make_fractional, nearest
 from dnas.ops.joint_norm import joint_norm_act
 from dnas.ops.leading import forget_gradients, gather_gradient_in, joint_conv2d
 from dnas.ops.operators import OPERATORS, make_operator, make_superkernel
+from dnas.ops.resampling import resample
 from dnas.ops.superkernel import (
     SuperConvBlock,
     SuperConvNormAct,
@@ -48,6 +49,7 @@ __all__ = [
     "make_operator",
     "make_superkernel",
     "nearest",
+    "resample",
     "resize",
     "round_dilations",
     "self_gathering",

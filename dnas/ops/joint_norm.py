@@ -9,17 +9,14 @@ import torch
 from torch import Tensor, nn
 
 
-def joint_norm_act(
-    x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[Tensor | None], *, update_statistics: bool = True
-) -> Tensor:
+def joint_norm_act(x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[Tensor | None]) -> Tensor:
     """``weight_i * relu(norm_i(x_i))`` for the parts x_i of (N, sum of C_i, H, W), side by side as they came.
 
     The weights are scalars of at least zero, so that they go into the norms' scale and shift: relu(w y) = w relu(y).
     None is 1. (At exactly 0 the gradient of the weight is lost; a softmax has none there either.)
-    ``update_statistics``: whether training norms that track statistics take these maps into them.
     """
     affine = [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
-    result: Tensor = _JointNormAct.apply(x, norms, update_statistics, *weights, *affine)
+    result: Tensor = _JointNormAct.apply(x, norms, *weights, *affine)
     return result
 
 
@@ -27,9 +24,7 @@ class _JointNormAct(torch.autograd.Function):
     """One node instead of some ten: a supernet has hundreds of norms, and small maps take less time than nodes."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, norms: Sequence[nn.BatchNorm2d], update_statistics: bool, *parameters: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norms: Sequence[nn.BatchNorm2d], *parameters: Tensor | None) -> Tensor:
         weights = parameters[: len(norms)]
         scale = _join([_times(norm.weight, weight) for norm, weight in zip(norms, weights, strict=True)])
         shift = _join([_times(norm.bias, weight) for norm, weight in zip(norms, weights, strict=True)])
@@ -39,7 +34,7 @@ class _JointNormAct(torch.autograd.Function):
             found = _normalise(x, scale, shift, statistics, training=False, momentum=0.0, eps=ctx.eps)
             ctx.statistics = statistics
         else:
-            found = _normalise_batch(x, scale, shift, norms, update_statistics)
+            found = _normalise_batch(x, scale, shift, norms)
             ctx.statistics = (None, None)
         normed, mean, deviation, reserve, ctx.kind = found
         result: Tensor = normed.relu_()
@@ -60,32 +55,30 @@ class _JointNormAct(torch.autograd.Function):
             deviation,
             ctx.training,
             ctx.eps,
-            [ctx.needs_input_grad[0], *[any(ctx.needs_input_grad[3:])] * 2],
+            [ctx.needs_input_grad[0], *[any(ctx.needs_input_grad[2:])] * 2],
             reserve,
         )
         number = len(ctx.widths)
-        if not any(ctx.needs_input_grad[3:]):
-            return to_x, None, None, *[None] * (3 * number)
+        if not any(ctx.needs_input_grad[2:]):
+            return to_x, None, *[None] * (3 * number)
         to_weights: list[Tensor | None] = [None] * number
         to_affine: list[Tensor | None] = [None] * (2 * number)
         parts = zip(to_scale.split_with_sizes(ctx.widths), to_shift.split_with_sizes(ctx.widths), strict=True)
         for index, of_part in enumerate(parts):
             weight = parameters[index]
-            if ctx.needs_input_grad[3 + index]:
+            if ctx.needs_input_grad[2 + index]:
                 scale, shift = parameters[number + 2 * index : number + 2 * index + 2]
                 to_weights[index] = (torch.dot(of_part[0], scale) + torch.dot(of_part[1], shift)).to(weight.dtype)
             for place, found in enumerate(of_part, start=2 * index):
-                if ctx.needs_input_grad[3 + number + place]:
+                if ctx.needs_input_grad[2 + number + place]:
                     to_affine[place] = _times(found, weight)
-        return to_x, None, None, *to_weights, *to_affine
+        return to_x, None, *to_weights, *to_affine
 
 
-def _normalise_batch(
-    x: Tensor, scale: Tensor, shift: Tensor, norms: Sequence[nn.BatchNorm2d], update_statistics: bool
-) -> Any:
+def _normalise_batch(x: Tensor, scale: Tensor, shift: Tensor, norms: Sequence[nn.BatchNorm2d]) -> Any:
     """By the statistics of the batch, which the norms take into theirs."""
     first, own = norms[0], len(norms) == 1 and norms[0].momentum is not None
-    if not (update_statistics and first.track_running_stats):
+    if not first.track_running_stats:
         return _normalise(x, scale, shift, (None, None), training=True, momentum=0.0, eps=first.eps)
     if own:
         _counted(first)

@@ -158,7 +158,8 @@ def _add_legend(
             handlelength=1.5,
             fontsize=9,
         )
-        if legend.get_tightbbox().width <= figure.bbox.width:
+        box = legend.get_tightbbox()
+        if box is None or box.width <= figure.bbox.width:
             break
     rows = -(-len(handles) // columns)
     figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, rows - 2))  # there is room for two

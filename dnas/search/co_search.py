@@ -19,7 +19,6 @@ from dnas.supernet import (
     combination_name,
     mean_entropy,
     run_cell,
-    run_recomputed,
 )
 
 WIDTHS = ("smallest", "largest", "random", "likeliest", "sampled")
@@ -46,7 +45,7 @@ class CoSearch:
         single_path: bool = False,
         recompute: bool = False,
     ) -> None:
-        """``single_path``: one operator a cell and pass. ``recompute``: cells twice, for less memory."""
+        """``single_path``: one operator a cell and pass. ``recompute``: everything twice, for less memory."""
         self.supernet, self._architectures = supernet, dict(architectures)
         self.weights: nn.Module = supernet
         self.architecture: nn.Module = nn.ModuleDict(dict(architectures))
@@ -56,7 +55,8 @@ class CoSearch:
             "search": [self._parse(text) for text in search_passes],
         }
         self.temperature, self.single_path = temperature, single_path
-        self.run_cell: RunCell = run_recomputed if recompute else run_cell
+        self.recompute = recompute
+        self.run_cell: RunCell = run_cell
 
     def _parse(self, text: str) -> tuple[str, str]:
         name, _, width = text.partition(".")
@@ -101,8 +101,8 @@ class CoSearch:
         return passes
 
     def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
-        """Logits by combination of branches, such as ``8_32``."""
-        logits = self.supernet(images, forward.sample, self.run_cell)
+        """Logits at 1/8 by combination of branches, such as ``8_32``."""
+        logits = self.supernet(images, forward.sample, self.run_cell, recompute=self.recompute, full_size=False)
         return {combination_name(scales): value for scales, value in logits.items()}
 
     def latency(self, forward: Pass) -> Tensor | None:

@@ -34,7 +34,8 @@ class SearchConfig:
     operator_sampling: "mixed" runs all operators of a cell, weighted by alpha (Eq. 2). "single_path" draws one for each
         cell and pass, by a straight-through Gumbel-softmax choice as for the ratios, and runs only that; validation
         then takes the likeliest. The latency is the expectation over all of them either way.
-    recompute: keep only the inputs of the cells for the backward pass, which computes them again: slower, less memory.
+    recompute: keep only what stems, cells and heads read for the backward pass, which runs them again: slower, less
+        memory.
     pretrain_passes, search_passes: the passes of one weight step as ARCHITECTURE.WIDTH, the width being smallest,
         largest, random, likeliest or sampled. (Appendix F wants the smallest, the largest and two random or one
         sampled width; while pretraining, the teacher's pass is the one at the largest.)

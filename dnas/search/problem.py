@@ -35,7 +35,7 @@ class SearchProblem(Protocol):
         """The pass that stands for each architecture as it is now."""
 
     def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
-        """Images (N, 3, H, W) -> named logits (N, classes, H, W), all of which are trained."""
+        """Images (N, 3, H, W) -> named logits (N, classes, h, w) of any size, all of which are trained."""
 
     def latency(self, forward: Pass) -> Tensor | None:
         """The expected latency in ms to be weighed against the loss; None where there is no such term."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dnas.ops import (
     SuperConvBlock,
@@ -25,8 +24,9 @@ from dnas.ops import (
     joint_conv2d,
     joint_norm_act,
     make_superkernel,
-    resize,
+    resample,
 )
+from dnas.supernet.recomputation import recomputed
 
 
 class MixedOperator(nn.ModuleDict):
@@ -64,29 +64,21 @@ class _Block:
     width: int
 
 
-def run_cell(x: Tensor, ways: Sequence[Way], *, update_statistics: bool = True) -> list[Tensor]:
-    """The weighted sum of operators on (N, C, H, W) for every way, (N, width, ceil(H / stride), ceil(W / stride)).
-
-    ``update_statistics``: whether training norms take this map into their running statistics.
-    """
+def run_cell(x: Tensor, ways: Sequence[Way]) -> list[Tensor]:
+    """The weighted sum of operators on (N, C, H, W) for every way, (N, width, ceil(H / stride), ceil(W / stride))."""
     sums: list[Tensor | None] = [None] * len(ways)
-    _add_zoomed(sums, x, ways, update_statistics)
+    _add_zoomed(sums, x, ways)
     for stride in sorted({way.operators.stride for way in ways}):
-        _add_convolved(sums, x, ways, stride, update_statistics)
+        _add_convolved(sums, x, ways, stride)
     for index, way in enumerate(ways):
         if "skip" in way.weights:
-            sums[index] = _with_skip(sums[index], x, way, update_statistics)
+            sums[index] = _with_skip(sums[index], x, way)
     return [total for total in sums if total is not None]
 
 
 def run_recomputed(x: Tensor, ways: Sequence[Way]) -> list[Tensor]:
     """:func:`run_cell`, keeping nothing but ``x`` for the backward pass, which runs the cell a second time."""
-    runs = iter([True])
-
-    def run(x: Tensor) -> list[Tensor]:
-        return run_cell(x, ways, update_statistics=next(runs, False))  # the statistics move in the first run only
-
-    outputs: list[Tensor] = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    outputs: list[Tensor] = recomputed(lambda x: run_cell(x, ways), x, networks=[way.operators for way in ways])
     return outputs
 
 
@@ -105,7 +97,7 @@ def _blocks(ways: Sequence[Way], stride: int | None) -> list[_Block]:
     return found
 
 
-def _run(x: Tensor, blocks: Sequence[_Block], stride: int, update_statistics: bool) -> list[Tensor]:
+def _run(x: Tensor, blocks: Sequence[_Block], stride: int) -> list[Tensor]:
     """The weighted result of every block."""
     first = [block.layers[0] for block in blocks]
     widths = [block.width for block in blocks]
@@ -114,7 +106,6 @@ def _run(x: Tensor, blocks: Sequence[_Block], stride: int, update_statistics: bo
         convolved,
         [layer.norm.of(block.width) for layer, block in zip(first, blocks, strict=True)],
         [block.weight if len(block.layers) == 1 else None for block in blocks],
-        update_statistics=update_statistics,
     )
     outputs = []
     for part, block in zip(joined.split_with_sizes(widths, dim=1), blocks, strict=True):
@@ -124,43 +115,40 @@ def _run(x: Tensor, blocks: Sequence[_Block], stride: int, update_statistics: bo
                 joint_conv2d(out, [layer.weight], layer.stride, [block.width]),
                 [layer.norm.of(block.width)],
                 [block.weight if number == len(block.layers) else None],
-                update_statistics=update_statistics,
             )
         outputs.append(out)
     return outputs
 
 
-def _add_zoomed(sums: list[Tensor | None], x: Tensor, ways: Sequence[Way], update_statistics: bool) -> None:
+def _add_zoomed(sums: list[Tensor | None], x: Tensor, ways: Sequence[Way]) -> None:
     """The zoomed operators of all ways."""
     blocks = _blocks(ways, None)
     if not blocks:
         return
     small: list[Tensor | None] = [None] * len(ways)
-    for out, block in zip(_run(halve(x), blocks, 1, update_statistics), blocks, strict=True):
+    for out, block in zip(_run(halve(x), blocks, 1), blocks, strict=True):
         small[block.way] = _plus(small[block.way], out)
     for index, total in enumerate(small):
         if total is not None:
             size = (x.shape[-2], x.shape[-1])
-            sums[index] = _plus(sums[index], total if ways[index].operators.stride == 2 else resize(total, size))
+            sums[index] = _plus(sums[index], total if ways[index].operators.stride == 2 else resample(total, size))
 
 
-def _add_convolved(
-    sums: list[Tensor | None], x: Tensor, ways: Sequence[Way], stride: int, update_statistics: bool
-) -> None:
+def _add_convolved(sums: list[Tensor | None], x: Tensor, ways: Sequence[Way], stride: int) -> None:
     """The plain convolutions of all ways of a stride."""
     blocks = _blocks(ways, stride)
     if blocks:
-        for out, block in zip(_run(x, blocks, stride, update_statistics), blocks, strict=True):
+        for out, block in zip(_run(x, blocks, stride), blocks, strict=True):
             sums[block.way] = _plus(sums[block.way], out)
 
 
-def _with_skip(total: Tensor | None, x: Tensor, way: Way, update_statistics: bool) -> Tensor:
+def _with_skip(total: Tensor | None, x: Tensor, way: Way) -> Tensor:
     """``total`` and the weighted skip."""
     module, weight = way.operators["skip"], way.weights["skip"]
     if isinstance(module, SuperFactorizedReduce):
         norm = module.norm.of(way.width)
         halves = module.halves(x, way.width)
-        return _plus(total, joint_norm_act(halves, [norm], [weight], update_statistics=update_statistics))
+        return _plus(total, joint_norm_act(halves, [norm], [weight]))
     same = fit_channels(x, way.width)
     if weight is None:
         return _plus(total, same)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import cast
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dnas.networks.multi_branch import Fuse, Head, scales_below
-from dnas.ops import ConvNormAct, SuperConvNormAct, resize
+from dnas.ops import ConvNormAct, SuperConvNormAct, resample
+from dnas.supernet.recomputation import recomputed
 
 
 class SuperFuse(nn.Module):
@@ -23,7 +25,7 @@ class SuperFuse(nn.Module):
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
         """(N, C, H, W) with C up to ``skip_channels`` and (N, coarse, H/2, W/2) -> (N, out, H, W)."""
-        reduced = resize(self.reduce(coarse), (skip.shape[-2], skip.shape[-1]))
+        reduced = resample(self.reduce(coarse), (skip.shape[-2], skip.shape[-1]))
         missing = skip.new_zeros(1).expand(skip.shape[0], self.skip_channels - skip.shape[1], *skip.shape[-2:])
         fused: Tensor = self.merge(torch.cat([skip, missing, reduced], dim=1), self.out_channels)
         return fused
@@ -62,18 +64,29 @@ class SuperEnds(nn.Module):
         )
 
     def forward(
-        self, outputs: dict[int, Tensor], skips: dict[tuple[int, int], Tensor], size: tuple[int, int]
+        self,
+        outputs: dict[int, Tensor],
+        skips: dict[tuple[int, int], Tensor],
+        size: tuple[int, int] | None,
+        *,
+        recompute: bool = False,
     ) -> dict[tuple[int, ...], Tensor]:
-        """Last maps by branch scale, maps left behind by (branch, scale) -> logits of ``size`` by combination."""
+        """Last maps by branch scale, maps left behind by (branch, scale) -> logits by combination.
+
+        They are of ``size``, without it of 1/8. ``recompute``: keep only the maps that the steps up and the heads read.
+        """
         at_eight = {}
         for branch, x in outputs.items():
             for scale in scales_below(branch):
-                x = self.fuses[f"{branch}_{scale}"](skips[branch, scale], x)
+                fuse, skip = self.fuse(branch, scale), skips[branch, scale]
+                x = recomputed(fuse, skip, x, networks=[fuse]) if recompute else fuse(skip, x)
             at_eight[branch] = x
-        return {
-            scales: self.heads[combination_name(scales)]([at_eight[scale] for scale in scales], size)
-            for scales in self.combinations
-        }
+        logits = {}
+        for scales in self.combinations:
+            run = functools.partial(_run_head, self.head(scales), size)
+            maps = [at_eight[scale] for scale in scales]
+            logits[scales] = recomputed(run, *maps, networks=[self.head(scales)]) if recompute else run(*maps)
+        return logits
 
     def fuse(self, branch: int, scale: int) -> SuperFuse:
         """The step of ``branch`` up to ``scale``."""
@@ -82,6 +95,11 @@ class SuperEnds(nn.Module):
     def head(self, combination: tuple[int, ...]) -> Head:
         """The head of a combination of branches."""
         return cast("Head", self.heads[combination_name(combination)])
+
+
+def _run_head(head: Head, size: tuple[int, int] | None, *maps: Tensor) -> Tensor:
+    logits: Tensor = head(maps, size)
+    return logits
 
 
 def combination_name(combination: Sequence[int]) -> str:

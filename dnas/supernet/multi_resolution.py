@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from dnas.networks.multi_branch import Stem, scales_below
 from dnas.ops import fit_channels
 from dnas.supernet.architecture import Sample
-from dnas.supernet.cell import MixedOperator, RunCell, Way, run_cell, weighted_sum
+from dnas.supernet.cell import MixedOperator, RunCell, Way, run_cell, run_recomputed, weighted_sum
 from dnas.supernet.ends import SuperEnds
 from dnas.supernet.grid import Grid
 from dnas.supernet.paths import downsampling, finer_probabilities, visits
+from dnas.supernet.recomputation import recomputed
 
 
 class MultiResolutionSupernet(nn.Module):
@@ -64,22 +65,34 @@ class MultiResolutionSupernet(nn.Module):
             widths = [ratio * 2 * scale for ratio in self.ratios]
             self.down[f"{level}_{layer}"] = MixedOperator(self.operators, in_ratio * scale, widths, stride=2)
 
-    def forward(self, images: Tensor, sample: Sample, run: RunCell = run_cell) -> dict[tuple[int, ...], Tensor]:
+    def forward(
+        self,
+        images: Tensor,
+        sample: Sample,
+        run: RunCell = run_cell,
+        *,
+        recompute: bool = False,
+        full_size: bool = True,
+    ) -> dict[tuple[int, ...], Tensor]:
         """(N, 3, H, W) images -> logits (N, classes, H, W) for every combination, such as (8, 32), of final scales.
 
-        ``run`` computes a cell; :func:`run_recomputed` keeps less for the backward pass.
+        ``run`` computes a cell. With ``recompute`` the backward pass runs stem, cells and heads a second time, and
+        only what they read is kept for it. Without ``full_size`` the logits are left at 1/8, for a loss that resizes
+        them itself.
         """
-        inputs, outputs = self._run_cells(images, sample, run)
+        inputs, outputs = self._run_cells(images, sample, run_recomputed if recompute else run, recompute)
         skips = self._skips(inputs, sample)
         ends = cast("SuperEnds", self.ends[str(sample.end_ratio)])
-        logits: dict[tuple[int, ...], Tensor] = ends(outputs, skips, (images.shape[-2], images.shape[-1]))
+        size = (images.shape[-2], images.shape[-1]) if full_size else None
+        logits: dict[tuple[int, ...], Tensor] = ends(outputs, skips, size, recompute=recompute)
         return logits
 
     def _run_cells(
-        self, images: Tensor, sample: Sample, run: RunCell
+        self, images: Tensor, sample: Sample, run: RunCell, recompute: bool
     ) -> tuple[dict[tuple[int, int], Tensor], dict[int, Tensor]]:
         """The mixed input of every cell (Eq. 1) by (level, layer), and the last map of every scale."""
-        inputs = {(0, 0): self.stems[str(sample.end_ratio)](images)}
+        stem = self.stems[str(sample.end_ratio)]
+        inputs = {(0, 0): recomputed(stem, images, networks=[stem]) if recompute else stem(images)}
         outputs = {}
         for level, layer in self.grid.cells():
             x = inputs[level, layer]

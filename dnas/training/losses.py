@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from dnas.data import IGNORE_LABEL
 from dnas.errors import UserError
+from dnas.ops import resample
 
 Direction = Literal["student_teacher", "teacher_student"]
 
@@ -19,7 +21,7 @@ def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Logits (N, classes, h, w) resized bilinearly to ``size`` (height, width); unchanged when they have that size."""
     if logits.shape[-2:] == torch.Size(size):
         return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return resample(logits, size)
 
 
 class OhemCrossEntropy(nn.Module):
@@ -60,8 +62,15 @@ class OhemCrossEntropy(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over hard pixels, a scalar in float32 even inside autocast; 0 when no pixel is valid.
 
-        ``logits`` (N, classes, h, w) are resized to ``labels`` (N, H, W), int64.
+        ``logits`` (N, classes, h, w) are resized to ``labels`` (N, H, W), int64. Give them as small as they are: then
+        nothing of the size of the labels is kept for the backward pass (which cannot be differentiated again).
         """
+        if logits.shape[-2:] == labels.shape[-2:] or not (logits.requires_grad and torch.is_grad_enabled()):
+            return self._mean_loss(logits, labels)
+        loss: Tensor = _WithGradient.apply(logits, lambda values: self._mean_loss(values, labels))
+        return loss
+
+    def _mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
             logits = resize_logits(_at_least_float32(logits), (labels.shape[-2], labels.shape[-1]))
             losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_label, reduction="none")
@@ -86,6 +95,26 @@ class OhemCrossEntropy(nn.Module):
             return min(self.min_kept, num_valid)
         # At least one pixel, so that a tiny crop still teaches something.
         return min(max(1, math.floor(self.min_kept * num_valid)), num_valid) if self.min_kept > 0 else 0
+
+
+class _WithGradient(torch.autograd.Function):
+    """A scalar of a tensor whose gradient is found at once: that, and nothing on the way to it, is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.enable_grad():
+            # In float32 until it is multiplied: scaled losses are there because float16 would round it to 0.
+            leaf = _at_least_float32(values).detach().requires_grad_()
+            result = function(leaf)
+        ctx.dtype = values.dtype
+        ctx.save_for_backward(*torch.autograd.grad(result, leaf))
+        return result.detach()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (of_values,) = ctx.saved_tensors
+        return (of_values * gradient).to(ctx.dtype), None
 
 
 def distillation_loss(

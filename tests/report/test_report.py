@@ -396,7 +396,8 @@ def test_the_legend_of_a_drawing_lies_within_it(layers: int) -> None:
     assert legend is not None
     assert len(legend.get_texts()) == len(OPERATORS) + 3
     box, canvas = legend.get_tightbbox(), figure.bbox
-    assert canvas.x0 <= box.x0 and box.x1 <= canvas.x1 and canvas.y0 <= box.y0 and box.y1 <= canvas.y1
+    assert canvas.x0 <= box.x0 < box.x1 <= canvas.x1
+    assert canvas.y0 <= box.y0 < box.y1 <= canvas.y1
 
 
 def test_arrows_go_around_boxes() -> None:

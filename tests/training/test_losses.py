@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -51,6 +52,47 @@ def test_ohem_equals_a_plain_loop(seed, threshold, min_kept, ignored):
     logits, labels = _example(seed, ignored)
     loss = OhemCrossEntropy(threshold, min_kept)(logits, labels)
     assert float(loss) == pytest.approx(_ohem_by_loop(logits, labels, threshold, min_kept), rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3, 1e-6])
+@pytest.mark.parametrize("ignored", [0.2, 1.0])
+def test_small_logits_have_the_gradient_of_resized_ones(threshold, ignored):
+    _, labels = _example(11, ignored)
+    logits = torch.randn(2, 5, 2, 3, dtype=torch.float64, requires_grad=True)
+    criterion = OhemCrossEntropy(threshold, 1 / 8)
+    resized = F.interpolate(logits, size=(6, 7), mode="bilinear", align_corners=False)
+    losses = criterion(logits, labels), criterion(resized, labels)
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-12)
+    found, expected = (torch.autograd.grad(3 * loss, logits)[0] for loss in losses)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_small_logits_keep_nothing_of_the_size_of_the_labels():
+    class Kept:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    alive = weakref.WeakSet()
+
+    def keep(tensor):
+        alive.add(kept := Kept(tensor))
+        return kept
+
+    logits = torch.randn(1, 5, 4, 8, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        loss = OhemCrossEntropy()(2 * logits, torch.zeros(1, 32, 64, dtype=torch.int64))
+    assert [kept.tensor.numel() for kept in alive] == [logits.numel()]
+    loss.backward()
+
+
+def test_a_scaled_loss_reaches_small_half_precision_logits():
+    logits = torch.zeros(1, 2, 8, 8, dtype=torch.float16, requires_grad=True)
+    labels = torch.zeros(1, 512, 512, dtype=torch.int64)
+    loss = OhemCrossEntropy(None)(logits, labels)
+    (1e-6 * loss * 2**16 * 2**8).backward()  # pixel by pixel the gradient is below the smallest half
+    assert logits.grad is not None
+    assert logits.grad.dtype == torch.float16
+    assert torch.allclose(logits.grad.sum(dim=(2, 3))[0], torch.tensor([-0.5, 0.5]).half() * 16.777, atol=0.05)
 
 
 def test_regseg_rule_keeps_losses_over_its_limit_or_the_top_sixteenth():
