@@ -272,8 +272,13 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
 
 
 def passes_at_once(config: SearchConfig, device: torch.device) -> int:
-    """How many passes of a step run side by side: on a CPU as many as there are threads and passes, unless told."""
+    """How many passes of a step run side by side: on a CPU with several threads one more than those, unless told.
+
+    Passes take different times: if there were as many as threads, the longest would end alone.
+    """
     if device.type != "cpu":
         return 1  # a pass fills an accelerator; and its backward passes leave the thread they were called in
-    most = max(len(config.pretrain_passes), len(config.search_passes))
-    return min(torch.get_num_threads(), most) if config.passes_at_once is None else config.passes_at_once
+    if config.passes_at_once is not None:
+        return config.passes_at_once
+    threads = torch.get_num_threads()
+    return min(threads + 1, max(len(config.pretrain_passes), len(config.search_passes))) if threads > 1 else 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dnas.search import CoSearch
+from dnas.search.bilevel import passes_at_once
 from dnas.supernet import run_cell, run_cell_plainly
 
 
@@ -25,6 +26,18 @@ def test_passes_side_by_side_end_in_the_same_bits(tiny, tmp_path, recompute, pre
         torch.set_num_threads(threads)
     alone, together = found
     assert all(torch.equal(values, together[name]) for name, values in alone.items())
+
+
+def test_one_pass_more_than_threads_runs_at_a_time(tiny):
+    threads, cpu = torch.get_num_threads(), torch.device("cpu")
+    try:
+        for number, expected in ((1, 1), (2, 3), (3, 4), (16, 4)):
+            torch.set_num_threads(number)
+            assert passes_at_once(tiny.config(), cpu) == min(expected, len(tiny.config().search_passes)), number
+    finally:
+        torch.set_num_threads(threads)
+    assert passes_at_once(tiny.config(passes_at_once=2), cpu) == 2
+    assert passes_at_once(tiny.config(), torch.device("cuda")) == 1
 
 
 class Doubled(CoSearch):
