@@ -53,7 +53,6 @@ def show(
 ) -> None:
     """Print a table's summary, provenance and slowest entries."""
     from dnas.latency import LatencyTable
-    from dnas.report import table_chart
 
     loaded = LatencyTable.load(table)
     content: dict[str, Any] = {
@@ -67,6 +66,8 @@ def show(
     if space is not None:
         content["sensitivities"] = _sensitivities(loaded, space, settings or [])
     if figure is not None:
+        from dnas.report import table_chart
+
         by_operator = {
             operator: [(entry.median, entry.p10, entry.p90) for entry in entries]
             for operator, entries in loaded.by_operator().items()
@@ -93,10 +94,11 @@ def diff(
 ) -> None:
     """Compare two tables entry by entry: B / A for each kind of operator. Two builds alike show the repeatability."""
     from dnas.latency import LatencyTable
-    from dnas.report import table_comparison
 
     found = LatencyTable.load(first).diff(LatencyTable.load(second))
     if figure is not None:
+        from dnas.report import table_comparison
+
         names = (first.stem, second.stem) if first.stem != second.stem else ("A", "B")
         save_figure(figure, lambda: table_comparison(found.by_operator(), *names))
     if as_json:

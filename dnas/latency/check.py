@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy import stats
 from torch import nn
 
 from dnas.errors import UserError
@@ -44,6 +43,8 @@ def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreemen
             f"latency check: given {len(predicted)} predicted and {len(measured)} measured latencies, expected as many "
             "of each and at least 2; check more networks"
         )
+    from scipy import stats  # half a second, for this alone
+
     first, second = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
     for name, values in (("predicted", first), ("measured", second)):
         if not (np.isfinite(values).all() and (values > 0).all()):

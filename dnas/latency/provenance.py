@@ -8,11 +8,11 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
-import torchvision
 
 import dnas
 from dnas.config import config
@@ -161,7 +161,7 @@ def software_versions(device: torch.device) -> dict[str, str]:
         "dnas": dnas.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": metadata.version("torchvision"),  # importing it takes a second
         "system": platform.platform(),
     }
     if device.type == "cuda":

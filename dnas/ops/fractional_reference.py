@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import deform_conv2d
 
 
 def deformable(x: Tensor, weight: Tensor, rate: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -26,6 +25,8 @@ def deformable(x: Tensor, weight: Tensor, rate: Tensor, bias: Tensor | None, str
     height, width = -(-x.shape[-2] // stride), -(-x.shape[-1] // stride)
     offsets = pairs.reshape(1, -1, 1, 1).expand(x.shape[0], -1, height, width)
     bias = None if bias is None else bias.to(kind)
+    from torchvision.ops import deform_conv2d  # a second, which all who import operators would pay
+
     result: Tensor = deform_conv2d(x.to(kind), offsets, weight.to(kind), bias, stride=stride, padding=half)
     return result.to(x.dtype)
 
