@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from dnas.networks.dwrseg_blocks import DWRModule, SIRModule, StemBlock
-from dnas.networks.layers import conv_bn, resize
+from dnas.networks.layers import conv_bn
 from dnas.networks.registry import PaperFacts, PrintedFigure, register_network
 from dnas.networks.segmentation import SegmentationNetwork
+from dnas.ops import resize
 
 
 class DWRSegBackbone(nn.Module):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from dnas.networks.bifpn import BiFPN, separable_conv
 from dnas.networks.efficientnet import EfficientNetBackbone, FusedEfficientNetBackbone
-from dnas.networks.layers import resize
 from dnas.networks.registry import PaperFacts, PrintedFigure, register_network
 from dnas.networks.segmentation import SegmentationNetwork
+from dnas.ops import resize
 from dnas.profile import SCALE_AND_SUM_PRICES
 
 #: The coarsest level of the pyramid, P9: 1/512 of the image.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -27,11 +25,6 @@ def conv_bn(
     if activation is not None:
         layers.append(activation())
     return nn.Sequential(*layers)
-
-
-def resize(features: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Bilinear interpolation of (N, C, h, w) to (N, C, H, W), ``size`` being (H, W); corners are not aligned."""
-    return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class SqueezeExcite(nn.Module):

@@ -9,9 +9,9 @@ import torchvision
 from torch import Tensor, nn
 
 from dnas.errors import UserError
-from dnas.networks.layers import resize
 from dnas.networks.registry import create_network, list_networks
 from dnas.networks.regseg_small import regseg_small
+from dnas.ops import resize
 
 TORCHVISION = "torchvision:"
 _OTHERS: Mapping[str, Callable[..., nn.Module]] = {"regseg_small": regseg_small}

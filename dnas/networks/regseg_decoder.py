@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dnas.networks.layers import conv_bn, resize
+from dnas.networks.layers import conv_bn
+from dnas.ops import resize
 
 
 class RegSegDecoder(nn.Module):

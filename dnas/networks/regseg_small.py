@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dnas.errors import UserError
-from dnas.networks.layers import conv_bn, resize
+from dnas.networks.layers import conv_bn
 from dnas.networks.regseg_blocks import DBlock
 from dnas.networks.segmentation import SegmentationNetwork
+from dnas.ops import resize
 
 _STEM, _AT4 = 16, 32
 _LATERAL = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dnas.networks.layers import resize
+from dnas.ops import resize
 
 
 class SegmentationNetwork(nn.Module):

@@ -1,6 +1,6 @@
 """Searchable operators and their discrete counterparts."""
 
-from dnas.ops.convolution import ConvBlock, ConvNormAct, FactorizedReduce, ZoomedConv, halve, resize
+from dnas.ops.convolution import ConvBlock, ConvNormAct, FactorizedReduce, ZoomedConv
 from dnas.ops.fractional import fractional_conv2d
 from dnas.ops.fractional_blocks import block_of, layers_by_block
 from dnas.ops.fractional_module import FractionalConv2d, clamp_dilations, fractional_layers
@@ -8,7 +8,7 @@ from dnas.ops.fractional_network import floor_and_ceil, make_fractional, nearest
 from dnas.ops.joint_norm import joint_norm_act
 from dnas.ops.leading import forget_gradients, gather_gradient_in, joint_conv2d
 from dnas.ops.operators import OPERATORS, make_operator, make_superkernel
-from dnas.ops.resampling import resample
+from dnas.ops.resampling import halve, resize
 from dnas.ops.superkernel import (
     SuperConvBlock,
     SuperConvNormAct,
@@ -49,7 +49,6 @@ __all__ = [
     "make_operator",
     "make_superkernel",
     "nearest",
-    "resample",
     "resize",
     "round_dilations",
     "self_gathering",

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnas.ops.resampling import halve, resize
+
 
 class ConvNormAct(nn.Module):
     """Convolution with "same" padding and no bias, BatchNorm, ReLU."""
@@ -79,14 +81,3 @@ def zoomed(x: Tensor, block: Callable[[Tensor], Tensor], stride: int) -> Tensor:
     """Apply ``block`` at half the resolution of ``x``; bring the result back up if ``stride`` is 1."""
     result = block(halve(x))
     return resize(result, (x.shape[-2], x.shape[-1])) if stride == 1 else result
-
-
-def halve(x: Tensor) -> Tensor:
-    """Bilinear resampling of (N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
-    height, width = x.shape[-2:]
-    return resize(x, ((height + 1) // 2, (width + 1) // 2))
-
-
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resampling of (N, C, H, W) to ``size``, without aligned corners."""
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

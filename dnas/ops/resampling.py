@@ -1,7 +1,7 @@
-"""Bilinear resampling of small maps while training on a CPU, as products with the interpolation's matrices.
+"""Bilinear resampling.
 
-The library's loops take up to four times as long there, and its backward pass, which scatters, up to nine times
-(`scripts/bench_search_step.py` has the step that they are part of). On large maps the loops win.
+While small maps are learnt from on a CPU it is a product with the interpolation's matrices: the library's loops take up
+to four times as long there, and its backward pass, which scatters, up to nine times. On large maps the loops win.
 """
 
 from __future__ import annotations
@@ -12,27 +12,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dnas.ops.convolution import resize
-
 WHOLE_UP_TO = 32
 """Pixels of a map up to which one matrix takes all of it; above, rows and columns have one each."""
 ROWS_AND_COLUMNS_UP_TO = 4096
 """Pixels up to which two matrices are faster than the library's loops."""
 
 
-def resample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """:func:`~dnas.ops.convolution.resize` of (N, C, h, w) to ``size``, equal up to rounding."""
-    height, width = x.shape[-2:]
-    exact = x.dtype in (torch.float32, torch.float64)  # in bf16 the matrices would be rounded as well
-    learning = x.requires_grad and torch.is_grad_enabled()
-    if x.device.type != "cpu" or not exact or not learning or height * width > ROWS_AND_COLUMNS_UP_TO:
-        return resize(x, size)
-    rows, columns = _matrix(height, size[0], x.dtype), _matrix(width, size[1], x.dtype)
+def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Bilinear resampling of (N, C, h, w) to (N, C, *size), without aligned corners.
+
+    Without gradients, and where it is exported or compiled, it is the library's operation.
+    """
+    height, width = size
+    if not _learnt_from(x) or x.shape[-2] * x.shape[-1] > ROWS_AND_COLUMNS_UP_TO:
+        return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+    rows, columns = _matrix(x.shape[-2], height, x.dtype), _matrix(x.shape[-1], width, x.dtype)
     with torch.autocast("cpu", enabled=False):
-        if height * width > WHOLE_UP_TO:
+        if x.shape[-2] * x.shape[-1] > WHOLE_UP_TO:
             return torch.matmul(rows.t(), torch.matmul(x, columns))
-        whole = _product_matrix(height, width, size, x.dtype)
-        return torch.matmul(x.flatten(2), whole).view(*x.shape[:2], *size)
+        whole = _product_matrix(x.shape[-2], x.shape[-1], height, width, x.dtype)
+        return torch.matmul(x.flatten(2), whole).view(*x.shape[:2], height, width)
+
+
+def halve(x: Tensor) -> Tensor:
+    """Bilinear resampling of (N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
+    height, width = x.shape[-2:]
+    return F.interpolate(x, size=((height + 1) // 2, (width + 1) // 2), mode="bilinear", align_corners=False)
+
+
+def _learnt_from(x: Tensor) -> bool:
+    """Whether matrices may stand for the operation; in bf16 they would be rounded as well."""
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if traced or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+        return False
+    kept = x.requires_grad and torch.is_grad_enabled()
+    return kept and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 @functools.lru_cache(maxsize=256)
@@ -44,7 +58,7 @@ def _matrix(source: int, target: int, dtype: torch.dtype) -> Tensor:
 
 
 @functools.lru_cache(maxsize=256)
-def _product_matrix(height: int, width: int, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """(height * width, size[0] * size[1]): both directions at once."""
+def _product_matrix(height: int, width: int, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """(height * width, rows * columns): both directions at once."""
     with torch.inference_mode(False), torch.no_grad():
-        return torch.kron(_matrix(height, size[0], dtype), _matrix(width, size[1], dtype))
+        return torch.kron(_matrix(height, rows, dtype), _matrix(width, columns, dtype))

@@ -24,7 +24,7 @@ from dnas.ops import (
     joint_conv2d,
     joint_norm_act,
     make_superkernel,
-    resample,
+    resize,
 )
 from dnas.supernet.recomputation import recomputed
 
@@ -131,7 +131,7 @@ def _add_zoomed(sums: list[Tensor | None], x: Tensor, ways: Sequence[Way]) -> No
     for index, total in enumerate(small):
         if total is not None:
             size = (x.shape[-2], x.shape[-1])
-            sums[index] = _plus(sums[index], total if ways[index].operators.stride == 2 else resample(total, size))
+            sums[index] = _plus(sums[index], total if ways[index].operators.stride == 2 else resize(total, size))
 
 
 def _add_convolved(sums: list[Tensor | None], x: Tensor, ways: Sequence[Way], stride: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dnas.networks.multi_branch import Fuse, Head, scales_below
-from dnas.ops import ConvNormAct, SuperConvNormAct, resample
+from dnas.ops import ConvNormAct, SuperConvNormAct, resize
 from dnas.supernet.recomputation import recomputed
 
 
@@ -25,7 +25,7 @@ class SuperFuse(nn.Module):
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
         """(N, C, H, W) with C up to ``skip_channels`` and (N, coarse, H/2, W/2) -> (N, out, H, W)."""
-        reduced = resample(self.reduce(coarse), (skip.shape[-2], skip.shape[-1]))
+        reduced = resize(self.reduce(coarse), (skip.shape[-2], skip.shape[-1]))
         missing = skip.new_zeros(1).expand(skip.shape[0], self.skip_channels - skip.shape[1], *skip.shape[-2:])
         fused: Tensor = self.merge(torch.cat([skip, missing, reduced], dim=1), self.out_channels)
         return fused

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from dnas.data import IGNORE_LABEL
 from dnas.errors import UserError
-from dnas.ops import resample
+from dnas.ops import resize
 
 Direction = Literal["student_teacher", "teacher_student"]
 
@@ -21,7 +20,7 @@ def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Logits (N, classes, h, w) resized bilinearly to ``size`` (height, width); unchanged when they have that size."""
     if logits.shape[-2:] == torch.Size(size):
         return logits
-    return resample(logits, size)
+    return resize(logits, size)
 
 
 class OhemCrossEntropy(nn.Module):
@@ -62,33 +61,31 @@ class OhemCrossEntropy(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over hard pixels, a scalar in float32 even inside autocast; 0 when no pixel is valid.
 
-        ``logits`` (N, classes, h, w) are resized to ``labels`` (N, H, W), int64. Give them as small as they are: then
-        nothing of the size of the labels is kept for the backward pass (which cannot be differentiated again).
+        ``logits`` (N, classes, h, w) are resized to ``labels`` (N, H, W), int64. The gradient is found with the loss,
+        so that all that is kept for the backward pass is of the size of the logits: give them as small as they are. (It
+        cannot be differentiated again.)
         """
-        if logits.shape[-2:] == labels.shape[-2:] or not (logits.requires_grad and torch.is_grad_enabled()):
-            return self._mean_loss(logits, labels)
-        loss: Tensor = _WithGradient.apply(logits, lambda values: self._mean_loss(values, labels))
+        loss: Tensor = _OhemCrossEntropy.apply(logits, labels, self)
         return loss
 
-    def _mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = resize_logits(_at_least_float32(logits), (labels.shape[-2], labels.shape[-1]))
-            losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_label, reduction="none")
-            # Ignored pixels have loss 0, exactly: they are never hard, and last in the order of losses.
-            valid = labels != self.ignore_label
-            if self.threshold is None:
-                return losses.sum() / valid.sum().clamp(min=1)
-            hard = valid & (losses.detach() > -math.log(self.threshold))
-            num_valid, num_hard = torch.stack([valid.sum(), hard.sum()]).tolist()
-            kept = self._number_kept(num_valid)
-            if num_hard >= max(kept, 1):
-                # A product rather than a selection, so that a NaN anywhere is not hidden.
-                hard_mean: Tensor = (losses * hard).sum() / num_hard
-                return hard_mean
-            if kept == 0:
-                return losses.sum() * 0.0
-            hardest: Tensor = losses.flatten().topk(kept, sorted=False).values
-            return hardest.mean()
+    def mean_and_shares(self, losses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean over hard pixels of the losses (N, H, W), and what each pixel has to do with it, of that shape."""
+        # Ignored pixels have loss 0, exactly: they are never hard, and last in the order of losses.
+        valid = labels != self.ignore_label
+        if self.threshold is None:
+            shares = valid.to(losses.dtype) / valid.sum().clamp(min=1)
+            return (losses * shares).sum(), shares
+        hard = valid & (losses > -math.log(self.threshold))
+        num_valid, num_hard = torch.stack([valid.sum(), hard.sum()]).tolist()
+        kept = self._number_kept(num_valid)
+        if num_hard >= max(kept, 1):
+            # A product rather than a selection, so that a NaN anywhere is not hidden.
+            return (losses * hard).sum() / num_hard, hard.to(losses.dtype) / num_hard
+        shares = torch.zeros_like(losses)
+        if kept:
+            hardest = losses.flatten().topk(kept, sorted=False).indices
+            shares.view(-1)[hardest] = 1 / kept
+        return (losses * shares).sum(), shares * valid
 
     def _number_kept(self, num_valid: int) -> int:
         if isinstance(self.min_kept, int):
@@ -97,24 +94,34 @@ class OhemCrossEntropy(nn.Module):
         return min(max(1, math.floor(self.min_kept * num_valid)), num_valid) if self.min_kept > 0 else 0
 
 
-class _WithGradient(torch.autograd.Function):
-    """A scalar of a tensor whose gradient is found at once: that, and nothing on the way to it, is kept."""
-
+class _OhemCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        with torch.enable_grad():
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, criterion: OhemCrossEntropy) -> Tensor:
+        with torch.autocast(logits.device.type, enabled=False):
             # In float32 until it is multiplied: scaled losses are there because float16 would round it to 0.
-            leaf = _at_least_float32(values).detach().requires_grad_()
-            result = function(leaf)
-        ctx.dtype = values.dtype
-        ctx.save_for_backward(*torch.autograd.grad(result, leaf))
-        return result.detach()
+            small = _at_least_float32(logits).detach().requires_grad_(ctx.needs_input_grad[0])
+            with torch.enable_grad():
+                resized = resize_logits(small, (labels.shape[-2], labels.shape[-1]))
+            found = F.log_softmax(resized.detach(), dim=1)
+            losses = F.nll_loss(found, labels, ignore_index=criterion.ignore_label, reduction="none")
+            loss, shares = criterion.mean_and_shares(losses, labels)
+            if ctx.needs_input_grad[0]:
+                # Of a pixel's loss by its logits: the probabilities, less 1 for the true class.
+                gradient = found.exp_()
+                of_truth = labels.masked_fill(labels == criterion.ignore_label, 0)[:, None]
+                gradient.scatter_add_(1, of_truth, gradient.new_full((1, 1, 1, 1), -1.0).expand_as(of_truth))
+                gradient *= shares[:, None]
+                if resized is not small:
+                    (gradient,) = torch.autograd.grad(resized, small, gradient)
+                ctx.save_for_backward(gradient)
+            ctx.dtype = logits.dtype
+        return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (of_values,) = ctx.saved_tensors
-        return (of_values * gradient).to(ctx.dtype), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (of_logits,) = ctx.saved_tensors
+        return (of_logits * gradient).to(ctx.dtype), None, None
 
 
 def distillation_loss(

@@ -56,15 +56,25 @@ def test_ohem_equals_a_plain_loop(seed, threshold, min_kept, ignored):
 
 @pytest.mark.parametrize("threshold", [None, 0.3, 1e-6])
 @pytest.mark.parametrize("ignored", [0.2, 1.0])
-def test_small_logits_have_the_gradient_of_resized_ones(threshold, ignored):
+def test_its_gradient_is_that_of_the_written_out_rule(threshold, ignored):
     _, labels = _example(11, ignored)
-    logits = torch.randn(2, 5, 2, 3, dtype=torch.float64, requires_grad=True)
-    criterion = OhemCrossEntropy(threshold, 1 / 8)
-    resized = F.interpolate(logits, size=(6, 7), mode="bilinear", align_corners=False)
-    losses = criterion(logits, labels), criterion(resized, labels)
-    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-12)
-    found, expected = (torch.autograd.grad(3 * loss, logits)[0] for loss in losses)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for size in ((2, 3), (6, 7)):
+        logits = torch.randn(2, 5, *size, dtype=torch.float64, requires_grad=True)
+        criterion = OhemCrossEntropy(threshold, 1 / 8)
+        resized = F.interpolate(logits, size=(6, 7), mode="bilinear", align_corners=False)
+        losses = F.cross_entropy(resized, labels, ignore_index=IGNORE, reduction="none")
+        valid = labels != IGNORE
+        kept = int(valid.sum()) // 8
+        if threshold is None:
+            expected = losses.sum() / valid.sum().clamp(min=1)
+        elif (hard := losses[valid & (losses > -math.log(threshold))]).numel() >= max(kept, 1):
+            expected = hard.mean()
+        else:
+            expected = losses.flatten().topk(kept).values.mean() if kept else losses.sum() * 0
+        loss = criterion(logits, labels)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+        found, wanted = (torch.autograd.grad(3 * value, logits)[0] for value in (loss, expected))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
 def test_small_logits_keep_nothing_of_the_size_of_the_labels():
