@@ -25,7 +25,7 @@ def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """
     height, width = size
     if not _learnt_from(x) or x.shape[-2] * x.shape[-1] > ROWS_AND_COLUMNS_UP_TO:
-        return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+        return _interpolated(x, height, width)
     rows, columns = _matrix(x.shape[-2], height, x.dtype), _matrix(x.shape[-1], width, x.dtype)
     with torch.autocast("cpu", enabled=False):
         if x.shape[-2] * x.shape[-1] > WHOLE_UP_TO:
@@ -37,7 +37,11 @@ def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 def halve(x: Tensor) -> Tensor:
     """Bilinear resampling of (N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
     height, width = x.shape[-2:]
-    return F.interpolate(x, size=((height + 1) // 2, (width + 1) // 2), mode="bilinear", align_corners=False)
+    return _interpolated(x, (height + 1) // 2, (width + 1) // 2)
+
+
+def _interpolated(x: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def _learnt_from(x: Tensor) -> bool:

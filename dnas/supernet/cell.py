@@ -76,9 +76,9 @@ def run_cell(x: Tensor, ways: Sequence[Way]) -> list[Tensor]:
     return [total for total in sums if total is not None]
 
 
-def run_recomputed(x: Tensor, ways: Sequence[Way]) -> list[Tensor]:
-    """:func:`run_cell`, keeping nothing but ``x`` for the backward pass, which runs the cell a second time."""
-    outputs: list[Tensor] = recomputed(lambda x: run_cell(x, ways), x, networks=[way.operators for way in ways])
+def run_recomputed(x: Tensor, ways: Sequence[Way], run: RunCell = run_cell) -> list[Tensor]:
+    """What ``run`` gives, keeping nothing but ``x`` for the backward pass, which runs the cell a second time."""
+    outputs: list[Tensor] = recomputed(lambda x: run(x, ways), x, networks=[way.operators for way in ways])
     return outputs
 
 

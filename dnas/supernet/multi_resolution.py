@@ -80,7 +80,7 @@ class MultiResolutionSupernet(nn.Module):
         only what they read is kept for it. Without ``full_size`` the logits are left at 1/8, for a loss that resizes
         them itself.
         """
-        inputs, outputs = self._run_cells(images, sample, run_recomputed if recompute else run, recompute)
+        inputs, outputs = self._run_cells(images, sample, run, recompute)
         skips = self._skips(inputs, sample)
         ends = cast("SuperEnds", self.ends[str(sample.end_ratio)])
         size = (images.shape[-2], images.shape[-1]) if full_size else None
@@ -98,7 +98,8 @@ class MultiResolutionSupernet(nn.Module):
             x = inputs[level, layer]
             targets = self._targets(level, layer)
             ways = [self._way(level, layer, target, sample) for target in targets]
-            for target, out in zip(targets, run(x, ways), strict=True):
+            found = run_recomputed(x, ways, run) if recompute else run(x, ways)
+            for target, out in zip(targets, found, strict=True):
                 if target is None:
                     outputs[self.grid.scales[level]] = out
                 else:
