@@ -9,7 +9,7 @@ disturbs least. "Kept" are the maps that the largest pass keeps for its backward
 
 Variants are words joined by "+": plain (every operator alone, convolving by slices, and passes one by one), mixed,
 single_path, one_by_one (passes one after the other, each with all threads), unclipped (gradients
-gathered in the momenta), recompute, bf16, channels_last.
+gathered in the momenta), recompute, bf16, bf16_momenta, channels_last.
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-WORDS = ("plain", "mixed", "single_path", "one_by_one", "unclipped", "recompute", "bf16", "channels_last")
+WORDS = (
+    "plain",
+    "mixed",
+    "single_path",
+    "one_by_one",
+    "unclipped",
+    "recompute",
+    "bf16",
+    "bf16_momenta",
+    "channels_last",
+)
 CLASSES = 19
 
 
@@ -188,6 +198,7 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
                 "precision": "bf16" if "bf16" in words else arguments.precision,
                 "channels_last": "channels_last" in words,
                 "gradient_clipping": None if "unclipped" in words else 5.0,
+                "momentum_precision": "bf16" if "bf16_momenta" in words else "fp32",
                 "operator_sampling": "single_path" if "single_path" in words else "mixed",
                 "passes_at_once": 1 if {"plain", "one_by_one"} & set(words) else None,
             },

@@ -6,7 +6,7 @@ from dnas.ops.fractional_blocks import block_of, layers_by_block
 from dnas.ops.fractional_module import FractionalConv2d, clamp_dilations, fractional_layers
 from dnas.ops.fractional_network import floor_and_ceil, make_fractional, nearest, round_dilations
 from dnas.ops.joint_norm import joint_norm_act
-from dnas.ops.leading import forget_gradients, gather_gradient_in, joint_conv2d
+from dnas.ops.leading import GradientMemory, RoundedCopy, forget_memory, joint_conv2d
 from dnas.ops.operators import OPERATORS, make_operator, make_superkernel
 from dnas.ops.resampling import halve, resize
 from dnas.ops.superkernel import (
@@ -26,7 +26,9 @@ __all__ = [
     "ConvNormAct",
     "FactorizedReduce",
     "FractionalConv2d",
+    "GradientMemory",
     "PassPool",
+    "RoundedCopy",
     "SuperConvBlock",
     "SuperConvNormAct",
     "SuperFactorizedReduce",
@@ -37,10 +39,9 @@ __all__ = [
     "clamp_dilations",
     "fit_channels",
     "floor_and_ceil",
-    "forget_gradients",
+    "forget_memory",
     "fractional_conv2d",
     "fractional_layers",
-    "gather_gradient_in",
     "halve",
     "joint_conv2d",
     "joint_norm_act",

@@ -22,27 +22,73 @@ JOIN_FROM_PIXELS = 400
 """On CPUs convolutions of one map run as one from so many pixels on; below, copying weights side by side costs more."""
 
 
-_MEMORY = "_gradient_memory"
+_MEMORY, _ROUNDED = "_gradient_memory", "_rounded_copy"
 
 
-def gather_gradient_in(weight: Tensor, memory: Tensor, *, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
-    """The next gradient of ``weight`` is ``memory``, and begins as momentum * memory + weight_decay * weight.
+class GradientMemory:
+    """Where backward passes gather the gradient of a weight, instead of in ``weight.grad``.
 
-    With the momentum of SGD as the memory, what has been gathered at the end is its new momentum, and no memory is
-    needed for a gradient of its own.
+    tensor: the gradient; None before the first one where it has no memory of its own yet. It may be of a lower
+    precision than the weight, and it may be the momentum of SGD: what has been gathered there is its new momentum, and
+    no memory is needed for a gradient of its own.
+    filled: whether anything was gathered since :meth:`begin`.
     """
-    setattr(weight, _MEMORY, (memory, momentum, weight_decay))
+
+    def __init__(self, weight: Tensor, tensor: Tensor | None = None, precision: torch.dtype | None = None) -> None:
+        """For ``weight``, until :func:`forget_memory`; one of ``precision`` is made if needed, without ``tensor``."""
+        self.weight, self.tensor, self.filled = weight, tensor, False
+        self._precision = weight.dtype if precision is None else precision
+        self._momentum = self._weight_decay = 0.0
+        setattr(weight, _MEMORY, self)
+
+    def begin(self, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+        """The next gradient begins as ``momentum`` * tensor + ``weight_decay`` * weight."""
+        self.filled, self._momentum, self._weight_decay = False, momentum, weight_decay
+
+    @torch.no_grad()
+    def take(self) -> Tensor:
+        """The tensor to add a gradient to."""
+        if self.tensor is None:
+            self.tensor = torch.empty_like(self.weight, dtype=self._precision)
+        if not self.filled:
+            self.filled = True
+            if self._momentum:
+                self.tensor.mul_(self._momentum)
+            else:
+                self.tensor.zero_()  # not 0 * tensor: that may be NaN
+            if self._weight_decay:
+                self.tensor.add_(self.weight, alpha=self._weight_decay)
+        return self.tensor
 
 
-def forget_gradients(weights: Iterable[Tensor]) -> None:
-    """Set the gradients to None, but keep their memory for the next ones.
+class RoundedCopy:
+    """A weight in a lower precision, for convolutions in that: without it each of them rounds its block anew."""
 
-    Given back and taken again by several threads, a gigabyte of gradients would take up two.
-    """
+    def __init__(self, weight: Tensor, precision: torch.dtype) -> None:
+        """Of ``weight``, until :func:`forget_memory`. Wherever the weight has changed since, the copy is not used."""
+        self.weight = weight
+        self.values = weight.detach().to(precision)
+        self._version = weight._version
+        setattr(weight, _ROUNDED, self)
+
+    def refresh(self) -> None:
+        """Round the weight as it is now."""
+        with torch.no_grad():
+            self.values.copy_(self.weight)
+        self._version = self.weight._version
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is the weight as it is now."""
+        return self._version == self.weight._version
+
+
+def forget_memory(weights: Iterable[Tensor]) -> None:
+    """Gather the gradients in ``weight.grad`` again, and round weights where they are used."""
     for weight in weights:
-        if weight.grad is not None:
-            gather_gradient_in(weight, weight.grad)
-            weight.grad = None
+        for name in (_MEMORY, _ROUNDED):
+            if hasattr(weight, name):
+                delattr(weight, name)
 
 
 def joint_conv2d(x: Tensor, weights: Sequence[Tensor], stride: int = 1, widths: Sequence[int] | None = None) -> Tensor:
@@ -51,8 +97,9 @@ def joint_conv2d(x: Tensor, weights: Sequence[Tensor], stride: int = 1, widths: 
     A block is what a weight (O, I, k, k) has for the first C of its I channels and the first of its O filters, as many
     as ``widths`` says, by default all.
 
-    The backward pass adds to ``weight.grad`` itself where a weight is a leaf: ``torch.autograd.grad`` towards such a
-    weight says that it was not used. Under autocast it computes, and returns, the lower precision.
+    The backward pass adds to ``weight.grad``, or the weight's :class:`GradientMemory`, itself where a weight is a leaf:
+    ``torch.autograd.grad`` towards such a weight says that it was not used. Under autocast it computes, and returns,
+    the lower precision.
     """
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and x.dtype == torch.float32:
@@ -73,7 +120,7 @@ class _JointConv(torch.autograd.Function):
             if wanted and weight.is_leaf:
                 expect_gradient(weight)
         padding = weights[0].shape[-1] // 2
-        groups = _groups(x, stride, _blocks(weights, widths, x.shape[1]))
+        groups = _groups(x, stride, _blocks(weights, widths, x))
         outputs = [F.conv2d(x, group, None, stride, padding) for group in groups]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
@@ -85,7 +132,7 @@ class _JointConv(torch.autograd.Function):
         to_input = None
         if ctx.needs_input_grad[0]:
             blank = gradient.new_empty(ctx.size) if x is None else x  # its values do not matter
-            to_input = _towards_input(blank, gradient, _blocks(weights, ctx.widths, ctx.size[1]), stride, padding)
+            to_input = _towards_input(blank, gradient, _blocks(weights, ctx.widths, blank), stride, padding)
         to_weights: list[Tensor | None] = [None] * len(weights)
         if wanted := [index for index, want in enumerate(ctx.needs_input_grad[3:]) if want]:
             parts = gradient.split_with_sizes(ctx.widths, dim=1)
@@ -97,16 +144,25 @@ class _JointConv(torch.autograd.Function):
         return to_input, None, None, *to_weights
 
 
-def _blocks(weights: Sequence[Tensor], widths: Sequence[int], channels: int) -> list[Tensor]:
-    return [weight[:width, :channels] for weight, width in zip(weights, widths, strict=True)]
+def _blocks(weights: Sequence[Tensor], widths: Sequence[int], x: Tensor) -> list[Tensor]:
+    """The blocks that ``x`` is convolved by, of its kind."""
+    return [
+        _rounded(weight, x.dtype)[:width, : x.shape[1]].to(x.dtype)
+        for weight, width in zip(weights, widths, strict=True)
+    ]
 
 
-def _groups(x: Tensor, stride: int, blocks: Sequence[Tensor]) -> list[Tensor]:
-    """The weights as they are convolved with: side by side, or one by one; of the kind of ``x``."""
-    blocks = [block.to(x.dtype) for block in blocks]
+def _rounded(weight: Tensor, precision: torch.dtype) -> Tensor:
+    """The copy of the weight in this precision where there is one, otherwise the weight."""
+    copy: RoundedCopy | None = getattr(weight, _ROUNDED, None)
+    return weight if copy is None or copy.values.dtype != precision or not copy.holds else copy.values
+
+
+def _groups(x: Tensor, stride: int, blocks: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The blocks as they are convolved by: side by side, or one by one."""
     pixels = x.shape[0] * x.shape[2] * x.shape[3] // stride**2
     if len(blocks) > 1 and (pixels >= JOIN_FROM_PIXELS or x.is_cuda):
-        return [torch.cat(blocks)]
+        return [torch.cat(list(blocks))]
     return blocks
 
 
@@ -140,10 +196,14 @@ def _towards_weights(
 
 def _gather_product(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor | None:
     """:func:`_gather` of the product of (width, P) and (P, C * k * k), without a detour where possible."""
-    if weight.is_leaf and weight.dtype == rows.dtype and weight.is_contiguous():
+    if weight.is_leaf and weight.is_contiguous():
         with in_turn(weight):
             held = _gradient_of(weight)
-            held.view(len(held), -1)[: len(rows), : columns.shape[1]].addmm_(rows, columns)
+            block = held.view(len(held), -1)[: len(rows), : columns.shape[1]]
+            if held.dtype == rows.dtype:
+                block.addmm_(rows, columns)
+            else:
+                block += rows @ columns
         return None
     channels = columns.shape[1] // weight[0, 0].numel()
     return _gather(weight, (rows @ columns).view(len(rows), channels, *weight.shape[2:]))
@@ -162,13 +222,12 @@ def _gather(weight: Tensor, gradient: Tensor) -> Tensor | None:
 
 
 def _gradient_of(weight: Tensor) -> Tensor:
-    """The gradient that is there, or what it begins with."""
+    """What the gradients of the weight are added to."""
+    memory: GradientMemory | None = getattr(weight, _MEMORY, None)
+    if memory is not None:
+        return memory.take()
     if weight.grad is None:
-        memory, momentum, weight_decay = getattr(weight, _MEMORY, (None, 0.0, 0.0))
-        memory = torch.empty_like(weight) if memory is None else memory
-        weight.grad = memory.mul_(momentum) if momentum else memory.zero_()  # not 0 * memory: that may be NaN
-        if weight_decay:
-            weight.grad.add_(weight, alpha=weight_decay)
+        weight.grad = torch.zeros_like(weight)
     return weight.grad
 
 

@@ -12,23 +12,27 @@ from torch import Tensor
 
 from dnas.data import SegmentationDataset, split_halves
 from dnas.data.seeding import mix_seed
-from dnas.ops import PassPool, forget_gradients, gather_gradient_in, self_gathering
+from dnas.ops import PassPool
 from dnas.ops.turns import expect_gradient, in_turn
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.calibration import untracked_norms
 from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
+from dnas.search.descent import SupernetSGD
 from dnas.search.goal import LatencyController, LatencyGoal
 from dnas.search.gradients import GradientMonitor, reached_norms
 from dnas.search.problem import BilevelProblem, Pass
 from dnas.search.session import SearchSession
-from dnas.training.optimizers import clip_gradients, frozen, make_sgd, set_learning_rate
+from dnas.training.device import DTYPES
+from dnas.training.optimizers import frozen
 from dnas.training.progress import Progress
 from dnas.training.schedules import exponential_decay
 
 
 class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     """A step trains the weights on a batch of the first half, then the architecture on one of the second."""
+
+    weight_optimizer: SupernetSGD
 
     def __init__(
         self,
@@ -43,13 +47,16 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         halves = split_halves(len(data[0]), run.seed)
         seeds = [mix_seed("half", number, run.seed) for number in range(len(halves))]
         super().__init__(problem, data, run, config, device, progress, parts=halves, seeds=seeds)
-        self.weight_optimizer = make_sgd(
+        mixed = config.operator_sampling == "mixed"  # single paths leave most weights without gradient, and unread
+        self.weight_optimizer = SupernetSGD(
             problem.weights,
             learning_rate=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
-            decay_norms_and_biases=True,
-            fused=True,
+            clipping=config.gradient_clipping,
+            precision=DTYPES[config.momentum_precision],
+            compute_precision=DTYPES[self.precision] if mixed else torch.float32,
+            keep_gradients=mixed,
         )
         self.architecture_optimizer = torch.optim.Adam(
             self.parameters,
@@ -57,11 +64,6 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             betas=(0.5, 0.999),
             weight_decay=config.architecture_weight_decay,
         )
-        gathering = {id(weight) for weight in self_gathering(problem.weights)}
-        self._gathering = [weight for weight in self.weights if id(weight) in gathering]
-        self._handed = [weight for weight in self.weights if id(weight) not in gathering]
-        # Clipping needs the norm of the gradients alone; without it the superkernels' are gathered in their momenta.
-        self._in_momenta = config.gradient_clipping is None and config.momentum > 0
         self._passes = PassPool(passes_at_once(config, self.device))
         self.goal = goal
         self.controller: LatencyController | None = None
@@ -116,7 +118,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         """The steps of one epoch; returns the mean loss of the weights."""
         config, phase = self.config, self.config.phase(epoch)
         rate = config.learning_rate * exponential_decay(epoch, config.learning_rate_decay)
-        set_learning_rate(self.weight_optimizer, rate)
+        self.weight_optimizer.set_learning_rate(rate)
         self.problem.weights.train()
         steps = len(self.streams[0]) if phase == "pretrain" else min(map(len, self.streams))
         self.progress.begin(f"{phase} epoch {epoch + 1}/{config.epochs}", steps)
@@ -154,6 +156,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     def release(self) -> None:
         """End the threads and the data workers."""
         self._passes.close()
+        self.weight_optimizer.close()
         super().release()
 
     def _pairs(self, epoch: int, phase: str) -> Iterator[tuple[Any, Any]]:
@@ -169,39 +172,13 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     def _weight_step(self, batch: tuple[Tensor, Tensor], passes: Sequence[Pass]) -> float:
         """One SGD step on the mean loss of the passes; returns that."""
         images, labels = self._move(batch)
-        if self._in_momenta:
-            self._gather_in_momenta()
-        elif self._passes.side_by_side and self.config.operator_sampling == "mixed":  # single paths leave most at None
-            forget_gradients(self._gathering)
-        self.weight_optimizer.zero_grad(set_to_none=True)
+        self.weight_optimizer.begin()
         share = 1 / len(passes)
         losses = self._passes.run([partial(self._weight_pass, images, labels, one, share) for one in passes])
-        self._average(p.grad for p in self.weights)
-        if self.config.gradient_clipping is not None:
-            clip_gradients(self.weights, self.config.gradient_clipping)
-        if self._in_momenta:
-            self._descend()
+        if self.world > 1:
+            self._average(self.weight_optimizer.gathered())
         self.weight_optimizer.step()
         return self._finite(torch.stack(losses).sum(), "weights")
-
-    def _gather_in_momenta(self) -> None:
-        """For the passes to come: gradients of superkernels begin as what SGD adds them to."""
-        for weight in self._gathering:
-            memory = self.weight_optimizer.state[weight]["momentum_buffer"]
-            gather_gradient_in(weight, memory, momentum=self.config.momentum, weight_decay=self.config.weight_decay)
-
-    @torch.no_grad()
-    def _descend(self) -> None:
-        """The rest of SGD for gradients that were gathered in momenta; those without gradient stay, as in SGD."""
-        pairs: list[tuple[Tensor, Tensor]] = []
-        for weight in self._gathering:
-            momentum: Tensor = self.weight_optimizer.state[weight]["momentum_buffer"]
-            if weight.grad is momentum:  # otherwise it came by another way than the superkernels', and is SGD's
-                pairs.append((weight, momentum))
-                weight.grad = None
-        if pairs:
-            weights, momenta = zip(*pairs, strict=True)
-            torch._foreach_add_(weights, momenta, alpha=-self.weight_optimizer.param_groups[0]["lr"])
 
     def _weight_pass(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> Tensor:
         """The loss of a pass times its share in the step's; its gradients are added to those of earlier passes."""
@@ -209,11 +186,12 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             loss = self._loss(images, labels, forward) * share
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
-        expect_gradient(self._handed[0])  # stands for all of them
+        handed = self.weight_optimizer.others
+        expect_gradient(handed[0])  # stands for all of them
         loss = self._loss(images, labels, forward) * share
-        gradients = torch.autograd.grad(loss, self._handed, allow_unused=True)
-        with in_turn(self._handed[0]):
-            for weight, gradient in zip(self._handed, gradients, strict=True):
+        gradients = torch.autograd.grad(loss, handed, allow_unused=True)
+        with in_turn(handed[0]):
+            for weight, gradient in zip(handed, gradients, strict=True):
                 if gradient is not None:
                     weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         return loss.detach()

@@ -27,6 +27,8 @@ class SearchConfig:
     architecture_learning_rate, architecture_weight_decay: Adam of the architecture parameters.
     gradient_clipping: the largest norm of all weight gradients together; null for none, which saves the memory of the
         superkernels' gradients: they are then gathered in their momenta.
+    momentum_precision: of the superkernels' gradients and momenta, "fp32" or "bf16", which halves their memory. (With
+        precision bf16 it is faster, too.)
     latency_weight: lambda in Eq. 8, per ms; where the space has a latency target, what its controller begins with.
     decoupling: how the latency's gradient is shared between alpha, beta and gamma (Eq. 3): "solved" from the table's
         sensitivities, "none", or the three factors w1, w2, w3.
@@ -57,6 +59,7 @@ class SearchConfig:
     architecture_learning_rate: float = Field(default=3e-4, gt=0)
     architecture_weight_decay: float = Field(default=0.0, ge=0)
     gradient_clipping: float | None = Field(default=5.0, gt=0)
+    momentum_precision: Literal["fp32", "bf16"] = "fp32"
     latency_weight: float = Field(default=0.01, ge=0)
     decoupling: Literal["solved", "none"] | tuple[_Factor, _Factor, _Factor] = "solved"
     temperature: float = Field(default=1.0, gt=0)

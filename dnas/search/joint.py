@@ -28,6 +28,8 @@ def predictions_name(epochs: int) -> str:
 class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
     """A step trains weights and architecture parameters by the gradient of one loss, each with its own optimiser."""
 
+    weight_optimizer: torch.optim.SGD
+
     def __init__(
         self,
         problem: JointProblem,

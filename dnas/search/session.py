@@ -6,7 +6,7 @@ import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +42,20 @@ def spread(count: int, wanted: int) -> list[int]:
     return [i * count // wanted for i in range(wanted)]
 
 
+class HasState(Protocol):
+    """An optimiser, as far as it is saved."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it goes on from."""
+
+    def load_state_dict(self, state: Any, /) -> None:
+        """Take that up."""
+
+
 class SearchSession(ABC, Generic[Problem, Config]):
     """One search: problem, optimisers and streams of images; how an epoch trains is the subclass's."""
 
-    weight_optimizer: torch.optim.Optimizer
+    weight_optimizer: HasState
     architecture_optimizer: torch.optim.Optimizer
 
     def __init__(

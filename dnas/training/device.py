@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from dnas.errors import UserError
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
@@ -58,7 +58,7 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     resolved = resolve_precision(precision, device)
     if resolved == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=_DTYPES[resolved])
+    return torch.autocast(device.type, dtype=DTYPES[resolved])
 
 
 def make_accelerator(device: torch.device) -> Accelerator:

@@ -50,14 +50,6 @@ def make_sgd(
     return optimizer
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> None:
-    """Scale all gradients so that the norm of all together is at most ``largest``; untouched where it already is."""
-    present = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in present if parameter.grad is not None])
-    if not norm <= largest:  # also where it is not a number
-        torch.nn.utils.clip_grads_with_norm_(present, largest, norm)
-
-
 @contextlib.contextmanager
 def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Within, the parameters (all of which are trained otherwise) want no gradient, and nothing is kept for it."""

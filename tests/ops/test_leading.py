@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dnas.ops import joint_conv2d, joint_norm_act
+from dnas.ops import GradientMemory, RoundedCopy, forget_memory, joint_conv2d, joint_norm_act
 
 
 def close(found, expected):
@@ -61,6 +61,74 @@ def test_gradients_of_blocks_gather_in_the_whole_weights(size, layout):
         torch.cat([F.conv2d(x, block, padding=1) for block in blocks], dim=1).sin().sum().backward()
         for a, b in zip(mine, plain, strict=True):
             close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_gradient_memory_begins_as_it_is_told_and_takes_the_gradients(layout):
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3).double().to(memory_format=layout))
+    x = torch.randn(2, 2, 5, 6, dtype=torch.float64)
+    joint_conv2d(x, [weight], 1, [3]).sin().sum().backward()
+    expected, weight.grad = weight.grad, None
+    memory = GradientMemory(weight, torch.full_like(weight, 0.5))
+    for momentum, decay, start in ((0.0, 0.0, 0.0), (0.5, 0.0, 0.5), (0.0, 0.1, 0.0)):
+        before = memory.tensor.clone()
+        memory.begin(momentum, decay)
+        assert not memory.filled
+        for _ in range(2):
+            joint_conv2d(x, [weight], 1, [3]).sin().sum().backward()
+        assert memory.filled
+        assert weight.grad is None
+        close(memory.tensor, start * before + decay * weight.detach() + 2 * expected)
+    memory.tensor.fill_(float("nan"))
+    memory.begin()
+    joint_conv2d(x, [weight], 1, [3]).sin().sum().backward()
+    close(memory.tensor, expected)  # not a number before, but that is forgotten
+    forget_memory([weight])
+    joint_conv2d(x, [weight], 1, [3]).sin().sum().backward()
+    close(weight.grad, expected)
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_a_memory_of_lower_precision_holds_the_rounded_gradient(compute):
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 6, 3, 3))
+    memory = GradientMemory(weight, precision=torch.bfloat16)
+    x, plain = torch.randn(2, 6, 7, 7), weight.detach().clone().requires_grad_()
+    with torch.autocast("cpu", dtype=compute, enabled=compute != torch.float32):
+        for one in (weight, plain):
+            joint_conv2d(x, [one]).float().sin().sum().backward()
+    assert memory.tensor.dtype == torch.bfloat16
+    torch.testing.assert_close(memory.tensor.float(), plain.grad, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("width", [3, 8])
+def test_a_rounded_copy_gives_the_bits_of_rounding_anew(width):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 5, 6, 6, requires_grad=True), torch.nn.Parameter(torch.randn(8, 6, 3, 3))
+    upstream = torch.randn(2, width, 6, 6).bfloat16()
+
+    def run():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = joint_conv2d(x, [weight], 1, [width])
+        return [found, *gradients(found, [x, weight], upstream)]
+
+    plain = run()
+    copy = RoundedCopy(weight, torch.bfloat16)
+    assert all(map(torch.equal, plain, run()))
+    copy.values.zero_()  # it is what is read
+    assert not run()[0].any()
+    with torch.no_grad():
+        weight.add_(1)  # the copy is not of this weight
+    assert not copy.holds
+    changed = run()
+    assert changed[0].any()
+    copy.refresh()
+    assert copy.holds
+    assert all(map(torch.equal, changed, run()))
+    forget_memory([weight])
+    copy.values.zero_()
+    assert all(map(torch.equal, changed, run()))
 
 
 @pytest.mark.parametrize("size", [(3, 4), (20, 21)], ids=str)

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from dnas.ops import PassPool, forget_gradients, joint_conv2d
+from dnas.ops import GradientMemory, PassPool, forget_memory, joint_conv2d
 from dnas.ops.turns import expect_gradient, in_turn
 
 PATIENCE_S = 10.0
@@ -100,11 +100,16 @@ def test_gradients_are_those_of_passes_one_after_the_other_bit_by_bit(pool, layo
             x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 6 - x.shape[1])).tanh()
         x.sum().backward()
 
+    memories = [GradientMemory(weight) for weight in weights]
     found = []
     for run in (PassPool(1).run, pool.run, pool.run):
+        for memory in memories:
+            memory.begin()
         run([functools.partial(one, index) for index in range(4)])
-        found.append([weight.grad.clone() for weight in weights])
-        forget_gradients(weights)
-        assert all(weight.grad is None for weight in weights)
+        found.append([memory.tensor.clone() for memory in memories])
+    assert all(weight.grad is None for weight in weights)
+    forget_memory(weights)
+    PassPool(1).run([functools.partial(one, index) for index in range(4)])
+    found.append([weight.grad for weight in weights])
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))

@@ -16,6 +16,13 @@ from dnas.search import CoSearch, Pass, SearchConfig
 from dnas.training import NoProgress
 
 
+def gradient_of(weight):
+    """Of the step before: a superkernel's is kept apart."""
+    memory = getattr(weight, "_gradient_memory", None)
+    gradient = weight.grad if memory is None else memory.tensor if memory.filled else None
+    return None if gradient is None else gradient.clone()
+
+
 class Watched(CoSearch):
     """Notes weights, their gradients and logits at the beginning of each of the two steps."""
 
@@ -28,9 +35,7 @@ class Watched(CoSearch):
             {
                 "step": step,
                 "weights": {name: p.detach().clone() for name, p in self.weights.named_parameters()},
-                "gradients": {
-                    name: None if p.grad is None else p.grad.clone() for name, p in self.weights.named_parameters()
-                },
+                "gradients": {name: gradient_of(p) for name, p in self.weights.named_parameters()},
                 "logits": {name: p.detach().clone() for name, p in self.architecture.named_parameters()},
                 "logit_gradients": [p.grad for p in self.architecture.parameters()],
             }
@@ -91,7 +96,9 @@ def test_each_step_changes_its_own_parameters_and_leaves_no_gradient_behind(tiny
 
 
 def test_the_weight_step_is_sgd_on_its_own_gradients(tiny, tmp_path):
-    config = tiny.config(pretrain_epochs=1, search_epochs=1, learning_rate=0.3, weight_decay=0.01)
+    config = tiny.config(
+        pretrain_epochs=1, search_epochs=1, learning_rate=0.3, weight_decay=0.01, gradient_clipping=1e9
+    )
     problem = tiny.problem(config, kind=Watched)
     tiny.run(tmp_path / "run", config, problem=problem)
     before, after = problem.notes[0], problem.notes[1]
@@ -107,19 +114,28 @@ def test_the_weight_step_is_sgd_on_its_own_gradients(tiny, tmp_path):
     assert trained > 0.9 * len(before["weights"])
 
 
-def norm_of(gradients):
-    return torch.stack([gradient.norm() for gradient in gradients.values() if gradient is not None]).norm().item()
+def step_length(before, after):
+    return torch.stack([(before[name] - weight).norm() for name, weight in after.items()]).norm().item()
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_configured(tiny, tmp_path):
-    norms = {}
+    """Without momentum and decay, and at a learning rate of 1, a step is the gradient."""
+    lengths = {}
     for clipping in (1e9, 1e-2):
-        config = tiny.config(pretrain_epochs=0, search_epochs=1, gradient_clipping=clipping)
+        config = tiny.config(
+            pretrain_epochs=0,
+            search_epochs=1,
+            learning_rate=1.0,
+            momentum=0.0,
+            weight_decay=0.0,
+            gradient_clipping=clipping,
+        )
         problem = tiny.problem(config, kind=Watched)
         tiny.run(tmp_path / str(clipping), config, problem=problem)
-        norms[clipping] = [norm_of(note["gradients"]) for note in problem.notes if note["step"] == "architecture"]
-    assert min(norms[1e9]) > 0.1
-    assert norms[1e-2] == pytest.approx([1e-2] * 2, rel=1e-3)
+        pairs = [pair for pair in itertools.pairwise(problem.notes) if pair[0]["step"] == "weights"]
+        lengths[clipping] = [step_length(before["weights"], after["weights"]) for before, after in pairs]
+    assert min(lengths[1e9]) > 0.1
+    assert lengths[1e-2] == pytest.approx([1e-2] * 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("seed", [3, 4])

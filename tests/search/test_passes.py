@@ -54,7 +54,7 @@ class Doubled(CoSearch):
 @pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
 @pytest.mark.parametrize(("number", "run"), [(1, run_cell), (3, run_cell), (1, run_cell_plainly)])
 def test_gradients_gathered_in_momenta_are_sgd(tiny, tmp_path, operator_sampling, number, run):
-    """As they are without clipping; with a limit that is never reached they are gathered apart, and torch descends."""
+    """As they are without clipping; with a limit that is never reached they are gathered apart."""
     found = []
     for clipping in (None, 1e9):
         config = tiny.config(gradient_clipping=clipping, passes_at_once=number, operator_sampling=operator_sampling)

@@ -1,10 +1,10 @@
-"""What single-path sampling of operators does to a search: searches of either kind on `streets`, and what they find.
+"""What a setting of the search does to it: searches on `streets` with and without it, and what they find.
 
-For each seed a search that mixes all operators and one of single paths run at the same time, one thread each, so that a
-busy machine slows both; the students derived from them are trained from scratch alike. Prints a table in Markdown, mean
-and standard deviation over the seeds. What is in the folder already is not done again, and an interrupted run goes on.
+For each seed the searches of all kinds run at the same time, one thread each, so that a busy machine slows all of them;
+the students derived from them are trained from scratch alike. Prints a table in Markdown, mean and standard deviation
+over the seeds. What is in the folder already is not done again, and an interrupted run goes on.
 
-    python scripts/single_path.py --out DIR [--seeds 3]
+    python scripts/compare_searches.py --out DIR [--kinds plain,single_path] [--seeds 3]
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from pathlib import Path
 
 from dnas.runs import RunFolder
 
-KINDS = ("mixed", "single_path")
+KINDS: dict[str, list[str]] = {
+    "plain": [],
+    "single_path": ["operator_sampling=single_path"],
+    "bf16": ["precision=bf16", "momentum_precision=bf16"],
+    "unclipped": ["gradient_clipping=null"],
+    "unclipped_bf16_momenta": ["gradient_clipping=null", "momentum_precision=bf16"],
+}
 PRESET = "fasterseg_demo"
 COLUMNS = {
     "s a step": ("seconds", 2),
@@ -41,15 +47,15 @@ def main() -> None:
         finish([dnas("latency", "build", PRESET, "--out", str(table), *measure, *space)])
     images = ["--data-set", "size=[96,192]", "--data-set", f"images={{train: {options.images}, val: 24, test: 8}}"]
     epochs = {"pretrain_epochs": options.pretrain_epochs, "search_epochs": options.search_epochs}
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in options.kinds}
     for seed in range(options.seeds):
         common = ["--data", "streets", *images, "--seed", str(seed)]
-        searches = {kind: options.out / f"{kind}_{seed}" for kind in KINDS}
+        searches = {kind: options.out / f"{kind}_{seed}" for kind in options.kinds}
         running = []
         for kind, run in searches.items():
             if not finished(run, sum(epochs.values())):
                 chosen = [f"search.{name}={value}" for name, value in epochs.items()]
-                chosen.append(f"search.operator_sampling={kind}")
+                chosen += [f"search.{setting}" for setting in KINDS[kind]]
                 command = ["search", PRESET, "--table", str(table), "--out", str(run), *common]
                 running.append(dnas(*command, *space, *settings(chosen), *going_on(run)))
         finish(running)
@@ -64,7 +70,7 @@ def main() -> None:
         finish(running)
         for kind, run in searches.items():
             found[kind].append({"latency_ms": latencies[kind], **figures(run)})
-    print(f"| operators | {' | '.join(COLUMNS)} |")
+    print(f"| search | {' | '.join(COLUMNS)} |")
     print(f"|---|{'---|' * len(COLUMNS)}")
     for kind, results in found.items():
         print(f"| {kind} | {' | '.join(spread([r[key] for r in results], *rest) for key, *rest in COLUMNS.values())} |")
@@ -73,6 +79,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--kinds", type=kinds, default=["plain", "single_path"], help=f"of {', '.join(KINDS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--images", type=int, default=96, help="training images")
@@ -80,6 +87,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--search-epochs", type=int, default=5)
     parser.add_argument("--retrain-epochs", type=int, default=12)
     return parser.parse_args()
+
+
+def kinds(text: str) -> list[str]:
+    """Names of kinds, separated by commas."""
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in KINDS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(KINDS)}")
+    return names
 
 
 def dnas(*arguments: str) -> subprocess.Popen[bytes]:

@@ -1,0 +1,144 @@
+"""The optimiser of a supernet's weights: it is SGD, in any precision and wherever the gradients are gathered."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dnas.ops import SuperConvBlock
+from dnas.search import descent
+from dnas.search.descent import SupernetSGD
+
+STEPS = 4
+
+
+class Network(nn.Module):
+    """Two operators of superkernels and a plain convolution; the second operator has no part in some passes."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.first = SuperConvBlock(4, (2, 6), depth=2)
+        self.second = SuperConvBlock(4, (2, 6), depth=1)
+        self.to(dtype)
+
+    def forward(self, x, width, both):
+        x = self.stem(x)
+        return self.first(x, width).square().mean() + (self.second(x, width).square().mean() if both else 0.0)
+
+
+def make(network, **options):
+    return SupernetSGD(network, **{"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01, **options})
+
+
+def passes(step, dtype):
+    """The second operator gets its first gradient in the second step, and none in the last."""
+    generator = torch.Generator().manual_seed(step)
+    for width in (2, 6):
+        yield torch.randn(2, 3, 9, 9, generator=generator, dtype=torch.float64).to(dtype), width, step in (1, 2)
+
+
+def train(network, optimizer, steps=STEPS):
+    for step in range(steps):
+        optimizer.begin()
+        for x, width, both in passes(step, network.stem.weight.dtype):
+            network(x, width, both).backward()
+        optimizer.step()
+
+
+def train_by_torch(network, clipping, momentum=0.9):
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01)
+    norms = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        for x, width, both in passes(step, network.stem.weight.dtype):
+            network(x, width, both).backward()
+        if clipping is not None:
+            norms.append(float(nn.utils.clip_grad_norm_(network.parameters(), clipping)))
+        optimizer.step()
+    return norms
+
+
+@pytest.mark.parametrize("piece", [7, 1 << 18])
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+@pytest.mark.parametrize("clipping", [None, 0.1, 1e9])
+@pytest.mark.parametrize("keep_gradients", [True, False])
+def test_it_is_sgd(monkeypatch, piece, momentum, clipping, keep_gradients):
+    monkeypatch.setattr(descent, "PIECE", piece)
+    mine, plain = Network(torch.float64), Network(torch.float64)
+    train(mine, make(mine, clipping=clipping, momentum=momentum, keep_gradients=keep_gradients))
+    norms = train_by_torch(plain, clipping, momentum)
+    if clipping == 0.1:
+        assert min(norms) > clipping  # it does something
+    for (name, found), wanted in zip(mine.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-9, msg=name)  # 1e-6 is torch's, in the clipping
+
+
+@pytest.mark.parametrize("piece", [7, 1 << 18])
+@pytest.mark.parametrize("clipping", [None, 0.1])
+def test_momenta_of_lower_precision_are_rounded(monkeypatch, piece, clipping):
+    monkeypatch.setattr(descent, "PIECE", piece)
+    rough, fine, before = Network(torch.float32), Network(torch.float32), Network(torch.float32)
+    optimizer = make(rough, clipping=clipping, precision=torch.bfloat16)
+    train(rough, optimizer)
+    assert {momentum.dtype for momentum in optimizer.momenta} == {torch.bfloat16}
+    assert {weight.dtype for weight in rough.parameters()} == {torch.float32}
+    train(fine, make(fine, clipping=clipping))
+    same = 0
+    for found, wanted, start in zip(rough.parameters(), fine.parameters(), before.parameters(), strict=True):
+        assert (found - wanted).norm() <= 0.01 * (wanted - start).norm() + 1e-7
+        same += torch.equal(found, wanted)
+    assert same < len(optimizer.superkernels)  # it is not the same by another name
+
+
+@pytest.mark.parametrize("clipping", [None, 0.1])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_rounded_weights_follow_the_weights(clipping, precision):
+    network = Network(torch.float32)
+    optimizer = make(network, clipping=clipping, precision=precision, compute_precision=torch.bfloat16)
+    plain = Network(torch.float32)
+    for one, other in ((network, optimizer), (plain, make(plain, clipping=clipping, precision=precision))):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            train(one, other)
+    for found, wanted in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(found, wanted)
+    for weight in optimizer.superkernels:
+        assert torch.equal(weight._rounded_copy.values, weight.bfloat16())
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("clipping", [None, 0.1])
+def test_it_goes_on_from_its_state(precision, clipping):
+    straight, stopped, resumed = (Network(torch.float32) for _ in range(3))
+    options = {"clipping": clipping, "precision": precision}
+    train(straight, make(straight, **options))
+    train(straight, make(straight, **options))
+    first = make(stopped, **options)
+    train(stopped, first, steps=2)
+    resumed.load_state_dict(stopped.state_dict())
+    second = make(resumed, **options)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    train(stopped, first), train(resumed, second)
+    for found, wanted, other in zip(resumed.parameters(), stopped.parameters(), straight.parameters(), strict=True):
+        assert torch.equal(found, wanted)
+        assert not torch.equal(found, other)
+
+
+def test_the_state_of_another_precision_is_refused():
+    network = Network(torch.float32)
+    state = make(network, clipping=None).state_dict()
+    with pytest.raises(ValueError, match="precision"):
+        make(network, clipping=None, precision=torch.bfloat16).load_state_dict(state)
+
+
+def test_closed_it_leaves_plain_weights_behind():
+    network = Network(torch.float32)
+    optimizer = make(network, clipping=None, compute_precision=torch.bfloat16)
+    train(network, optimizer)
+    optimizer.close()
+    (x, width, _), *_ = passes(0, torch.float32)
+    network(x, width, True).backward()
+    assert all(weight.grad is not None for weight in optimizer.superkernels)
+    assert not any(hasattr(weight, "_rounded_copy") for weight in optimizer.superkernels)
