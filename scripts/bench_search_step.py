@@ -7,6 +7,9 @@ disturbs least. "Kept" are the maps that the largest pass keeps for its backward
 
     python scripts/bench_search_step.py --threads 2 --variants plain,mixed,single_path
 
+Where the machine's speed changes from minute to minute, ``--together`` tells more: all variants take a step each in
+turn, in one process, and the ratios of neighbouring steps are what counts. (It needs the memory of all variants.)
+
 Variants are words joined by "+": plain (every operator alone, convolving by slices, and passes one by one), mixed,
 single_path, one_by_one (passes one after the other, each with all threads), unclipped (gradients
 gathered in the momenta), recompute, bf16, bf16_momenta, channels_last.
@@ -39,12 +42,17 @@ WORDS = (
     "channels_last",
 )
 CLASSES = 19
+WARM_UP = 2
+"""Steps that are not timed."""
 
 
 def main() -> None:
     arguments = parse()
     if arguments.child:
         print(json.dumps(measure(arguments)))
+        return
+    if arguments.together:
+        measure_together(arguments)
         return
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.variants.split(",")}
     for number in range(arguments.rounds):
@@ -71,6 +79,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a process, after two more")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each variant")
+    parser.add_argument(
+        "--together", action="store_true", help="all variants in this process, step by step in turn, with time ratios"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     for name in arguments.variants.split(","):
@@ -103,29 +114,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the child process does: two steps of warm-up, then the timed ones."""
     import torch
 
-    from dnas.search.calibration import untracked_norms
-
     torch.set_num_threads(arguments.threads)
     times: dict[str, list[float]] = {"wall": [], "cpu": [], "weights": [], "architecture": []}
     with tempfile.TemporaryDirectory() as folder:
         session, batch = make_session(arguments, arguments.child.split("+"), Path(folder) / "run")
         passes: list[int] = []
         session.problem.supernet.register_forward_pre_hook(lambda *_: passes.append(1))
-        with untracked_norms(session.problem.weights):  # as in a search
-            for number in range(arguments.steps + 2):
-                generator = torch.Generator().manual_seed(number)
-                passes.clear()
-                begun = now(arguments.device)
-                session._weight_step(batch, session.problem.weight_passes("search", generator))
-                between, weight_passes = now(arguments.device), len(passes)
-                session._architecture_step(batch, generator)
-                ended = now(arguments.device)
-                if number >= 2:
-                    times["wall"].append(ended[0] - begun[0])
-                    times["cpu"].append(ended[1] - begun[1])
-                    times["weights"].append(between[0] - begun[0])
-                    times["architecture"].append(ended[0] - between[0])
-        counted = f"{weight_passes} + {len(passes) - weight_passes}"
+        for number in range(arguments.steps + WARM_UP):
+            passes.clear()
+            begun, between, ended = timed_step(session, batch, number, arguments.device, lambda: len(passes))
+            if number >= WARM_UP:
+                times["wall"].append(ended[0] - begun[0])
+                times["cpu"].append(ended[1] - begun[1])
+                times["weights"].append(between[0] - begun[0])
+                times["architecture"].append(ended[0] - between[0])
+        counted = f"{between[2]} + {ended[2] - between[2]}"
         kept = kept_bytes(session, batch)
         session.release()
         session.run.close()
@@ -134,6 +137,54 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         peak = torch.cuda.max_memory_allocated() / 1e9
     return {**times, "peak": peak, "kept": kept / 1e6, "passes": counted}
+
+
+def timed_step(session: Any, batch: tuple[Any, Any], number: int, device: str, passes: Any) -> list[tuple[Any, ...]]:
+    """Wall time, CPU time and passes so far before the weight step, between both steps, and after the other."""
+    import torch
+
+    from dnas.search.calibration import untracked_norms
+
+    generator = torch.Generator().manual_seed(number)
+    found = [(*now(device), passes())]
+    with untracked_norms(session.problem.weights):  # as in a search
+        session._weight_step(batch, session.problem.weight_passes("search", generator))
+        found.append((*now(device), passes()))
+        session._architecture_step(batch, generator)
+        found.append((*now(device), passes()))
+    return found
+
+
+def measure_together(arguments: argparse.Namespace) -> None:
+    """Prints wall and CPU time, and their ratios to those of the first variant's step just before or after."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    names = arguments.variants.split(",")
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        made = {name: make_session(arguments, name.split("+"), Path(folder) / name) for name in names}
+        for number in range(arguments.steps + WARM_UP):
+            for name, (session, batch) in made.items():
+                begun, _, ended = timed_step(session, batch, number, arguments.device, lambda: 0)
+                found[name].append((ended[0] - begun[0], ended[1] - begun[1]))
+        for session, _ in made.values():
+            session.release()
+            session.run.close()
+    print("| variant | wall (s) | from, to | CPU (s) | ratio of wall times | from, to | ratio of CPU times |")
+    print("|---|---|---|---|---|---|---|")
+    first = found[names[0]][WARM_UP:]
+    for name, every in found.items():
+        timed = every[WARM_UP:]
+        walls, cpus = zip(*timed, strict=True)
+        ratios = [mine[0] / base[0] for mine, base in zip(timed, first, strict=True)]
+        of_cpu = statistics.median(mine[1] / base[1] for mine, base in zip(timed, first, strict=True))
+        print(
+            f"| {name} | {statistics.median(walls):.2f} | {min(walls):.2f}, {max(walls):.2f} "
+            f"| {statistics.median(cpus):.2f} | {statistics.median(ratios):.2f} "
+            f"| {min(ratios):.2f}, {max(ratios):.2f} | {of_cpu:.2f} |"
+        )
 
 
 class Kept:

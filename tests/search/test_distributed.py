@@ -44,9 +44,14 @@ def freeze(problem):
 common = {"ohem_threshold": None, "validate_every": 9, "gradient_clipping": 1.0}
 
 
-def bilevel(name, batch_size):
-    config = make_config(batch_size=batch_size, pretrain_epochs=1, search_epochs=2, **common)
+def bilevel(name, batch_size, **options):
+    config = make_config(batch_size=batch_size, pretrain_epochs=1, search_epochs=2, **{**common, **options})
     run_search(root / name, config, problem=freeze(make_problem(config)), data=make_data(train=16))
+
+
+def unclipped(name, batch_size):
+    """Gradients are gathered in the momenta."""
+    bilevel(name, batch_size, gradient_clipping=None)
 
 
 def joint(name, batch_size):
@@ -72,7 +77,7 @@ def wait(*pids):
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * len(pids)
 
 
-for number, search in enumerate((bilevel, joint)):
+for number, search in enumerate((bilevel, unclipped, joint)):
     wait(forked(lambda: search(f"{search.__name__}_alone", 4)))
     meeting = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     meeting["MASTER_PORT"] = ports[number]
@@ -99,15 +104,15 @@ def child_environment():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with the runs ``bilevel_alone``, ``bilevel_together``, ``joint_alone`` and ``joint_together``."""
+    """A folder with the runs ``KIND_alone`` and ``KIND_together`` of the three kinds of search."""
     path = tmp_path_factory.mktemp("distributed")
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(path), *map(str, free_ports(2))]
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(path), *map(str, free_ports(3))]
     ended = subprocess.run(command, capture_output=True, timeout=240, env=child_environment())
     assert ended.returncode == 0, ended.stderr.decode()
     return path
 
 
-@pytest.mark.parametrize("search", ["bilevel", "joint"])
+@pytest.mark.parametrize("search", ["bilevel", "unclipped", "joint"])
 def test_two_processes_are_one_with_the_total_batch(runs, search):
     alone, together = (RunFolder.open(runs / f"{search}_{name}") for name in ("alone", "together"))
     expected, found = (run.load_weights("architecture") for run in (alone, together))
@@ -120,7 +125,7 @@ def test_two_processes_are_one_with_the_total_batch(runs, search):
             assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-5), name
 
 
-@pytest.mark.parametrize("search", ["bilevel", "joint"])
+@pytest.mark.parametrize("search", ["bilevel", "unclipped", "joint"])
 def test_the_parameters_have_moved(runs, search):
     """Else the comparison above would be of beginnings."""
     run = RunFolder.open(runs / f"{search}_together")
@@ -130,7 +135,7 @@ def test_the_parameters_have_moved(runs, search):
         assert max(table.abs().max().item() for table in run.load_weights("architecture").values()) > 0.05
 
 
-@pytest.mark.parametrize("search", ["bilevel", "joint"])
+@pytest.mark.parametrize("search", ["bilevel", "unclipped", "joint"])
 def test_one_process_writes(runs, search):
     alone, together = (RunFolder.open(runs / f"{search}_{name}") for name in ("alone", "together"))
     steps = [(record["kind"], record["epoch"], record.get("step")) for record in together.records()]
