@@ -12,7 +12,8 @@ turn, in one process, and the ratios of neighbouring steps are what counts. (It 
 
 Variants are words joined by "+": plain (every operator alone, convolving by slices, and passes one by one), mixed,
 single_path, one_by_one (passes one after the other, each with all threads), unclipped (gradients
-gathered in the momenta), recompute, bf16, bf16_momenta, channels_last.
+gathered in the momenta), recompute, bf16, bf16_momenta, no_copies (weights are
+rounded to bf16 where they are read), channels_last.
 """
 
 from __future__ import annotations
@@ -39,11 +40,10 @@ WORDS = (
     "recompute",
     "bf16",
     "bf16_momenta",
+    "no_copies",
     "channels_last",
 )
 CLASSES = 19
-WARM_UP = 2
-"""Steps that are not timed."""
 
 
 def main() -> None:
@@ -77,7 +77,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of variants without bf16")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of a process, after two more")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of a process")
+    parser.add_argument("--warm-up", type=int, default=2, help="steps before those")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each variant")
     parser.add_argument(
         "--together", action="store_true", help="all variants in this process, step by step in turn, with time ratios"
@@ -111,7 +112,7 @@ def row(name: str, results: list[dict[str, Any]]) -> str:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the child process does: two steps of warm-up, then the timed ones."""
+    """What the child process does: the steps of warm-up, then the timed ones."""
     import torch
 
     torch.set_num_threads(arguments.threads)
@@ -120,10 +121,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         session, batch = make_session(arguments, arguments.child.split("+"), Path(folder) / "run")
         passes: list[int] = []
         session.problem.supernet.register_forward_pre_hook(lambda *_: passes.append(1))
-        for number in range(arguments.steps + WARM_UP):
+        for number in range(arguments.steps + arguments.warm_up):
             passes.clear()
             begun, between, ended = timed_step(session, batch, number, arguments.device, lambda: len(passes))
-            if number >= WARM_UP:
+            if number >= arguments.warm_up:
                 times["wall"].append(ended[0] - begun[0])
                 times["cpu"].append(ended[1] - begun[1])
                 times["weights"].append(between[0] - begun[0])
@@ -165,7 +166,7 @@ def measure_together(arguments: argparse.Namespace) -> None:
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         made = {name: make_session(arguments, name.split("+"), Path(folder) / name) for name in names}
-        for number in range(arguments.steps + WARM_UP):
+        for number in range(arguments.steps + arguments.warm_up):
             for name, (session, batch) in made.items():
                 begun, _, ended = timed_step(session, batch, number, arguments.device, lambda: 0)
                 found[name].append((ended[0] - begun[0], ended[1] - begun[1]))
@@ -174,9 +175,9 @@ def measure_together(arguments: argparse.Namespace) -> None:
             session.run.close()
     print("| variant | wall (s) | from, to | CPU (s) | ratio of wall times | from, to | ratio of CPU times |")
     print("|---|---|---|---|---|---|---|")
-    first = found[names[0]][WARM_UP:]
+    first = found[names[0]][arguments.warm_up :]
     for name, every in found.items():
-        timed = every[WARM_UP:]
+        timed = every[arguments.warm_up :]
         walls, cpus = zip(*timed, strict=True)
         ratios = [mine[0] / base[0] for mine, base in zip(timed, first, strict=True)]
         of_cpu = statistics.median(mine[1] / base[1] for mine, base in zip(timed, first, strict=True))
@@ -250,6 +251,7 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
                 "channels_last": "channels_last" in words,
                 "gradient_clipping": None if "unclipped" in words else 5.0,
                 "momentum_precision": "bf16" if "bf16_momenta" in words else "fp32",
+                "keep_rounded": "no_copies" not in words,
                 "operator_sampling": "single_path" if "single_path" in words else "mixed",
                 "passes_at_once": 1 if {"plain", "one_by_one"} & set(words) else None,
             },

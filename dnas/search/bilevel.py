@@ -55,7 +55,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             weight_decay=config.weight_decay,
             clipping=config.gradient_clipping,
             precision=DTYPES[config.momentum_precision],
-            compute_precision=DTYPES[self.precision] if mixed else torch.float32,
+            compute_precision=DTYPES[self.precision] if mixed and config.keep_rounded else torch.float32,
             keep_gradients=mixed,
         )
         self.architecture_optimizer = torch.optim.Adam(

@@ -42,8 +42,8 @@ class SupernetSGD:
     ) -> None:
         """``clipping``: the largest norm of all gradients together, if any.
 
-        ``precision`` is that of the superkernels' momenta and gradients. For a ``compute_precision`` other than the
-        weights' the superkernels are held in that as well, rounded once a step. ``keep_gradients``: hold their memory
+        ``precision`` is that of the superkernels' momenta and gradients. In a ``compute_precision`` other than the
+        weights' the superkernels are held as well, rounded once a step. ``keep_gradients``: hold their memory
         from one step to the next, rather than giving it back.
         """
         self.superkernels = [weight for weight in self_gathering(network) if weight.requires_grad]

@@ -28,6 +28,20 @@ def test_passes_side_by_side_end_in_the_same_bits(tiny, tmp_path, recompute, pre
     assert all(torch.equal(values, together[name]) for name, values in alone.items())
 
 
+@pytest.mark.parametrize("clipping", [None, 5.0])
+def test_rounding_once_a_step_ends_in_the_same_bits(tiny, tmp_path, clipping):
+    found = []
+    for kept in (True, False):
+        config = tiny.config(
+            precision="bf16", momentum_precision="bf16", gradient_clipping=clipping, keep_rounded=kept, passes_at_once=1
+        )
+        problem = tiny.problem(config)
+        tiny.run(tmp_path / str(kept), config, problem=problem)
+        found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
+    kept, anew = found
+    assert all(torch.equal(values, anew[name]) for name, values in kept.items())
+
+
 def test_one_pass_more_than_threads_runs_at_a_time(tiny):
     threads, cpu = torch.get_num_threads(), torch.device("cpu")
     try:
