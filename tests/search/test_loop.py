@@ -305,10 +305,20 @@ class PressesCtrlC(NoProgress):
         self.messages.append(text)
 
 
-@pytest.mark.parametrize(("sampling", "clipping"), [("mixed", 5.0), ("mixed", None), ("single_path", 5.0)])
-def test_ctrl_c_ends_after_the_step_and_the_search_resumes(tiny, tmp_path, sampling, clipping):
+@pytest.mark.parametrize(
+    ("sampling", "clipping", "precision"),
+    [("mixed", 5.0, "fp32"), ("mixed", None, "fp32"), ("single_path", 5.0, "fp32"), ("mixed", 5.0, "bf16")],
+)
+def test_ctrl_c_ends_after_the_step_and_the_search_resumes(tiny, tmp_path, sampling, clipping, precision):
     before = signal.getsignal(signal.SIGINT)
-    config = tiny.config(pretrain_epochs=1, search_epochs=2, operator_sampling=sampling, gradient_clipping=clipping)
+    config = tiny.config(
+        pretrain_epochs=1,
+        search_epochs=2,
+        operator_sampling=sampling,
+        gradient_clipping=clipping,
+        precision=precision,
+        momentum_precision=precision,
+    )
     tiny.run(tmp_path / "whole", config)
     for step in (2, 5):  # at the end of the first epoch, in the last one
         progress = PressesCtrlC(step)
