@@ -28,9 +28,9 @@ _MEMORY, _ROUNDED = "_gradient_memory", "_rounded_copy"
 class GradientMemory:
     """Where backward passes gather the gradient of a weight, instead of in ``weight.grad``.
 
-    tensor: the gradient; None before the first one where it has no memory of its own yet. It may be of a lower
-    precision than the weight, and it may be the momentum of SGD: what has been gathered there is its new momentum, and
-    no memory is needed for a gradient of its own.
+    tensor: the gradient, of the weight's shape; None before the first one where it has no memory of its own yet. It may
+    be of a lower precision than the weight, and it may be the momentum of SGD: what has been gathered there is its new
+    momentum, and no memory is needed for a gradient of its own.
     filled: whether anything was gathered since :meth:`begin`.
     """
 
