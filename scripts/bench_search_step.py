@@ -10,10 +10,10 @@ disturbs least. "Kept" are the maps that the largest pass keeps for its backward
 Where the machine's speed changes from minute to minute, ``--together`` tells more: all variants take a step each in
 turn, in one process, and the ratios of neighbouring steps are what counts. (It needs the memory of all variants.)
 
-Variants are words joined by "+": plain (every operator alone, convolving by slices, and passes one by one), mixed,
-single_path, one_by_one (passes one after the other, each with all threads), unclipped (gradients
-gathered in the momenta), recompute, bf16, bf16_momenta, no_copies (weights are
-rounded to bf16 where they are read), channels_last.
+Variants are words joined by "+": published (the structure of the published code, see published_step.py), plain (every
+operator alone, convolving by slices, and passes one by one), mixed, single_path, one_by_one (passes one after the
+other, each with all threads), unclipped (gradients gathered in the momenta), recompute, bf16, bf16_momenta,
+channels_last.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 WORDS = (
+    "published",
     "plain",
     "mixed",
     "single_path",
@@ -40,7 +41,6 @@ WORDS = (
     "recompute",
     "bf16",
     "bf16_momenta",
-    "no_copies",
     "channels_last",
 )
 CLASSES = 19
@@ -115,9 +115,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the child process does: the steps of warm-up, then the timed ones."""
     import torch
 
+    from dnas.training.collector import settled_objects
+
     torch.set_num_threads(arguments.threads)
     times: dict[str, list[float]] = {"wall": [], "cpu": [], "weights": [], "architecture": []}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, settled_objects():
         session, batch = make_session(arguments, arguments.child.split("+"), Path(folder) / "run")
         passes: list[int] = []
         session.problem.supernet.register_forward_pre_hook(lambda *_: passes.append(1))
@@ -130,14 +132,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 times["weights"].append(between[0] - begun[0])
                 times["architecture"].append(ended[0] - between[0])
         counted = f"{between[2]} + {ended[2] - between[2]}"
+        peak = peak_memory(arguments.device)
         kept = kept_bytes(session, batch)
         session.release()
         session.run.close()
-    if arguments.device == "cpu":
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    else:
-        peak = torch.cuda.max_memory_allocated() / 1e9
     return {**times, "peak": peak, "kept": kept / 1e6, "passes": counted}
+
+
+def peak_memory(device: str) -> float:
+    """Of this process, or of its tensors on an accelerator, in GB."""
+    import torch
+
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def timed_step(session: Any, batch: tuple[Any, Any], number: int, device: str, passes: Any) -> list[tuple[Any, ...]]:
@@ -161,10 +169,12 @@ def measure_together(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
     import torch
 
+    from dnas.training.collector import settled_objects
+
     torch.set_num_threads(arguments.threads)
     names = arguments.variants.split(",")
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, settled_objects():
         made = {name: make_session(arguments, name.split("+"), Path(folder) / name) for name in names}
         for number in range(arguments.steps + arguments.warm_up):
             for name, (session, batch) in made.items():
@@ -228,6 +238,7 @@ def now(device: str) -> tuple[float, float]:
 def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) -> tuple[Any, Any]:
     """The search as it is, on random images, priced by the number of channels."""
     import torch
+    from published_step import PublishedSearch, PublishedSupernet
 
     from dnas.data import DataConfig, open_dataset
     from dnas.latency.expected import DecoupledWeights, ExpectedLatency
@@ -251,9 +262,8 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
                 "channels_last": "channels_last" in words,
                 "gradient_clipping": None if "unclipped" in words else 5.0,
                 "momentum_precision": "bf16" if "bf16_momenta" in words else "fp32",
-                "keep_rounded": "no_copies" not in words,
                 "operator_sampling": "single_path" if "single_path" in words else "mixed",
-                "passes_at_once": 1 if {"plain", "one_by_one"} & set(words) else None,
+                "passes_at_once": 1 if {"published", "plain", "one_by_one"} & set(words) else None,
             },
         },
         "benchmark",
@@ -274,9 +284,14 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
     )
     data = open_dataset(DataConfig(dataset="streets", size=(height, width), images={"train": 8, "val": 1}), "train")
     run = RunFolder.create(folder, "search", {}, 0, False, device=arguments.device)
-    session = BilevelSearch(problem, (data, data), run, config, torch.device(arguments.device), NoProgress())
-    if "plain" in words:
+    published = "published" in words
+    make = PublishedSearch if published else BilevelSearch
+    session = make(problem, (data, data), run, config, torch.device(arguments.device), NoProgress())
+    if published or "plain" in words:
         problem.run_cell = run_cell_plainly
+    if isinstance(session, PublishedSearch):
+        problem.supernet.__class__ = PublishedSupernet  # the same weights, run in another way
+        session.prepare()
     session.classes = CLASSES  # its images are not read, the batch is this one:
     generator = torch.Generator().manual_seed(0)
     batch = (

@@ -6,7 +6,7 @@ from dnas.ops.fractional_blocks import block_of, layers_by_block
 from dnas.ops.fractional_module import FractionalConv2d, clamp_dilations, fractional_layers
 from dnas.ops.fractional_network import floor_and_ceil, make_fractional, nearest, round_dilations
 from dnas.ops.joint_norm import joint_norm_act
-from dnas.ops.leading import GradientMemory, RoundedCopy, forget_memory, joint_conv2d
+from dnas.ops.leading import GradientMemory, forget_memory, joint_conv2d
 from dnas.ops.operators import OPERATORS, make_operator, make_superkernel
 from dnas.ops.resampling import halve, resize
 from dnas.ops.superkernel import (
@@ -28,7 +28,6 @@ __all__ = [
     "FractionalConv2d",
     "GradientMemory",
     "PassPool",
-    "RoundedCopy",
     "SuperConvBlock",
     "SuperConvNormAct",
     "SuperFactorizedReduce",

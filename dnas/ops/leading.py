@@ -19,76 +19,44 @@ from torch import Tensor
 from dnas.ops.turns import expect_gradient, in_turn
 
 JOIN_FROM_PIXELS = 400
-"""On CPUs convolutions of one map run as one from so many pixels on; below, copying weights side by side costs more."""
+"""On CPUs convolutions of one map run as one from so many pixels on; below, copying large weights side by side costs
+more than it saves."""
+JOIN_UP_TO_VALUES = 1_200_000
+"""Together so many values of weights are not too large to be copied."""
 
 
-_MEMORY, _ROUNDED = "_gradient_memory", "_rounded_copy"
+_MEMORY = "_gradient_memory"
 
 
 class GradientMemory:
     """Where backward passes gather the gradient of a weight, instead of in ``weight.grad``.
 
-    tensor: the gradient, of the weight's shape; None before the first one where it has no memory of its own yet. It may
-    be of a lower precision than the weight, and it may be the momentum of SGD: what has been gathered there is its new
-    momentum, and no memory is needed for a gradient of its own.
-    filled: whether anything was gathered since :meth:`begin`.
+    tensor: what gradients are added to, of the weight's shape; None is zeros that are made when needed. It may be of a
+    lower precision than the weight. What it begins with is up to its owner, who takes the gradient from it: zeros, or
+    a momentum that has decayed, which thereby becomes the new one without memory for a gradient of its own.
+    filled: whether anything was added since the owner set it to False.
     """
 
     def __init__(self, weight: Tensor, tensor: Tensor | None = None, precision: torch.dtype | None = None) -> None:
         """For ``weight``, until :func:`forget_memory`; one of ``precision`` is made if needed, without ``tensor``."""
         self.weight, self.tensor, self.filled = weight, tensor, False
         self._precision = weight.dtype if precision is None else precision
-        self._momentum = self._weight_decay = 0.0
         setattr(weight, _MEMORY, self)
-
-    def begin(self, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
-        """The next gradient begins as ``momentum`` * tensor + ``weight_decay`` * weight."""
-        self.filled, self._momentum, self._weight_decay = False, momentum, weight_decay
 
     @torch.no_grad()
     def take(self) -> Tensor:
         """The tensor to add a gradient to."""
         if self.tensor is None:
-            self.tensor = torch.empty_like(self.weight, dtype=self._precision)
-        if not self.filled:
-            self.filled = True
-            if self._momentum:
-                self.tensor.mul_(self._momentum)
-            else:
-                self.tensor.zero_()  # not 0 * tensor: that may be NaN
-            if self._weight_decay:
-                self.tensor.add_(self.weight, alpha=self._weight_decay)
+            self.tensor = torch.zeros_like(self.weight, dtype=self._precision)
+        self.filled = True
         return self.tensor
 
 
-class RoundedCopy:
-    """A weight in a lower precision, for convolutions in that: without it each of them rounds its block anew."""
-
-    def __init__(self, weight: Tensor, precision: torch.dtype) -> None:
-        """Of ``weight``, until :func:`forget_memory`. Wherever the weight has changed since, the copy is not used."""
-        self.weight = weight
-        self.values = weight.detach().to(precision)
-        self._version = weight._version
-        setattr(weight, _ROUNDED, self)
-
-    def refresh(self) -> None:
-        """Round the weight as it is now."""
-        with torch.no_grad():
-            self.values.copy_(self.weight)
-        self._version = self.weight._version
-
-    @property
-    def holds(self) -> bool:
-        """Whether it is the weight as it is now."""
-        return self._version == self.weight._version
-
-
 def forget_memory(weights: Iterable[Tensor]) -> None:
-    """Gather the gradients in ``weight.grad`` again, and round weights where they are used."""
+    """Gather the gradients in ``weight.grad`` again."""
     for weight in weights:
-        for name in (_MEMORY, _ROUNDED):
-            if hasattr(weight, name):
-                delattr(weight, name)
+        if hasattr(weight, _MEMORY):
+            delattr(weight, _MEMORY)
 
 
 def joint_conv2d(x: Tensor, weights: Sequence[Tensor], stride: int = 1, widths: Sequence[int] | None = None) -> Tensor:
@@ -146,22 +114,14 @@ class _JointConv(torch.autograd.Function):
 
 def _blocks(weights: Sequence[Tensor], widths: Sequence[int], x: Tensor) -> list[Tensor]:
     """The blocks that ``x`` is convolved by, of its kind."""
-    return [
-        _rounded(weight, x.dtype)[:width, : x.shape[1]].to(x.dtype)
-        for weight, width in zip(weights, widths, strict=True)
-    ]
-
-
-def _rounded(weight: Tensor, precision: torch.dtype) -> Tensor:
-    """The copy of the weight in this precision where there is one, otherwise the weight."""
-    copy: RoundedCopy | None = getattr(weight, _ROUNDED, None)
-    return weight if copy is None or copy.values.dtype != precision or not copy.holds else copy.values
+    return [weight[:width, : x.shape[1]].to(x.dtype) for weight, width in zip(weights, widths, strict=True)]
 
 
 def _groups(x: Tensor, stride: int, blocks: Sequence[Tensor]) -> Sequence[Tensor]:
     """The blocks as they are convolved by: side by side, or one by one."""
     pixels = x.shape[0] * x.shape[2] * x.shape[3] // stride**2
-    if len(blocks) > 1 and (pixels >= JOIN_FROM_PIXELS or x.is_cuda):
+    small = sum(block.numel() for block in blocks) <= JOIN_UP_TO_VALUES
+    if len(blocks) > 1 and (pixels >= JOIN_FROM_PIXELS or small or x.is_cuda):
         return [torch.cat(list(blocks))]
     return blocks
 

@@ -47,7 +47,6 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         halves = split_halves(len(data[0]), run.seed)
         seeds = [mix_seed("half", number, run.seed) for number in range(len(halves))]
         super().__init__(problem, data, run, config, device, progress, parts=halves, seeds=seeds)
-        mixed = config.operator_sampling == "mixed"  # single paths leave most weights without gradient, and unread
         self.weight_optimizer = SupernetSGD(
             problem.weights,
             learning_rate=config.learning_rate,
@@ -55,8 +54,8 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             weight_decay=config.weight_decay,
             clipping=config.gradient_clipping,
             precision=DTYPES[config.momentum_precision],
-            compute_precision=DTYPES[self.precision] if mixed and config.keep_rounded else torch.float32,
-            keep_gradients=mixed,
+            compute_precision=DTYPES[self.precision],
+            keep_gradients=config.operator_sampling == "mixed",  # single paths leave most weights without one
         )
         self.architecture_optimizer = torch.optim.Adam(
             self.parameters,

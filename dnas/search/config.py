@@ -29,8 +29,6 @@ class SearchConfig:
         superkernels' gradients: they are then gathered in their momenta.
     momentum_precision: of the superkernels' gradients and momenta, "fp32" or "bf16", which halves their memory. (With
         precision bf16 it is faster, too.)
-    keep_rounded: with precision bf16, hold the superkernels in it as well, rounded once a step: a tenth faster, for
-        half of their memory more. Without, every convolution rounds what it reads, to the same.
     latency_weight: lambda in Eq. 8, per ms; where the space has a latency target, what its controller begins with.
     decoupling: how the latency's gradient is shared between alpha, beta and gamma (Eq. 3): "solved" from the table's
         sensitivities, "none", or the three factors w1, w2, w3.
@@ -62,7 +60,6 @@ class SearchConfig:
     architecture_weight_decay: float = Field(default=0.0, ge=0)
     gradient_clipping: float | None = Field(default=5.0, gt=0)
     momentum_precision: Literal["fp32", "bf16"] = "fp32"
-    keep_rounded: bool = True
     latency_weight: float = Field(default=0.01, ge=0)
     decoupling: Literal["solved", "none"] | tuple[_Factor, _Factor, _Factor] = "solved"
     temperature: float = Field(default=1.0, gt=0)

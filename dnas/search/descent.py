@@ -8,17 +8,19 @@ that a superkernel has besides its weight.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dnas.ops import GradientMemory, RoundedCopy, forget_memory, self_gathering
+from dnas.ops import GradientMemory, forget_memory, self_gathering
+from dnas.search.split import EVERYTHING, SplitWeight, flat
 from dnas.training.optimizers import make_sgd, set_learning_rate
 
-PIECE = 1 << 18
+PIECE = 1 << 19
 """Values that a step of descent takes at a time on a CPU: a piece stays in the cache meanwhile."""
-WEIGHTS_AT_ONCE = 64
+WEIGHTS_AT_ONCE = 32
 """Weights that it takes at a time elsewhere, by the same few kernels."""
 
 
@@ -26,6 +28,9 @@ class SupernetSGD:
     """SGD with momentum (as ``torch.optim.SGD``) over all trainable weights of a network.
 
     A step of training is :meth:`begin`, some backward passes, :meth:`step`.
+
+    momenta: those of the superkernels. Without clipping, where gradients are added to them, they already are as that
+    next sum begins: times ``momentum``, plus ``weight_decay`` times the weight.
     """
 
     def __init__(
@@ -42,9 +47,9 @@ class SupernetSGD:
     ) -> None:
         """``clipping``: the largest norm of all gradients together, if any.
 
-        ``precision`` is that of the superkernels' momenta and gradients. In a ``compute_precision`` other than the
-        weights' the superkernels are held as well, rounded once a step. ``keep_gradients``: hold their memory
-        from one step to the next, rather than giving it back.
+        ``precision`` is that of the superkernels' momenta and gradients. With a ``compute_precision`` of bf16 the
+        superkernels are in halves (:class:`~dnas.search.split.SplitWeight`) until :meth:`close`. ``keep_gradients``:
+        hold their memory from one step to the next, rather than giving it back.
         """
         self.superkernels = [weight for weight in self_gathering(network) if weight.requires_grad]
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
@@ -64,6 +69,9 @@ class SupernetSGD:
         self.momenta = [
             torch.zeros_like(weight, dtype=kind) for weight, kind in zip(self.superkernels, kinds, strict=True)
         ]
+        if clipping is None:
+            for memory, weight in zip(self.momenta, self.superkernels, strict=True):
+                memory.copy_(weight.detach()).mul_(weight_decay)
         # Clipping needs the norm of the gradients alone; otherwise they are gathered in their momenta.
         own = self.momenta if clipping is None else [None] * len(kinds)
         self._memories = [
@@ -71,8 +79,9 @@ class SupernetSGD:
             for weight, tensor, kind in zip(self.superkernels, own, kinds, strict=True)
         ]
         self._places: Tensor | None = None
-        rounds = compute_precision != torch.float32 and all(w.dtype == torch.float32 for w in self.superkernels)
-        self._copies = [RoundedCopy(weight, compute_precision) for weight in self.superkernels] if rounds else []
+        self._split: list[SplitWeight] = []
+        if compute_precision == torch.bfloat16 and all(w.dtype == torch.float32 for w in self.superkernels):
+            self._split = [SplitWeight(weight) for weight in self.superkernels]
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Of all weights."""
@@ -83,13 +92,9 @@ class SupernetSGD:
         """Before the passes of a step."""
         self._sgd.zero_grad(set_to_none=True)
         for memory in self._memories:
-            if self.clipping is None:
-                memory.begin(self.momentum, self.weight_decay)
-            else:
-                memory.begin()
-        for copy in self._copies:
-            if not copy.holds:
-                copy.refresh()
+            if memory.filled and memory.tensor is not None and self.clipping is not None:
+                memory.tensor.zero_()  # of a step that was given up
+            memory.filled = False
 
     def gathered(self) -> list[Tensor]:
         """After the passes: for every weight that has a gradient, what holds it (or the momentum with it)."""
@@ -102,10 +107,10 @@ class SupernetSGD:
         scale = 1.0 if self.clipping is None else self._clip(self.clipping)
         self._sgd.step()
         chosen = self._with_gradient()
-        for weights, momenta, gradients in self._pieces(chosen):
-            self._descend(weights, momenta, gradients, scale)
-        for index in chosen if self._copies else ():
-            self._copies[index].refresh()
+        for part in self._parts(chosen):
+            self._descend(part, scale)
+        for index in chosen:
+            self._memories[index].filled = False
         if not self.keep_gradients and self.clipping is not None:
             for memory in self._memories:
                 memory.tensor = None
@@ -113,19 +118,28 @@ class SupernetSGD:
     def close(self) -> None:
         """Leave the superkernels as they were found, but for their values."""
         forget_memory(self.superkernels)
+        for split in self._split:
+            split.join()
+        self._split = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The momenta."""
-        return {"superkernels": list(self.momenta), "others": self._sgd.state_dict()}
+        """The momenta, those of superkernels as :attr:`momenta` has them, and what the weights lack of float32."""
+        rests = [split.rest for split in self._split]
+        return {"superkernels": list(self.momenta), "rests": rests, "others": self._sgd.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up :meth:`state_dict`; a KeyError or ValueError where it is that of other weights."""
-        theirs = state["superkernels"]
+        theirs, rests = state["superkernels"], state["rests"]
+        mine = [split.rest for split in self._split]
         if [(m.shape, m.dtype) for m in theirs] != [(m.shape, m.dtype) for m in self.momenta]:
             raise ValueError("its momenta are not of the shapes and precision of these superkernels")
+        if [(m.shape, m.dtype) for m in rests] != [(m.shape, m.dtype) for m in mine]:
+            raise ValueError("its weights are of another precision than these superkernels")
         self._sgd.load_state_dict(state["others"])
-        for mine, other in zip(self.momenta, theirs, strict=True):
-            mine.copy_(other)
+        for one, other in zip(self.momenta, theirs, strict=True):
+            one.copy_(other)
+        for one, other in zip(mine, rests, strict=True):
+            one.view(torch.int16).copy_(other.view(torch.int16))
 
     def _with_gradient(self) -> list[int]:
         """Which superkernels have one, those included that it came to another way than theirs."""
@@ -147,44 +161,63 @@ class SupernetSGD:
                 weight.grad.mul_(scale)
         return scale
 
-    def _pieces(self, chosen: Sequence[int]) -> Iterator[tuple[list[Tensor], list[Tensor], list[Tensor]]]:
-        """Weights, momenta and gradients of some superkernels, flat and side by side, some at a time."""
-        whole = [
-            (_flat(self.superkernels[index]), _flat(self.momenta[index]), _flat(self._memories[index].take()))
-            for index in chosen
-        ]
-        if whole and whole[0][0].device.type != "cpu":
-            for first in range(0, len(whole), WEIGHTS_AT_ONCE):
-                weights, momenta, gradients = zip(*whole[first : first + WEIGHTS_AT_ONCE], strict=True)
-                yield list(weights), list(momenta), list(gradients)
+    def _parts(self, chosen: Sequence[int]) -> Iterator[_Part]:
+        """Some superkernels, or a piece of one, at a time."""
+        if chosen and self.superkernels[0].device.type != "cpu":
+            for first in range(0, len(chosen), WEIGHTS_AT_ONCE):
+                yield _Part(chosen[first : first + WEIGHTS_AT_ONCE], EVERYTHING)
             return
-        for three in whole:
-            for first in range(0, len(three[0]), PIECE):
-                weight, momentum, gradient = (values[first : first + PIECE] for values in three)
-                yield [weight], [momentum], [gradient]
+        for index in chosen:
+            for first in range(0, self.superkernels[index].numel(), PIECE):
+                yield _Part([index], slice(first, first + PIECE))
 
-    def _descend(self, weights: list[Tensor], momenta: list[Tensor], gradients: list[Tensor], scale: float) -> None:
-        sums = self._wide(momenta, weights, 0)
+    def _descend(self, part: _Part, scale: float) -> None:
+        """A step of a part. Everything that is to be done to a piece is done while it is in the cache."""
+        momenta = [flat(self.momenta[index])[part.values] for index in part.chosen]
+        weights = self._weights(part, momenta)
+        sums = self._wide(momenta, weights, 1)
         if self.clipping is not None:
+            gradients = [flat(self._memories[index].take())[part.values] for index in part.chosen]
             torch._foreach_mul_(sums, self.momentum)
-            torch._foreach_add_(sums, self._wide(gradients, weights, 1), alpha=scale)
+            torch._foreach_add_(sums, self._wide(gradients, weights, 2), alpha=scale)
             torch._foreach_add_(sums, weights, alpha=self.weight_decay)
-            if sums is not momenta:
-                torch._foreach_copy_(momenta, sums)
+            torch._foreach_zero_(gradients)
         torch._foreach_add_(weights, sums, alpha=-self.learning_rate)
+        if self.clipping is None:  # what the next gradient is added to
+            torch._foreach_mul_(sums, self.momentum)
+            torch._foreach_add_(sums, weights, alpha=self.weight_decay)
+        if sums is not momenta:
+            torch._foreach_copy_(momenta, sums)
+        if self._split:
+            for index, weight in zip(part.chosen, weights, strict=True):
+                self._split[index].write(weight, part.values)
 
-    def _wide(self, values: list[Tensor], weights: list[Tensor], place: int) -> list[Tensor]:
-        """The values in the weights' precision; on a CPU in one of two places for a piece, which stays in the cache."""
+    def _weights(self, part: _Part, like: Sequence[Tensor]) -> list[Tensor]:
+        """The weights of a part, in full precision; of split ones a copy."""
+        if not self._split:
+            return [flat(self.superkernels[index])[part.values] for index in part.chosen]
+        places = [self._place(0, one, torch.float32) for one in like]
+        chosen = zip(part.chosen, places, strict=True)
+        return [self._split[index].read(place, part.values) for index, place in chosen]
+
+    def _wide(self, values: list[Tensor], weights: list[Tensor], number: int) -> list[Tensor]:
+        """The values in the precision of the weights."""
         if values[0].dtype == weights[0].dtype:
             return values
-        if weights[0].device.type != "cpu":
-            return [one.to(weight.dtype) for one, weight in zip(values, weights, strict=True)]
+        return [self._place(number, one, weights[0].dtype).copy_(one) for one in values]
+
+    def _place(self, number: int, like: Tensor, precision: torch.dtype) -> Tensor:
+        """Memory for as many values; on a CPU always the same of three for a piece, which stays in the cache."""
+        if like.device.type != "cpu":
+            return torch.empty_like(like, dtype=precision)
         if self._places is None:
-            self._places = weights[0].new_empty(2, PIECE)
-        found = self._places[place, : len(values[0])]
-        return [found.copy_(values[0])]
+            self._places = torch.empty(3, PIECE, dtype=precision)
+        return self._places[number, : len(like)]
 
 
-def _flat(values: Tensor) -> Tensor:
-    """All values in the order in which they lie in memory."""
-    return values.as_strided((values.numel(),), (1,))
+@dataclass(frozen=True)
+class _Part:
+    """Which superkernels, and which of their values."""
+
+    chosen: Sequence[int]
+    values: slice

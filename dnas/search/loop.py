@@ -13,6 +13,7 @@ from dnas.search.config import JointSearchConfig, SearchConfig
 from dnas.search.goal import LatencyGoal
 from dnas.search.joint import JointSearch
 from dnas.search.problem import BilevelProblem, JointProblem
+from dnas.training.collector import settled_objects
 from dnas.training.device import resolve_device
 from dnas.training.progress import NoProgress, Progress
 
@@ -59,7 +60,7 @@ def search(
     job = _session(problem, data, run, config, resolve_device(device), progress or NoProgress(), goal)
     try:
         first = job.restore()
-        with Interrupt(job.progress.message) as interrupt:
+        with Interrupt(job.progress.message) as interrupt, settled_objects():
             for epoch in range(first, config.epochs):
                 job.run_epoch(epoch, interrupt)
         job.accelerator.wait_for_everyone()  # the log is read below by all, and written by one

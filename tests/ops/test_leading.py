@@ -4,7 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dnas.ops import GradientMemory, RoundedCopy, forget_memory, joint_conv2d, joint_norm_act
+from dnas.ops import GradientMemory, forget_memory, joint_conv2d, joint_norm_act, leading
+
+
+@pytest.fixture(params=[0, leading.JOIN_UP_TO_VALUES], ids=["apart", "joined"], autouse=True)
+def joining(request, monkeypatch):
+    """Small maps are convolved by weights of either size."""
+    monkeypatch.setattr(leading, "JOIN_UP_TO_VALUES", request.param)
 
 
 def close(found, expected):
@@ -64,26 +70,20 @@ def test_gradients_of_blocks_gather_in_the_whole_weights(size, layout):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_a_gradient_memory_begins_as_it_is_told_and_takes_the_gradients(layout):
+def test_a_gradient_memory_takes_the_gradients_on_top_of_what_it_begins_with(layout):
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3).double().to(memory_format=layout))
     x = torch.randn(2, 2, 5, 6, dtype=torch.float64)
     joint_conv2d(x, [weight], 1, [3]).sin().sum().backward()
     expected, weight.grad = weight.grad, None
-    memory = GradientMemory(weight, torch.full_like(weight, 0.5))
-    for momentum, decay, start in ((0.0, 0.0, 0.0), (0.5, 0.0, 0.5), (0.0, 0.1, 0.0)):
-        before = memory.tensor.clone()
-        memory.begin(momentum, decay)
+    for begins in (0.5, None):
+        memory = GradientMemory(weight, None if begins is None else torch.full_like(weight, begins))
         assert not memory.filled
         for _ in range(2):
             joint_conv2d(x, [weight], 1, [3]).sin().sum().backward()
         assert memory.filled
         assert weight.grad is None
-        close(memory.tensor, start * before + decay * weight.detach() + 2 * expected)
-    memory.tensor.fill_(float("nan"))
-    memory.begin()
-    joint_conv2d(x, [weight], 1, [3]).sin().sum().backward()
-    close(memory.tensor, expected)  # not a number before, but that is forgotten
+        close(memory.tensor, (begins or 0.0) + 2 * expected)
     forget_memory([weight])
     joint_conv2d(x, [weight], 1, [3]).sin().sum().backward()
     close(weight.grad, expected)
@@ -100,35 +100,6 @@ def test_a_memory_of_lower_precision_holds_the_rounded_gradient(compute):
             joint_conv2d(x, [one]).float().sin().sum().backward()
     assert memory.tensor.dtype == torch.bfloat16
     torch.testing.assert_close(memory.tensor.float(), plain.grad, rtol=2e-2, atol=2e-2)
-
-
-@pytest.mark.parametrize("width", [3, 8])
-def test_a_rounded_copy_gives_the_bits_of_rounding_anew(width):
-    torch.manual_seed(0)
-    x, weight = torch.randn(2, 5, 6, 6, requires_grad=True), torch.nn.Parameter(torch.randn(8, 6, 3, 3))
-    upstream = torch.randn(2, width, 6, 6).bfloat16()
-
-    def run():
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = joint_conv2d(x, [weight], 1, [width])
-        return [found, *gradients(found, [x, weight], upstream)]
-
-    plain = run()
-    copy = RoundedCopy(weight, torch.bfloat16)
-    assert all(map(torch.equal, plain, run()))
-    copy.values.zero_()  # it is what is read
-    assert not run()[0].any()
-    with torch.no_grad():
-        weight.add_(1)  # the copy is not of this weight
-    assert not copy.holds
-    changed = run()
-    assert changed[0].any()
-    copy.refresh()
-    assert copy.holds
-    assert all(map(torch.equal, changed, run()))
-    forget_memory([weight])
-    copy.values.zero_()
-    assert all(map(torch.equal, changed, run()))
 
 
 @pytest.mark.parametrize("size", [(3, 4), (20, 21)], ids=str)

@@ -1,0 +1,89 @@
+"""The search step with the structure of FasterSeg's published code: what :mod:`bench_search_step` compares with.
+
+Every operator runs alone and convolves by slices, every cell once for each of its predecessors, with their outputs
+mixed rather than their inputs; passes run one by one; the architecture step makes the gradients of all weights as well;
+SGD is PyTorch's. The loss, the passes and the weights are those of our search, so the gradients are not compared
+here: this is about the amount of work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dnas.search.bilevel import BilevelSearch
+from dnas.search.problem import Pass
+from dnas.supernet import MultiResolutionSupernet, RunCell, Sample
+
+Arriving = list[tuple[Tensor, Tensor | None]]
+"""The maps of a cell's predecessors with their weights; None is 1."""
+
+
+class PublishedSupernet(MultiResolutionSupernet):
+    """The supernet, its cells run once for each predecessor."""
+
+    def _run_cells(
+        self, images: Tensor, sample: Sample, run: RunCell, recompute: bool
+    ) -> tuple[dict[tuple[int, int], Tensor], dict[int, Tensor]]:
+        unmixed = dataclasses.replace(sample, beta=tuple(map(torch.ones_like, sample.beta)))
+        arriving: dict[tuple[int, int], Arriving] = {(0, 0): [(self.stems[str(sample.end_ratio)](images), None)]}
+        outputs = {}
+        for level, layer in self.grid.cells():
+            for target in self._targets(level, layer):
+                ways = [self._way(level, layer, target, unmixed)]
+                out = _mixed([(run(x, ways)[0], weight) for x, weight in arriving[level, layer]])
+                if target is None:
+                    outputs[self.grid.scales[level]] = out
+                else:
+                    arriving.setdefault(target, []).append((out, self._share(level, target, sample)))
+        return {cell: _mixed(maps) for cell, maps in arriving.items()}, outputs
+
+    def _share(self, level: int, target: tuple[int, int], sample: Sample) -> Tensor | None:
+        """The weight of the predecessor at ``level`` among those of a cell (Eq. 1)."""
+        goal, layer = target
+        if not 0 < goal < layer:
+            return None
+        return sample.beta[goal][self.grid.beta_row(*target)][level - goal + 1]
+
+
+def _mixed(maps: Arriving) -> Tensor:
+    return torch.stack([x if weight is None else x * weight for x, weight in maps]).sum(0)
+
+
+class PublishedSearch(BilevelSearch):
+    """Both steps by plain backward passes towards everything."""
+
+    def prepare(self) -> None:
+        """Give up our optimiser for PyTorch's."""
+        self.weight_optimizer.close()
+        self.weight_optimizer.momenta.clear()
+        config = self.config
+        self.plain_sgd = torch.optim.SGD(
+            self.problem.weights.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+
+    def _weight_step(self, batch: tuple[Tensor, Tensor], passes: Sequence[Pass]) -> float:
+        images, labels = self._move(batch)
+        self.plain_sgd.zero_grad()
+        loss = torch.stack([self._loss(images, labels, one) for one in passes]).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.gradient_clipping is not None:
+            nn.utils.clip_grad_norm_(self.problem.weights.parameters(), self.config.gradient_clipping)
+        self.plain_sgd.step()
+        return float(loss)
+
+    def _architecture_step(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Any:
+        images, labels = self._move(batch)
+        self.architecture_optimizer.zero_grad()
+        for one in self.problem.architecture_passes(generator):
+            loss, latency = self._loss(images, labels, one), self.problem.latency(one)
+            total = loss if latency is None else loss + self.config.latency_weight * latency
+            total.backward()  # type: ignore[no-untyped-call]
+        self.architecture_optimizer.step()
