@@ -70,8 +70,8 @@ class SupernetSGD:
             torch.zeros_like(weight, dtype=kind) for weight, kind in zip(self.superkernels, kinds, strict=True)
         ]
         if clipping is None:
-            for memory, weight in zip(self.momenta, self.superkernels, strict=True):
-                memory.copy_(weight.detach()).mul_(weight_decay)
+            for values, weight in zip(self.momenta, self.superkernels, strict=True):
+                values.copy_(weight.detach()).mul_(weight_decay)
         # Clipping needs the norm of the gradients alone; otherwise they are gathered in their momenta.
         own = self.momenta if clipping is None else [None] * len(kinds)
         self._memories = [
