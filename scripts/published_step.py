@@ -1,9 +1,9 @@
 """The search step with the structure of FasterSeg's published code: what :mod:`bench_search_step` compares with.
 
 Every operator runs alone and convolves by slices, every cell once for each of its predecessors, with their outputs
-mixed rather than their inputs; passes run one by one; the architecture step makes the gradients of all weights as well;
-SGD is PyTorch's. The loss, the passes and the weights are those of our search, so the gradients are not compared
-here: this is about the amount of work.
+mixed rather than their inputs; the losses of a weight step are added up for one backward pass; the architecture step
+makes the gradients of all weights as well; SGD is PyTorch's. The loss, the passes and the weights are those of our
+search. Mixed outputs are another function than Eq. 1's mixed inputs (but for one-hot beta), so this compares work.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class PublishedSupernet(MultiResolutionSupernet):
 
 
 def _mixed(maps: Arriving) -> Tensor:
-    return torch.stack([x if weight is None else x * weight for x, weight in maps]).sum(0)
+    first, *others = [x if weight is None else x * weight for x, weight in maps]
+    return sum(others, start=first)
 
 
 class PublishedSearch(BilevelSearch):
@@ -77,7 +78,7 @@ class PublishedSearch(BilevelSearch):
         if self.config.gradient_clipping is not None:
             nn.utils.clip_grad_norm_(self.problem.weights.parameters(), self.config.gradient_clipping)
         self.plain_sgd.step()
-        return float(loss)
+        return float(loss.detach())
 
     def _architecture_step(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Any:
         images, labels = self._move(batch)
