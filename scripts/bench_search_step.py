@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import statistics
@@ -79,6 +80,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a process")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before those")
+    parser.add_argument("--passes-at-once", type=int, help="search.passes_at_once of variants that are not one by one")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each variant")
     parser.add_argument(
         "--together", action="store_true", help="all variants in this process, step by step in turn, with time ratios"
@@ -121,18 +123,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     times: dict[str, list[float]] = {"wall": [], "cpu": [], "weights": [], "architecture": []}
     with tempfile.TemporaryDirectory() as folder, settled_objects():
         session, batch = make_session(arguments, arguments.child.split("+"), Path(folder) / "run")
-        passes: list[int] = []
-        session.problem.supernet.register_forward_pre_hook(lambda *_: passes.append(1))
+        passes = multiprocessing.Value("i", 0)  # counted in all processes
+
+        def count(*_: Any) -> None:
+            with passes.get_lock():
+                passes.value += 1
+
+        session.problem.supernet.register_forward_pre_hook(count)
         for number in range(arguments.steps + arguments.warm_up):
-            passes.clear()
-            begun, between, ended = timed_step(session, batch, number, arguments.device, lambda: len(passes))
+            passes.value = 0
+            begun, between, ended = timed_step(session, batch, number, arguments.device, lambda: passes.value)
             if number >= arguments.warm_up:
                 times["wall"].append(ended[0] - begun[0])
                 times["cpu"].append(ended[1] - begun[1])
                 times["weights"].append(between[0] - begun[0])
                 times["architecture"].append(ended[0] - between[0])
         counted = f"{between[2]} + {ended[2] - between[2]}"
-        peak = peak_memory(arguments.device)
+        peak = peak_memory(arguments.device) + session.memory_elsewhere_mb() * 2**20 / 1e9
         kept = kept_bytes(session, batch)
         session.release()
         session.run.close()
@@ -157,7 +164,7 @@ def timed_step(session: Any, batch: tuple[Any, Any], number: int, device: str, p
     generator = torch.Generator().manual_seed(number)
     found = [(*now(device), passes())]
     with untracked_norms(session.problem.weights):  # as in a search
-        session._weight_step(batch, session.problem.weight_passes("search", generator))
+        session._weight_step(batch, "search", generator)
         found.append((*now(device), passes()))
         session._architecture_step(batch, generator)
         found.append((*now(device), passes()))
@@ -227,12 +234,14 @@ def kept_bytes(session: Any, batch: tuple[Any, Any]) -> int:
 
 
 def now(device: str) -> tuple[float, float]:
-    """Wall and CPU time in s, once the device is done."""
+    """Wall time in s, and CPU time with that of other processes of the step, once the device is done."""
+    import psutil
     import torch
 
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter(), time.process_time()
+    forks = [child.cpu_times() for child in psutil.Process().children()]
+    return time.perf_counter(), time.process_time() + sum(times.user + times.system for times in forks)
 
 
 def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) -> tuple[Any, Any]:
@@ -263,7 +272,7 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
                 "gradient_clipping": None if "unclipped" in words else 5.0,
                 "momentum_precision": "bf16" if "bf16_momenta" in words else "fp32",
                 "operator_sampling": "single_path" if "single_path" in words else "mixed",
-                "passes_at_once": 1 if {"published", "plain", "one_by_one"} & set(words) else None,
+                "passes_at_once": 1 if {"published", "plain", "one_by_one"} & set(words) else arguments.passes_at_once,
             },
         },
         "benchmark",

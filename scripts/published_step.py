@@ -9,14 +9,12 @@ search. Mixed outputs are another function than Eq. 1's mixed inputs (but for on
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dnas.search.bilevel import BilevelSearch
-from dnas.search.problem import Pass
 from dnas.supernet import MultiResolutionSupernet, RunCell, Sample
 
 Arriving = list[tuple[Tensor, Tensor | None]]
@@ -70,8 +68,9 @@ class PublishedSearch(BilevelSearch):
             weight_decay=config.weight_decay,
         )
 
-    def _weight_step(self, batch: tuple[Tensor, Tensor], passes: Sequence[Pass]) -> float:
+    def _weight_step(self, batch: tuple[Tensor, Tensor], phase: str, generator: torch.Generator) -> float:
         images, labels = self._move(batch)
+        passes = self.problem.weight_passes(phase, generator)
         self.plain_sgd.zero_grad()
         loss = torch.stack([self._loss(images, labels, one) for one in passes]).mean()
         loss.backward()  # type: ignore[no-untyped-call]

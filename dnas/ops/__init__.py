@@ -18,7 +18,7 @@ from dnas.ops.superkernel import (
     fit_channels,
     self_gathering,
 )
-from dnas.ops.turns import PassPool
+from dnas.ops.turns import Turns
 
 __all__ = [
     "OPERATORS",
@@ -27,11 +27,11 @@ __all__ = [
     "FactorizedReduce",
     "FractionalConv2d",
     "GradientMemory",
-    "PassPool",
     "SuperConvBlock",
     "SuperConvNormAct",
     "SuperFactorizedReduce",
     "SuperZoomedConv",
+    "Turns",
     "WidthNorm",
     "ZoomedConv",
     "block_of",

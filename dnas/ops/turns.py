@@ -1,62 +1,103 @@
-"""Passes through one network side by side in threads, with the same gradients as one after the other, bit by bit.
+"""The order in which passes that run side by side add to the same gradients: that of passes one after the other.
 
-On a CPU the small maps of a supernet keep few threads busy, while its passes are independent but for one thing: the
-gradients of all are added up in the same weights, and the sum depends on the order. So each weight takes the passes in
-their order: a pass that comes to a weight before an earlier one was there waits for it. All passes walk backwards
-through the same layers, which makes the wait short.
+The sum of gradients depends on their order, so each weight takes the passes in theirs: a pass that comes to a weight
+before an earlier one was there waits for it. All passes walk backwards through the same layers, which makes the wait
+short.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
+import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partial
-from typing import TypeVar
 
-import torch
 from torch import Tensor
 
-T = TypeVar("T")
+PAUSE_S = 1e-4
+PAUSES_BETWEEN_LOOKS = 1000
+"""A pass that waits looks so seldom whether those it waits for still live."""
+
+_NOTHING, _EXPECTED, _ADDED = range(3)
 
 _here = threading.local()
 
 
-class PassPool:
-    """Threads for passes; with a single one, passes run where they are called."""
+class Turns:
+    """What each of some passes has still to add to the gradients of some weights, in memory that forks share."""
 
-    def __init__(self, workers: int) -> None:
-        """``workers`` threads, each of which gets its share of PyTorch's own (at least one)."""
-        each = max(1, torch.get_num_threads() // workers)
-        self._executor: ThreadPoolExecutor | None = None
-        if workers > 1:
-            self._executor = ThreadPoolExecutor(workers, "pass", partial(torch.set_num_threads, each))
+    def __init__(self, weights: Sequence[Tensor], passes: int, look: Callable[[], None]) -> None:
+        """For at most so many ``passes``. ``look`` is called now and then while a pass waits; it may raise."""
+        self.weights, self.passes, self._look = list(weights), passes, look
+        self._places = {id(weight): place for place, weight in enumerate(weights)}  # a fork has the same ids
+        self._row = len(self.weights) + 1  # the last entry: whether all that a pass will add to is known
+        self._table = mmap.mmap(-1, passes * self._row + 1)  # the last byte: the next pass
+        self._lock = multiprocessing.get_context("fork").Lock()
 
-    @property
-    def side_by_side(self) -> bool:
-        """Whether there is more than one thread."""
-        return self._executor is not None
+    def begin(self) -> None:
+        """Before the passes of a step, while none runs."""
+        self._table[:] = bytes(len(self._table))
 
-    def run(self, passes: Sequence[Callable[[], T]]) -> list[T]:
-        """The results of all passes in their order, once all have ended; the first failure among them is raised."""
-        if self._executor is None:
-            return [one() for one in passes]
-        turns = _Turns(len(passes))
-        futures = [self._executor.submit(turns.run, index, one) for index, one in enumerate(passes)]
-        wait(futures)
-        return [future.result() for future in futures]
+    def take(self, count: int) -> int | None:
+        """The next of ``count`` passes, which nobody else runs; None where all are taken."""
+        with self._lock:
+            index = self._table[-1]
+            if index >= count:
+                return None
+            self._table[len(self._table) - 1] = index + 1
+        return index
 
-    def close(self) -> None:
-        """End the threads."""
-        if self._executor is not None:
-            self._executor.shutdown()
+    @contextlib.contextmanager
+    def running(self, index: int) -> Iterator[None]:
+        """Within, this process runs a pass; if it fails, nobody waits for what it did not come to."""
+        _here.place = self, index
+        try:
+            yield
+        finally:
+            _here.place = None
+            with self._lock:
+                row = self._table[index * self._row : (index + 1) * self._row]
+                row = row.replace(bytes([_EXPECTED]), bytes([_NOTHING]))
+                self._table[index * self._row : (index + 1) * self._row] = row[:-1] + bytes([True])
+
+    def added(self) -> list[Tensor]:
+        """The weights whose gradients the passes added to."""
+        rows = [self._table[index * self._row : (index + 1) * self._row] for index in range(self.passes)]
+        return [weight for place, weight in enumerate(self.weights) if any(row[place] == _ADDED for row in rows)]
+
+    def expect(self, index: int, weight: Tensor) -> None:
+        """The pass will add to the gradient of ``weight``."""
+        self._table[index * self._row + self._places[id(weight)]] = _EXPECTED  # not read before the row is complete
+
+    def wait(self, index: int, weight: Tensor) -> None:
+        """Until all earlier passes that add to the gradient of ``weight`` did so."""
+        place, pauses = self._places[id(weight)], 0
+        with self._lock:
+            self._table[(index + 1) * self._row - 1] = True  # backwards already: the forward pass is over
+        while not self._is_due(index, place):
+            time.sleep(PAUSE_S)
+            pauses += 1
+            if pauses % PAUSES_BETWEEN_LOOKS == 0:
+                self._look()
+
+    def _is_due(self, index: int, place: int) -> bool:
+        with self._lock:  # so that what was added before is seen, too
+            rows = range(0, index * self._row, self._row)
+            return all(self._table[r + self._row - 1] and self._table[r + place] != _EXPECTED for r in rows)
+
+    def done(self, index: int, weight: Tensor) -> None:
+        """The pass has added to the gradient of ``weight``."""
+        with self._lock:
+            self._table[index * self._row + self._places[id(weight)]] = _ADDED
 
 
 def expect_gradient(weight: Tensor) -> None:
     """In a forward pass: this pass will add to the gradient of ``weight``, in its turn."""
     if (place := getattr(_here, "place", None)) is not None:
-        place[0].expect(place[1], id(weight))
+        turns, index = place
+        turns.expect(index, weight)
 
 
 @contextlib.contextmanager
@@ -67,45 +108,6 @@ def in_turn(weight: Tensor) -> Iterator[None]:
         yield
         return
     turns, index = place
-    turns.wait(index, id(weight))
-    try:
-        yield
-    finally:
-        turns.done(index, id(weight))
-
-
-class _Turns:
-    """What each of some passes has still to add."""
-
-    def __init__(self, count: int) -> None:
-        self._condition = threading.Condition()
-        self._expected: list[set[int]] = [set() for _ in range(count)]
-        self._complete = [False] * count  # whether all that a pass will add to is known
-
-    def run(self, index: int, one: Callable[[], T]) -> T:
-        _here.place = self, index
-        try:
-            return one()
-        finally:
-            _here.place = None
-            with self._condition:
-                self._complete[index] = True
-                self._expected[index].clear()
-                self._condition.notify_all()
-
-    def expect(self, index: int, key: int) -> None:
-        self._expected[index].add(key)  # nobody else reads it before it is complete
-
-    def wait(self, index: int, key: int) -> None:
-        with self._condition:
-            if not self._complete[index]:  # backwards already: the forward pass is over
-                self._complete[index] = True
-                self._condition.notify_all()
-            self._condition.wait_for(
-                lambda: all(self._complete[i] and key not in self._expected[i] for i in range(index))
-            )
-
-    def done(self, index: int, key: int) -> None:
-        with self._condition:
-            self._expected[index].discard(key)
-            self._condition.notify_all()
+    turns.wait(index, weight)
+    yield
+    turns.done(index, weight)

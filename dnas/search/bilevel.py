@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,6 @@ from torch import Tensor
 
 from dnas.data import SegmentationDataset, split_halves
 from dnas.data.seeding import mix_seed
-from dnas.ops import PassPool
-from dnas.ops.turns import expect_gradient, in_turn
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.calibration import untracked_norms
 from dnas.search.collapse import collapse_warnings
@@ -21,8 +20,11 @@ from dnas.search.config import SearchConfig
 from dnas.search.descent import SupernetSGD
 from dnas.search.goal import LatencyController, LatencyGoal
 from dnas.search.gradients import GradientMonitor, reached_norms
+from dnas.search.passes import PassPool, can_fork
+from dnas.search.pieces import PassResult, StepRequest
 from dnas.search.problem import BilevelProblem, Pass
 from dnas.search.session import SearchSession
+from dnas.search.sharing import share
 from dnas.training.device import DTYPES
 from dnas.training.optimizers import frozen
 from dnas.training.progress import Progress
@@ -47,6 +49,9 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         halves = split_halves(len(data[0]), run.seed)
         seeds = [mix_seed("half", number, run.seed) for number in range(len(halves))]
         super().__init__(problem, data, run, config, device, progress, parts=halves, seeds=seeds)
+        processes = passes_at_once(config, self.device)
+        if processes > 1:
+            share([*problem.weights.parameters(), *problem.architecture.parameters()])
         self.weight_optimizer = SupernetSGD(
             problem.weights,
             learning_rate=config.learning_rate,
@@ -56,6 +61,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             precision=DTYPES[config.momentum_precision],
             compute_precision=DTYPES[self.precision],
             keep_gradients=config.operator_sampling == "mixed",  # single paths leave most weights without one
+            shared=processes > 1,
         )
         self.architecture_optimizer = torch.optim.Adam(
             self.parameters,
@@ -63,7 +69,12 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             betas=(0.5, 0.999),
             weight_decay=config.architecture_weight_decay,
         )
-        self._passes = PassPool(passes_at_once(config, self.device))
+        self._passes = PassPool(
+            self._prepared,
+            processes=processes,
+            weights=self.weight_optimizer.superkernels,
+            passes=most_passes(config),
+        )
         self.goal = goal
         self.controller: LatencyController | None = None
         if goal is not None and goal.target_ms is not None:
@@ -78,6 +89,10 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
 
     def _gradient_monitor(self) -> GradientMonitor:
         return GradientMonitor([self._named[id(parameter)] for parameter in self.parameters])
+
+    def memory_elsewhere_mb(self) -> float:
+        """Of the processes of the passes."""
+        return self._passes.memory_mb()
 
     def extra_state(self) -> dict[str, Any]:
         """The state of the controller on lambda, where there is one, and the warnings that stand."""
@@ -141,7 +156,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     def _step(self, pair: tuple[Any, Any], phase: str, generator: torch.Generator) -> dict[str, Any]:
         """The weight step, and the architecture step where the pair has a batch for it; returns what to log."""
         first, second = pair
-        loss = self._weight_step(first, self.problem.weight_passes(phase, generator))
+        loss = self._weight_step(first, phase, generator)
         searched, latency_ms, weight = None, None, self.config.latency_weight
         if second is not None:
             searched, latency_ms, weight = self._architecture_step(second, generator)
@@ -153,7 +168,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         }
 
     def release(self) -> None:
-        """End the threads and the data workers."""
+        """End the processes of the passes and the data workers."""
         self._passes.close()
         self.weight_optimizer.close()
         super().release()
@@ -168,32 +183,40 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         else:
             yield from zip(first, second, strict=False)
 
-    def _weight_step(self, batch: tuple[Tensor, Tensor], passes: Sequence[Pass]) -> float:
+    @contextmanager
+    def _prepared(self, request: StepRequest) -> Iterator[list[Callable[[], PassResult]]]:
+        """The passes of a step, as this process runs them."""
+        images, labels = self._move((request.images, request.labels))
+        if request.phase is not None:
+            drawn = self.problem.weight_passes(request.phase, request.generator)
+            yield [partial(self._weight_pass, images, labels, one, 1 / len(drawn)) for one in drawn]
+            return
+        with frozen(self.weights):  # nothing is kept for gradients of the weights
+            drawn = self.problem.architecture_passes(request.generator)
+            yield [partial(self._architecture_pass, images, labels, one) for one in drawn]
+
+    def _weight_step(self, batch: tuple[Tensor, Tensor], phase: str, generator: torch.Generator) -> float:
         """One SGD step on the mean loss of the passes; returns that."""
-        images, labels = self._move(batch)
         self.weight_optimizer.begin()
-        share = 1 / len(passes)
-        losses = self._passes.run([partial(self._weight_pass, images, labels, one, share) for one in passes])
+        found = self._passes.run(StepRequest(*batch, generator, phase))
+        if self._passes.side_by_side:
+            self.weight_optimizer.take_up(self._passes.added(), [one.gradients for one in found])
         if self.world > 1:
             self._average(self.weight_optimizer.gathered())
         self.weight_optimizer.step()
-        return self._finite(torch.stack(losses).sum(), "weights")
+        return self._finite(torch.stack([one.loss for one in found]).sum(), "weights")
 
-    def _weight_pass(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> Tensor:
-        """The loss of a pass times its share in the step's; its gradients are added to those of earlier passes."""
-        if not self._passes.side_by_side:
-            loss = self._loss(images, labels, forward) * share
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
-        handed = self.weight_optimizer.others
-        expect_gradient(handed[0])  # stands for all of them
+    def _weight_pass(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> PassResult:
+        """The loss of a pass times its share in the step's; its gradients are added to those of earlier passes.
+
+        Side by side, this is so for the superkernels; the others' are part of the result.
+        """
         loss = self._loss(images, labels, forward) * share
-        gradients = torch.autograd.grad(loss, handed, allow_unused=True)
-        with in_turn(handed[0]):
-            for weight, gradient in zip(handed, gradients, strict=True):
-                if gradient is not None:
-                    weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-        return loss.detach()
+        if not self._passes.side_by_side:
+            loss.backward()  # type: ignore[no-untyped-call]
+            return PassResult(loss.detach())
+        others = self.weight_optimizer.others
+        return PassResult(loss.detach(), torch.autograd.grad(loss, others, allow_unused=True))
 
     def _architecture_step(
         self, batch: tuple[Tensor, Tensor], generator: torch.Generator
@@ -202,12 +225,9 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
 
         Returns the mean loss, the mean expected latency in ms, and the latency's weight (lambda, per ms).
         """
-        images, labels = self._move(batch)
-        with frozen(self.weights):  # nothing is kept for gradients of the weights
-            passes = self.problem.architecture_passes(generator)
-            found = self._passes.run([partial(self._architecture_pass, images, labels, one) for one in passes])
-        losses, latencies = [one[0] for one in found], [one[1] for one in found if one[1] is not None]
-        gradients, slopes = self._sums(one[2] for one in found), self._sums(one[3] for one in found)
+        found = self._passes.run(StepRequest(*batch, generator))
+        latencies = [one.latency for one in found if one.latency is not None]
+        gradients, slopes = self._sums(one.gradients for one in found), self._sums(one.slopes for one in found)
         self._average(gradients)
         latency_ms = float(torch.stack(latencies).mean()) if latencies else 0.0
         weight = self._latency_weight(latency_ms, gradients, slopes) if latencies else self.config.latency_weight
@@ -216,20 +236,19 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             parameter.grad = gradient + weight * slope
         self.architecture_optimizer.step()
         self.architecture_optimizer.zero_grad(set_to_none=True)
-        return self._finite(torch.stack(losses).mean(), "architecture"), latency_ms, weight
+        loss = torch.stack([one.loss for one in found]).mean()
+        return self._finite(loss, "architecture"), latency_ms, weight
 
-    def _architecture_pass(
-        self, images: Tensor, labels: Tensor, forward: Pass
-    ) -> tuple[Tensor, Tensor | None, Sequence[Tensor | None], Sequence[Tensor | None]]:
+    def _architecture_pass(self, images: Tensor, labels: Tensor, forward: Pass) -> PassResult:
         """The loss of a pass and its latency, where it has one, and the gradients of both by the architecture."""
         loss, latency = self._loss(images, labels, forward), self.problem.latency(forward)
-        slopes: Sequence[Tensor | None] = []
+        slopes: Sequence[Tensor | None] = ()
         if latency is not None:
             # Before the loss, whose graph is large and must not be kept; they share a few softmaxes.
             slopes = torch.autograd.grad(latency, self.parameters, retain_graph=True, allow_unused=True)
             latency = latency.detach()
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        return loss.detach(), latency, gradients, slopes
+        return PassResult(loss.detach(), gradients, latency, slopes)
 
     def _sums(self, found: Iterable[Sequence[Tensor | None]]) -> list[Tensor]:
         """The sum over passes of the gradients by each architecture parameter."""
@@ -249,13 +268,12 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
 
 
 def passes_at_once(config: SearchConfig, device: torch.device) -> int:
-    """How many passes of a step run side by side: on a CPU with several threads one more than those, unless told.
+    """How many passes of a step run side by side: on a CPU as many as it has threads, unless told."""
+    if device.type != "cpu" or not can_fork():
+        return 1  # a pass fills an accelerator
+    return min(config.passes_at_once or torch.get_num_threads(), most_passes(config))
 
-    Passes take different times: if there were as many as threads, the longest would end alone.
-    """
-    if device.type != "cpu":
-        return 1  # a pass fills an accelerator; and its backward passes leave the thread they were called in
-    if config.passes_at_once is not None:
-        return config.passes_at_once
-    threads = torch.get_num_threads()
-    return min(threads + 1, max(len(config.pretrain_passes), len(config.search_passes))) if threads > 1 else 1
+
+def most_passes(config: SearchConfig) -> int:
+    """The passes of the larger of all weight steps."""
+    return max(len(config.pretrain_passes), len(config.search_passes))

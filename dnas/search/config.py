@@ -41,9 +41,9 @@ class SearchConfig:
     pretrain_passes, search_passes: the passes of one weight step as ARCHITECTURE.WIDTH, the width being smallest,
         largest, random, likeliest or sampled. (Appendix F wants the smallest, the largest and two random or one
         sampled width; while pretraining, the teacher's pass is the one at the largest.)
-    passes_at_once: how many of them run side by side in threads on a CPU; null for one more than there are threads
-        (one where there is one). They add to the weights' gradients in the order of the lists: a short pass first
-        keeps none waiting.
+    passes_at_once: how many of them run side by side on a CPU, in processes over the same weights; null for as many as
+        there are threads. (On Linux without an accelerator; elsewhere one after the other.) They add to the weights'
+        gradients in the order of the lists: a short pass first keeps none waiting.
     ohem_threshold, ohem_min_fraction: of the cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: how many images of the validation split to use, evenly spread; null for all.

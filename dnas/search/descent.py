@@ -7,7 +7,7 @@ that a superkernel has besides its weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dnas.ops import GradientMemory, forget_memory, self_gathering
+from dnas.search.sharing import shared_like
 from dnas.search.split import EVERYTHING, SplitWeight, flat
 from dnas.training.optimizers import make_sgd, set_learning_rate
 
@@ -44,18 +45,20 @@ class SupernetSGD:
         precision: torch.dtype = torch.float32,
         compute_precision: torch.dtype = torch.float32,
         keep_gradients: bool = True,
+        shared: bool = False,
     ) -> None:
         """``clipping``: the largest norm of all gradients together, if any.
 
         ``precision`` is that of the superkernels' momenta and gradients. With a ``compute_precision`` of bf16 the
         superkernels are in halves (:class:`~dnas.search.split.SplitWeight`) until :meth:`close`. ``keep_gradients``:
-        hold their memory from one step to the next, rather than giving it back.
+        hold their memory from one step to the next, rather than giving it back. ``shared``: with forks, as the network
+        is already (:func:`~dnas.search.sharing.share`); such memory is always kept.
         """
         self.superkernels = [weight for weight in self_gathering(network) if weight.requires_grad]
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
-        self.clipping, self.keep_gradients = clipping, keep_gradients
-        gathering = {id(weight) for weight in self.superkernels}
-        self.others = [p for p in network.parameters() if p.requires_grad and id(p) not in gathering]
+        self.clipping, self.keep_gradients = clipping, keep_gradients or shared
+        self._places_of = {id(weight): index for index, weight in enumerate(self.superkernels)}
+        self.others = [p for p in network.parameters() if p.requires_grad and id(p) not in self._places_of]
         self._sgd = make_sgd(
             network,
             learning_rate=learning_rate,
@@ -66,14 +69,17 @@ class SupernetSGD:
             fused=True,
         )
         kinds = [precision if weight.dtype == torch.float32 else weight.dtype for weight in self.superkernels]
+        zeros = shared_like if shared else torch.zeros_like
         self.momenta = [
-            torch.zeros_like(weight, dtype=kind) for weight, kind in zip(self.superkernels, kinds, strict=True)
+            zeros(weight.detach(), dtype=kind) for weight, kind in zip(self.superkernels, kinds, strict=True)
         ]
         if clipping is None:
             for values, weight in zip(self.momenta, self.superkernels, strict=True):
                 values.copy_(weight.detach()).mul_(weight_decay)
         # Clipping needs the norm of the gradients alone; otherwise they are gathered in their momenta.
-        own = self.momenta if clipping is None else [None] * len(kinds)
+        own: Sequence[Tensor | None] = self.momenta if clipping is None else [None] * len(kinds)
+        if shared and clipping is not None:
+            own = [shared_like(weight.detach(), kind) for weight, kind in zip(self.superkernels, kinds, strict=True)]
         self._memories = [
             GradientMemory(weight, tensor, kind)
             for weight, tensor, kind in zip(self.superkernels, own, kinds, strict=True)
@@ -95,6 +101,15 @@ class SupernetSGD:
             if memory.filled and memory.tensor is not None and self.clipping is not None:
                 memory.tensor.zero_()  # of a step that was given up
             memory.filled = False
+
+    def take_up(self, added: Iterable[Tensor], others: Iterable[Sequence[Tensor | None]]) -> None:
+        """After passes in several processes: superkernels with a gradient, and every pass's of :attr:`others`."""
+        for index in sorted(self._places_of[id(weight)] for weight in added):
+            self._memories[index].filled = True
+        for gradients in others:
+            for weight, gradient in zip(self.others, gradients, strict=True):
+                if gradient is not None:
+                    weight.grad = _laid_out(gradient, weight) if weight.grad is None else weight.grad.add_(gradient)
 
     def gathered(self) -> list[Tensor]:
         """After the passes: for every weight that has a gradient, what holds it (or the momentum with it)."""
@@ -221,3 +236,8 @@ class _Part:
 
     chosen: Sequence[int]
     values: slice
+
+
+def _laid_out(gradient: Tensor, weight: Tensor) -> Tensor:
+    """The gradient in the layout of its weight, which fused optimisers read it in."""
+    return gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)

@@ -1,0 +1,247 @@
+"""The passes of a step side by side, in processes over the same weights.
+
+On a CPU the small maps of a supernet keep few threads busy, and threads of one process wait for Python's lock at each
+of thousands of small operations. Forks do not. Weights, momenta and gradients lie in memory that they share
+(:mod:`dnas.search.sharing`); the bits are those of passes one after the other (:mod:`dnas.ops.turns`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from dnas.errors import UserError
+from dnas.ops import Turns
+from dnas.search.sharing import return_free_memory
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+PATIENCE_S = 5.0
+
+
+def can_fork() -> bool:
+    """Whether passes can run in forks: Linux, without an accelerator, which a fork could not use or may disturb."""
+    return sys.platform == "linux" and not torch.accelerator.is_available()
+
+
+class PassPool(Generic[Request, Result]):
+    """One process with its forks, which share the passes of a step; alone it runs one after the other.
+
+    A request says what the passes of a step depend on besides shared memory and what nobody changes; ``prepare`` makes
+    passes of it, the same in every process, to be run within its context. Requests and results are pickled.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[Request], AbstractContextManager[Sequence[Callable[[], Result]]]],
+        *,
+        processes: int = 1,
+        weights: Sequence[Tensor] = (),
+        passes: int = 1,
+    ) -> None:
+        """``weights`` are in shared memory and gather their gradients there, from at most ``passes`` passes a step.
+
+        Each process gets its share of PyTorch's threads (at least one).
+        """
+        self._prepare, self._processes = prepare, processes
+        self._threads = max(1, torch.get_num_threads() // processes)
+        self._turns = Turns(weights, passes, self._look) if processes > 1 else None
+        self._forks: list[_Fork] = []
+        self._owner = os.getpid()
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether there is more than one process."""
+        return self._turns is not None
+
+    def run(self, request: Request) -> list[Result]:
+        """The results of all passes in their order, once all have ended; the first failure among them is raised.
+
+        A :class:`UserError` where a process was ended from outside.
+        """
+        if self._turns is None:
+            with self._prepare(request) as passes:
+                return [one() for one in passes]
+        if not self._forks:  # in the state that training is in, which is the one to stay in
+            self._fork()
+        self._turns.begin()
+        for fork in self._forks:
+            fork.send(request)
+        with _threads(self._threads):
+            found = self._take_part(self._turns, request)
+        for fork in self._forks:
+            found.update(fork.receive())
+        results = [found[index] for index in sorted(found)]
+        for one in results:
+            if isinstance(one, BaseException):
+                raise one
+        return results
+
+    def added(self) -> list[Tensor]:
+        """The weights to whose gradients the last passes added, where they ran side by side."""
+        return [] if self._turns is None else self._turns.added()
+
+    def memory_mb(self) -> float:
+        """What the other processes hold for themselves, in MiB: that which none of them shares."""
+        return sum(fork.memory_mb() for fork in self._forks)
+
+    def close(self) -> None:
+        """End the other processes."""
+        for fork in self._forks:
+            fork.end()
+        self._forks = []
+
+    def _fork(self) -> None:
+        return_free_memory()
+        # A thread that never ran an operation: OpenMP does not survive the fork of one that has threads of its own.
+        thread = threading.Thread(target=lambda: self._forks.extend(_Fork(self._serve) for _ in self._others()))
+        thread.start()
+        thread.join()
+
+    def _others(self) -> range:
+        return range(1, self._processes)
+
+    def _take_part(self, turns: Turns, request: Request) -> dict[int, Any]:
+        """The results, or failures, of the passes that this process runs."""
+        found: dict[int, Any] = {}
+        with self._prepare(request) as passes:
+            while (index := turns.take(len(passes))) is not None:
+                with turns.running(index):
+                    found[index] = _outcome(passes[index])
+        return found
+
+    def _serve(self, connection: Connection) -> None:
+        """What a fork does, until the connection ends."""
+        assert self._turns is not None
+        torch.set_num_threads(self._threads)
+        while True:
+            try:
+                request = connection.recv()
+            except (EOFError, ConnectionError):
+                return
+            found = self._take_part(self._turns, request)
+            with contextlib.suppress(ConnectionError):  # the next request will not come either
+                connection.send({index: _sendable(result) for index, result in found.items()})
+
+    def _look(self) -> None:
+        """While a pass waits: end a fork whose owner has ended, or raise a UserError where a fork has."""
+        if os.getpid() != self._owner:
+            if os.getppid() != self._owner:
+                os._exit(1)
+            return
+        for fork in self._forks:
+            fork.look()
+
+
+class _Fork:
+    """A process that serves this one, and the connection to it."""
+
+    def __init__(self, serve: Callable[[Connection], None]) -> None:
+        forking = multiprocessing.get_context("fork")
+        self._connection, theirs = forking.Pipe()
+        ends = theirs, self._connection
+        self._process: BaseProcess = forking.Process(target=_serve_only, args=(serve, *ends), daemon=True)
+        with warnings.catch_warnings():
+            # Locks that threads hold now stay locked in a fork, which runs nothing but passes, and none of those.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._process.start()
+        theirs.close()  # so that its end is seen here when the process ends
+
+    def send(self, request: object) -> None:
+        with self._mourned():
+            self._connection.send(request)
+
+    def receive(self) -> dict[int, Any]:
+        with self._mourned():
+            found: dict[int, Any] = self._connection.recv()
+        return found
+
+    def look(self) -> None:
+        """Raise a UserError if the process has ended."""
+        with self._mourned():
+            if not self._process.is_alive():
+                raise EOFError
+
+    def memory_mb(self) -> float:
+        """What only it has, in MiB."""
+        if not self._process.is_alive():
+            return 0.0
+        lines = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 2**10
+
+    @contextlib.contextmanager
+    def _mourned(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            self._process.join(PATIENCE_S)
+            raise UserError(
+                f"a process of the search ended with status {self._process.exitcode} (-9: the system may have been "
+                "short of memory); go on with --resume, with search.passes_at_once=1 for less memory"
+            ) from None
+
+    def end(self) -> None:
+        self._connection.close()
+        self._process.terminate()
+        self._process.join(PATIENCE_S)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+
+def _serve_only(serve: Callable[[Connection], None], connection: Connection, other_end: Connection) -> None:
+    """Serve and end, without what a program does at its end: that is for the process that was forked."""
+    other_end.close()  # so that the end of that process is seen here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    status = 1
+    try:
+        serve(connection)
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _outcome(one: Callable[[], Result]) -> Result | Exception:
+    try:
+        return one()
+    except Exception as error:
+        return error
+
+
+def _sendable(result: object) -> object:
+    """The result, or a failure as it can be sent."""
+    if not isinstance(result, BaseException) or isinstance(result, UserError):
+        return result
+    text = "".join(traceback.format_exception(result)).rstrip()
+    return RuntimeError(f"in a process of the search:\n{text}")
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Within, PyTorch has so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

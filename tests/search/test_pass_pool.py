@@ -1,0 +1,251 @@
+"""Passes side by side: every weight takes them in their order, and one that fails holds up none of the others."""
+
+import contextlib
+import functools
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dnas.errors import UserError
+from dnas.ops import GradientMemory, forget_memory, joint_conv2d
+from dnas.ops.turns import expect_gradient, in_turn
+from dnas.search.passes import PassPool, can_fork
+from dnas.search.sharing import share, shared_like
+
+pytestmark = pytest.mark.skipif(not can_fork(), reason="processes are forked on Linux, where there is no accelerator")
+
+PATIENCE_S = 20.0
+
+
+@contextlib.contextmanager
+def pool(passes, weights=(), processes=3):
+    """Runs ``passes``, which take the request, in several processes."""
+
+    @contextlib.contextmanager
+    def prepare(request):
+        yield [functools.partial(one, request) for one in passes]
+
+    threads = torch.get_num_threads()
+    made = PassPool(prepare, processes=processes, weights=weights, passes=len(passes))
+    yield made
+    made.close()
+    assert torch.get_num_threads() == threads
+
+
+def bounded(pool, request=None):
+    """``pool.run(request)``, or a failure where it hangs."""
+    found = []
+
+    def run():
+        try:
+            found.append(pool.run(request))
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert found, "it hangs"
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def shared(*shape):
+    return shared_like(torch.zeros(*shape))
+
+
+@pytest.mark.parametrize("slowest", range(4))
+def test_every_weight_takes_the_passes_in_their_order(slowest):
+    weights = [shared(1) for _ in range(3)]
+    used = [weights, weights[::2], [], weights]  # the second does not need the middle one, the third needs none
+    taken, counts = shared(3, 4), shared(3)
+
+    def one(index, request):
+        for weight in used[index]:
+            expect_gradient(weight)
+        time.sleep(0.1 * (index == slowest))
+        for place in reversed(range(3)):
+            if any(weights[place] is weight for weight in used[index]):
+                with in_turn(weights[place]):
+                    taken[place, int(counts[place])] = index + 1
+                    counts[place] += 1
+        return index + request
+
+    with pool([functools.partial(one, index) for index in range(4)], weights) as made:
+        for request in (0, 10):
+            taken.zero_(), counts.zero_()
+            assert bounded(made, request) == [request, request + 1, request + 2, request + 3]
+            assert taken.tolist() == [[1, 2, 4, 0], [1, 4, 0, 0], [1, 2, 4, 0]]
+            assert [any(weight is other for other in made.added()) for weight in weights] == [True] * 3
+
+
+def test_what_an_earlier_pass_does_not_use_is_not_waited_for():
+    first, second, met = shared(1), shared(1), shared(1)
+
+    def earlier(_):
+        expect_gradient(first)
+        with in_turn(first):
+            end = time.monotonic() + PATIENCE_S / 2
+            while not met and time.monotonic() < end:  # only the later pass, which needs another weight, can end this
+                time.sleep(0.01)
+        return bool(met)
+
+    def later(_):
+        expect_gradient(second)
+        with in_turn(second):
+            met.fill_(1)
+        return True
+
+    with pool([earlier, later], [first, second], 2) as made:
+        assert bounded(made) == [True, True]
+
+
+class Odd(Exception):
+    """Cannot be pickled."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("of a pass"), (ValueError, RuntimeError)),
+        (UserError("of a pass"), UserError),
+        (Odd("of a", "pass"), Exception),
+    ],
+)
+def test_a_pass_that_fails_is_raised_and_ends_what_waits_for_it(error, expected):
+    weight, taken = shared(1), shared(2)
+
+    def fails(_):
+        expect_gradient(weight)
+        time.sleep(0.1)
+        raise error
+
+    def waits(_):
+        expect_gradient(weight)
+        time.sleep(0.1)
+        with in_turn(weight):
+            taken[0] += 1
+
+    def late(fail, request):
+        return fails(request) if fail else waits(request)
+
+    for order in ([True, False], [False, True]):
+        with pool([functools.partial(late, fail) for fail in order], [weight], 2) as made:
+            with pytest.raises(expected, match="of a pass"):
+                bounded(made)
+            with pytest.raises(expected, match="of a pass"):  # and the processes are there still
+                bounded(made)
+    assert taken[0] == 4
+
+
+def test_a_process_that_is_killed_ends_the_step_with_a_message():
+    weight, owner = shared(1), os.getpid()
+
+    def one(_):
+        expect_gradient(weight)
+        time.sleep(0.1)
+        if os.getpid() != owner:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with in_turn(weight):
+            return True
+
+    with pool([one, one], [weight], 2) as made, pytest.raises(UserError, match="ended with status -9"):
+        bounded(made)
+
+
+def is_running(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_processes_end_with_the_one_that_forked_them(tmp_path):
+    """Even where that is killed in the middle of a step."""
+    process = os.fork()
+    if process == 0:
+        try:
+
+            def one(_):
+                (tmp_path / str(os.getpid())).touch()
+                time.sleep(0.5)
+
+            with pool([one, one], [], 2) as made:
+                while True:
+                    made.run(None)
+        finally:
+            os._exit(1)
+    end = time.monotonic() + PATIENCE_S
+    while len(found := {int(path.name) for path in tmp_path.iterdir()}) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    (fork,) = found - {process}
+    while is_running(fork):
+        assert time.monotonic() < end, "it lives on"
+        time.sleep(0.05)
+
+
+def test_processes_use_their_share_of_the_threads():
+    """Also where the one that forks has run operations with several threads, which OpenMP does not survive easily."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        torch.randn(600, 600) @ torch.randn(600, 600)
+
+        def one(_):
+            torch.relu(torch.randn(1 << 20))
+            return float((torch.ones(600, 600) @ torch.ones(600, 600)).sum()), torch.get_num_threads()
+
+        with pool([one] * 4, [], 2) as made:
+            assert bounded(made) == [(600.0**3, 2)] * 4
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_gradients_are_those_of_passes_one_after_the_other_bit_by_bit(layout):
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    weights = [torch.nn.Parameter(torch.randn(6, 6, 3, 3).to(memory_format=layout)) for _ in range(8)]
+    before = [weight.detach().clone() for weight in weights]
+    share(weights)
+    assert all(torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(weights, before, strict=True))
+    images = [torch.randn(2, 6, 9, 9) for _ in range(4)]
+
+    def one(index, _):
+        x = images[index]
+        for weight in weights:
+            x = joint_conv2d(x, [weight], 1, [6 if index % 2 else 5])[:, :6]
+            x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 6 - x.shape[1])).tanh()
+        x.sum().backward()
+
+    passes = [functools.partial(one, index) for index in range(4)]
+    found = []
+    try:
+        for processes in (1, 2, 3):
+            memories = [GradientMemory(weight, shared_like(weight.detach())) for weight in weights]
+            with pool(passes, weights, processes) as made:
+                made.run(None)
+                assert len(made.added()) == (len(weights) if processes > 1 else 0)
+            found.append([memory.tensor for memory in memories])
+        assert all(weight.grad is None for weight in weights)
+        forget_memory(weights)
+        with pool(passes, processes=1) as made:
+            made.run(None)
+        found.append([weight.grad for weight in weights])
+    finally:
+        torch.set_num_threads(threads)
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
