@@ -12,8 +12,8 @@ turn, in one process, and the ratios of neighbouring steps are what counts. (It 
 
 Variants are words joined by "+": published (the structure of the published code, see published_step.py), plain (every
 operator alone, convolving by slices, and passes one by one), mixed, single_path, one_by_one (passes one after the
-other, each with all threads), unclipped (gradients gathered in the momenta), recompute, bf16, bf16_momenta,
-channels_last.
+other, each with all threads), apart (no two passes as one batch), unclipped (gradients gathered in the momenta),
+recompute, bf16, bf16_momenta, channels_last.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ WORDS = (
     "mixed",
     "single_path",
     "one_by_one",
+    "apart",
     "unclipped",
     "recompute",
     "bf16",
@@ -123,13 +124,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     times: dict[str, list[float]] = {"wall": [], "cpu": [], "weights": [], "architecture": []}
     with tempfile.TemporaryDirectory() as folder, settled_objects():
         session, batch = make_session(arguments, arguments.child.split("+"), Path(folder) / "run")
-        passes = multiprocessing.Value("i", 0)  # counted in all processes
-
-        def count(*_: Any) -> None:
-            with passes.get_lock():
-                passes.value += 1
-
-        session.problem.supernet.register_forward_pre_hook(count)
+        passes = count_passes(session.problem)
         for number in range(arguments.steps + arguments.warm_up):
             passes.value = 0
             begun, between, ended = timed_step(session, batch, number, arguments.device, lambda: passes.value)
@@ -144,6 +139,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         session.release()
         session.run.close()
     return {**times, "peak": peak, "kept": kept / 1e6, "passes": counted}
+
+
+def count_passes(problem: Any) -> Any:
+    """A counter of passes in all processes; those in one batch count as what they are."""
+    passes, outputs = multiprocessing.Value("i", 0), problem.outputs
+
+    def counted(images: Any, forward: Any) -> Any:
+        with passes.get_lock():
+            passes.value += forward.count
+        return outputs(images, forward)
+
+    problem.outputs = counted
+    return passes
 
 
 def peak_memory(device: str) -> float:
@@ -224,7 +232,7 @@ def kept_bytes(session: Any, batch: tuple[Any, Any]) -> int:
         return kept
 
     passes = session.problem.weight_passes("search", torch.Generator().manual_seed(0))
-    largest = next(one for one in passes if one.architecture == "teacher")
+    largest = next(one for one in passes if one.architecture.startswith("teacher"))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept.tensor):
         loss = session._loss(*session._move(batch), largest)
     storages = [kept.tensor.untyped_storage() for kept in alive]
@@ -290,6 +298,7 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
         search_passes=config.search_passes,
         single_path="single_path" in words,
         recompute="recompute" in words,
+        join_passes=config.joins_passes and not {"published", "plain", "apart"} & set(words),
     )
     data = open_dataset(DataConfig(dataset="streets", size=(height, width), images={"train": 8, "val": 1}), "train")
     run = RunFolder.create(folder, "search", {}, 0, False, device=arguments.device)

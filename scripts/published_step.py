@@ -9,6 +9,7 @@ search. Mixed outputs are another function than Eq. 1's mixed inputs (but for on
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,20 +26,22 @@ class PublishedSupernet(MultiResolutionSupernet):
     """The supernet, its cells run once for each predecessor."""
 
     def _run_cells(
-        self, images: Tensor, sample: Sample, run: RunCell, recompute: bool
-    ) -> tuple[dict[tuple[int, int], Tensor], dict[int, Tensor]]:
+        self, images: Tensor, samples: Sequence[Sample], run: RunCell, recompute: bool
+    ) -> tuple[list[dict[tuple[int, int], Tensor]], list[dict[int, Tensor]]]:
+        (sample,) = samples
         unmixed = dataclasses.replace(sample, beta=tuple(map(torch.ones_like, sample.beta)))
-        arriving: dict[tuple[int, int], Arriving] = {(0, 0): [(self.stems[str(sample.end_ratio)](images), None)]}
+        arriving: dict[tuple[int, int], Arriving] = {(0, 0): [(self._run_stem(images, sample, recompute), None)]}
         outputs = {}
         for level, layer in self.grid.cells():
-            for target in self._targets(level, layer):
-                ways = [self._way(level, layer, target, unmixed)]
+            is_last = layer == self.grid.last
+            for target in [None] if is_last else self._targets(level, layer):
+                ways = [self._way(level, layer, target, [unmixed])]
                 out = _mixed([(run(x, ways)[0], weight) for x, weight in arriving[level, layer]])
                 if target is None:
                     outputs[self.grid.scales[level]] = out
                 else:
                     arriving.setdefault(target, []).append((out, self._share(level, target, sample)))
-        return {cell: _mixed(maps) for cell, maps in arriving.items()}, outputs
+        return [{cell: _mixed(maps) for cell, maps in arriving.items()}], [outputs]
 
     def _share(self, level: int, target: tuple[int, int], sample: Sample) -> Tensor | None:
         """The weight of the predecessor at ``level`` among those of a cell (Eq. 1)."""

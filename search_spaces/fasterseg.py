@@ -201,6 +201,7 @@ class FasterSegSpace(ConfiguredSpace[FasterSegConfig]):
                 temperature=self.search.temperature,
                 single_path=self.search.operator_sampling == "single_path",
                 recompute=self.search.recompute,
+                join_passes=self.search.joins_passes,
             )
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None

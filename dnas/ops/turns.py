@@ -20,8 +20,6 @@ PAUSE_S = 1e-4
 PAUSES_BETWEEN_LOOKS = 1000
 """A pass that waits looks so seldom whether those it waits for still live."""
 
-_NOTHING, _EXPECTED, _ADDED = range(3)
-
 _here = threading.local()
 
 
@@ -32,13 +30,16 @@ class Turns:
         """For at most so many ``passes``. ``look`` is called now and then while a pass waits; it may raise."""
         self.weights, self.passes, self._look = list(weights), passes, look
         self._places = {id(weight): place for place, weight in enumerate(weights)}  # a fork has the same ids
-        self._row = len(self.weights) + 1  # the last entry: whether all that a pass will add to is known
+        # A row a pass: how often it will still add to each weight, and at last whether its forward pass is over.
+        self._row = len(self.weights) + 1
         self._table = mmap.mmap(-1, passes * self._row + 1)  # the last byte: the next pass
+        self._added = mmap.mmap(-1, self._row)
         self._lock = multiprocessing.get_context("fork").Lock()
 
     def begin(self) -> None:
         """Before the passes of a step, while none runs."""
         self._table[:] = bytes(len(self._table))
+        self._added[:] = bytes(len(self._added))
 
     def take(self, count: int) -> int | None:
         """The next of ``count`` passes, which nobody else runs; None where all are taken."""
@@ -58,24 +59,25 @@ class Turns:
         finally:
             _here.place = None
             with self._lock:
-                row = self._table[index * self._row : (index + 1) * self._row]
-                row = row.replace(bytes([_EXPECTED]), bytes([_NOTHING]))
-                self._table[index * self._row : (index + 1) * self._row] = row[:-1] + bytes([True])
+                self._table[index * self._row : (index + 1) * self._row] = bytes(self._row - 1) + bytes([True])
 
     def added(self) -> list[Tensor]:
         """The weights whose gradients the passes added to."""
-        rows = [self._table[index * self._row : (index + 1) * self._row] for index in range(self.passes)]
-        return [weight for place, weight in enumerate(self.weights) if any(row[place] == _ADDED for row in rows)]
+        return [weight for weight, added in zip(self.weights, self._added[:], strict=False) if added]
 
     def expect(self, index: int, weight: Tensor) -> None:
-        """The pass will add to the gradient of ``weight``."""
-        self._table[index * self._row + self._places[id(weight)]] = _EXPECTED  # not read before the row is complete
+        """The pass will add to the gradient of ``weight``, once more than it said before."""
+        if not self._table[(index + 1) * self._row - 1]:  # until then nobody reads it; after it recomputations run
+            self._table[index * self._row + self._places[id(weight)]] += 1
+
+    def turn_back(self, index: int) -> None:
+        """The pass has said all that it will add to."""
+        with self._lock:
+            self._table[(index + 1) * self._row - 1] = True
 
     def wait(self, index: int, weight: Tensor) -> None:
         """Until all earlier passes that add to the gradient of ``weight`` did so."""
         place, pauses = self._places[id(weight)], 0
-        with self._lock:
-            self._table[(index + 1) * self._row - 1] = True  # backwards already: the forward pass is over
         while not self._is_due(index, place):
             time.sleep(PAUSE_S)
             pauses += 1
@@ -85,16 +87,25 @@ class Turns:
     def _is_due(self, index: int, place: int) -> bool:
         with self._lock:  # so that what was added before is seen, too
             rows = range(0, index * self._row, self._row)
-            return all(self._table[r + self._row - 1] and self._table[r + place] != _EXPECTED for r in rows)
+            return all(self._table[r + self._row - 1] and not self._table[r + place] for r in rows)
 
     def done(self, index: int, weight: Tensor) -> None:
         """The pass has added to the gradient of ``weight``."""
+        place = self._places[id(weight)]
         with self._lock:
-            self._table[index * self._row + self._places[id(weight)]] = _ADDED
+            self._table[index * self._row + place] -= 1
+            self._added[place] = True
+
+
+def turn_back() -> None:
+    """Between a forward pass and its backward pass."""
+    if (place := getattr(_here, "place", None)) is not None:
+        turns, index = place
+        turns.turn_back(index)
 
 
 def expect_gradient(weight: Tensor) -> None:
-    """In a forward pass: this pass will add to the gradient of ``weight``, in its turn."""
+    """In a forward pass: this pass will add to the gradient of ``weight``, once, in its turn."""
     if (place := getattr(_here, "place", None)) is not None:
         turns, index = place
         turns.expect(index, weight)

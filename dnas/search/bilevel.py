@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dnas.data import SegmentationDataset, split_halves
 from dnas.data.seeding import mix_seed
+from dnas.ops.turns import turn_back
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.calibration import untracked_norms
 from dnas.search.collapse import collapse_warnings
@@ -92,7 +93,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
 
     def memory_elsewhere_mb(self) -> float:
         """Of the processes of the passes."""
-        return self._passes.memory_mb()
+        return self._passes.peak_mb
 
     def extra_state(self) -> dict[str, Any]:
         """The state of the controller on lambda, where there is one, and the warnings that stand."""
@@ -189,7 +190,8 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         images, labels = self._move((request.images, request.labels))
         if request.phase is not None:
             drawn = self.problem.weight_passes(request.phase, request.generator)
-            yield [partial(self._weight_pass, images, labels, one, 1 / len(drawn)) for one in drawn]
+            total = sum(one.count for one in drawn)
+            yield [partial(self._weight_pass, images, labels, one, one.count / total) for one in drawn]
             return
         with frozen(self.weights):  # nothing is kept for gradients of the weights
             drawn = self.problem.architecture_passes(request.generator)
@@ -215,6 +217,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         if not self._passes.side_by_side:
             loss.backward()  # type: ignore[no-untyped-call]
             return PassResult(loss.detach())
+        turn_back()
         others = self.weight_optimizer.others
         return PassResult(loss.detach(), torch.autograd.grad(loss, others, allow_unused=True))
 

@@ -18,6 +18,7 @@ from dnas.supernet import (
     Sample,
     combination_name,
     mean_entropy,
+    run_alike,
     run_cell,
 )
 
@@ -44,8 +45,12 @@ class CoSearch:
         temperature: float = 1.0,
         single_path: bool = False,
         recompute: bool = False,
+        join_passes: bool = False,
     ) -> None:
-        """``single_path``: one operator a cell and pass. ``recompute``: everything twice, for less memory."""
+        """``single_path``: one operator a cell and pass. ``recompute``: everything twice, for less memory.
+
+        ``join_passes``: weight passes of the same widths run as one, by :meth:`MultiResolutionSupernet.together`.
+        """
         self.supernet, self._architectures = supernet, dict(architectures)
         self.weights: nn.Module = supernet
         self.architecture: nn.Module = nn.ModuleDict(dict(architectures))
@@ -55,7 +60,7 @@ class CoSearch:
             "search": [self._parse(text) for text in search_passes],
         }
         self.temperature, self.single_path = temperature, single_path
-        self.recompute = recompute
+        self.recompute, self.join_passes = recompute, join_passes
         self.run_cell: RunCell = run_cell
 
     def _parse(self, text: str) -> tuple[str, str]:
@@ -68,14 +73,15 @@ class CoSearch:
         return name, width
 
     def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
-        """One pass for each entry of the phase's list."""
+        """One pass for each entry of the phase's list, less those that run with an earlier one."""
         with torch.no_grad():
-            return [
+            drawn = [
                 self._sampled(name, generator)
                 if width == "sampled"
                 else self._pass(name, self._architectures[name].at_width(width, generator), generator)
                 for name, width in self.passes[phase]
             ]
+        return joined(drawn) if self.join_passes else drawn
 
     def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
         """One sampled pass for every architecture."""
@@ -102,8 +108,15 @@ class CoSearch:
 
     def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
         """Logits at 1/8 by combination of branches, such as ``8_32``."""
-        logits = self.supernet(images, forward.sample, self.run_cell, recompute=self.recompute, full_size=False)
-        return {combination_name(scales): value for scales, value in logits.items()}
+        if isinstance(forward.sample, Sample):
+            logits = self.supernet(images, forward.sample, self.run_cell, recompute=self.recompute, full_size=False)
+            return {combination_name(scales): value for scales, value in logits.items()}
+        found = self.supernet.together(images, forward.sample, self.run_cell, recompute=self.recompute, full_size=False)
+        return {
+            f"{number}.{combination_name(scales)}": value
+            for number, logits in enumerate(found)
+            for scales, value in logits.items()
+        }
 
     def latency(self, forward: Pass) -> Tensor | None:
         """Mean over the combinations of branches."""
@@ -143,3 +156,20 @@ class CoSearch:
             for name in self._architectures
             for table, values in self._architectures[name].named_logits().items()
         }
+
+
+def joined(passes: Sequence[Pass]) -> list[Pass]:
+    """Passes that run alike as one each, whose sample is a tuple of theirs, in the place of the first."""
+    groups: list[list[Pass]] = []
+    for one in passes:
+        alike = next((group for group in groups if run_alike(group[0].sample, one.sample)), None)
+        if alike is None:
+            groups.append([one])
+        else:
+            alike.append(one)
+    return [group[0] if len(group) == 1 else _join(group) for group in groups]
+
+
+def _join(passes: Sequence[Pass]) -> Pass:
+    names = dict.fromkeys(one.architecture for one in passes)
+    return Pass("+".join(names), tuple(one.sample for one in passes), len(passes))

@@ -14,6 +14,8 @@ OperatorSampling = Literal["mixed", "single_path"]
 
 _Factor = Annotated[float, Field(ge=0)]
 
+JOIN_UP_TO_PIXELS = 200_000
+
 
 @config
 class SearchConfig:
@@ -44,6 +46,9 @@ class SearchConfig:
     passes_at_once: how many of them run side by side on a CPU, in processes over the same weights; null for as many as
         there are threads. (On Linux without an accelerator; elsewhere one after the other.) They add to the weights'
         gradients in the order of the lists: a short pass first keeps none waiting.
+    join_passes: run those of the same widths, such as teacher.largest and student.largest, on one batch of both their
+        maps, with norms by each one's own: faster where maps are small, more memory. null where the crops of a batch
+        have at most 200 000 pixels together.
     ohem_threshold, ohem_min_fraction: of the cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: how many images of the validation split to use, evenly spread; null for all.
@@ -78,6 +83,7 @@ class SearchConfig:
         "student.sampled",
     )
     passes_at_once: int | None = Field(default=None, ge=1)
+    join_passes: bool | None = None
     ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
     precision: SearchPrecision = "auto"
@@ -91,6 +97,14 @@ class SearchConfig:
     def epochs(self) -> int:
         """Epochs of both phases."""
         return self.pretrain_epochs + self.search_epochs
+
+    @property
+    def joins_passes(self) -> bool:
+        """``join_passes``, or what its null stands for."""
+        if self.join_passes is not None:
+            return self.join_passes
+        crop = self.augmentation.crop
+        return crop is not None and self.batch_size * crop[0] * crop[1] <= JOIN_UP_TO_PIXELS
 
     def phase(self, epoch: int) -> Literal["pretrain", "search"]:
         """The phase of an epoch, counted from 0 over both."""

@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -45,6 +46,8 @@ class PassPool(Generic[Request, Result]):
 
     A request says what the passes of a step depend on besides shared memory and what nobody changes; ``prepare`` makes
     passes of it, the same in every process, to be run within its context. Requests and results are pickled.
+
+    peak_mb: the most memory in MiB that the forks together held in a step, besides what they share with this process.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class PassPool(Generic[Request, Result]):
         self._threads = max(1, torch.get_num_threads() // processes)
         self._turns = Turns(weights, passes, self._look) if processes > 1 else None
         self._forks: list[_Fork] = []
+        self.peak_mb = 0.0
         self._owner = os.getpid()
 
     @property
@@ -85,8 +89,13 @@ class PassPool(Generic[Request, Result]):
             fork.send(request)
         with _threads(self._threads):
             found = self._take_part(self._turns, request)
+        return_free_memory()  # which is in pieces by now, and would only grow
+        held_mb = 0.0
         for fork in self._forks:
-            found.update(fork.receive())
+            theirs = fork.receive()
+            found.update(theirs.results)
+            held_mb += theirs.held_mb
+        self.peak_mb = max(self.peak_mb, held_mb)
         results = [found[index] for index in sorted(found)]
         for one in results:
             if isinstance(one, BaseException):
@@ -96,10 +105,6 @@ class PassPool(Generic[Request, Result]):
     def added(self) -> list[Tensor]:
         """The weights to whose gradients the last passes added, where they ran side by side."""
         return [] if self._turns is None else self._turns.added()
-
-    def memory_mb(self) -> float:
-        """What the other processes hold for themselves, in MiB: that which none of them shares."""
-        return sum(fork.memory_mb() for fork in self._forks)
 
     def close(self) -> None:
         """End the other processes."""
@@ -136,8 +141,10 @@ class PassPool(Generic[Request, Result]):
             except (EOFError, ConnectionError):
                 return
             found = self._take_part(self._turns, request)
+            part = _Part({index: _sendable(result) for index, result in found.items()}, _own_memory_mb())
+            return_free_memory()
             with contextlib.suppress(ConnectionError):  # the next request will not come either
-                connection.send({index: _sendable(result) for index, result in found.items()})
+                connection.send(part)
 
     def _look(self) -> None:
         """While a pass waits: end a fork whose owner has ended, or raise a UserError where a fork has."""
@@ -147,6 +154,14 @@ class PassPool(Generic[Request, Result]):
             return
         for fork in self._forks:
             fork.look()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a fork has done: its passes' results or failures, and the memory in MiB that it alone holds for them."""
+
+    results: dict[int, Any]
+    held_mb: float
 
 
 class _Fork:
@@ -167,23 +182,16 @@ class _Fork:
         with self._mourned():
             self._connection.send(request)
 
-    def receive(self) -> dict[int, Any]:
+    def receive(self) -> _Part:
         with self._mourned():
-            found: dict[int, Any] = self._connection.recv()
-        return found
+            part: _Part = self._connection.recv()
+        return part
 
     def look(self) -> None:
         """Raise a UserError if the process has ended."""
         with self._mourned():
             if not self._process.is_alive():
                 raise EOFError
-
-    def memory_mb(self) -> float:
-        """What only it has, in MiB."""
-        if not self._process.is_alive():
-            return 0.0
-        lines = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text().splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 2**10
 
     @contextlib.contextmanager
     def _mourned(self) -> Iterator[None]:
@@ -219,6 +227,12 @@ def _serve_only(serve: Callable[[Connection], None], connection: Connection, oth
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _own_memory_mb() -> float:
+    """What this process shares with no other, in MiB."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 2**10
 
 
 def _outcome(one: Callable[[], Result]) -> Result | Exception:

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass: the name of the architecture it belongs to, and what the problem needs to run it."""
+    """One forward pass: the name of the architecture it belongs to, and what the problem needs to run it.
+
+    ``count``: as how many passes its loss counts in a step, where it runs several at once.
+    """
 
     architecture: str
     sample: Any
+    count: int = 1
 
 
 class SearchProblem(Protocol):

@@ -5,7 +5,7 @@ from dnas.supernet.cell import MixedOperator, RunCell, Way, run_cell, run_recomp
 from dnas.supernet.cell_reference import run_cell_plainly
 from dnas.supernet.ends import SuperEnds, SuperFuse, combination_name
 from dnas.supernet.grid import Grid
-from dnas.supernet.multi_resolution import MultiResolutionSupernet
+from dnas.supernet.multi_resolution import MultiResolutionSupernet, run_alike
 from dnas.supernet.paths import downsampling, finer_probabilities, meetings, visits
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "finer_probabilities",
     "mean_entropy",
     "meetings",
+    "run_alike",
     "run_cell",
     "run_cell_plainly",
     "run_recomputed",

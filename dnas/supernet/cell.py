@@ -38,15 +38,19 @@ class MixedOperator(nn.ModuleDict):
 
     def forward(self, x: Tensor, weights: Tensor, width: int) -> Tensor:
         """(N, C, H, W) and (operators,) weights of at least 0 -> (N, width, ceil(H / stride), ceil(W / stride))."""
-        return run_cell(x, [Way(self, dict(zip(self, weights.unbind(), strict=True)), width)])[0]
+        return run_cell(x, [Way(self, [dict(zip(self, weights.unbind(), strict=True))], width)])[0]
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way out of a cell: its operators, the weights of those that run (None is 1), the width of the result."""
+    """One way out of a cell: its operators, the weights of those that run (None is 1), the width of the result.
+
+    weights: one mapping for each of some equal parts of the batch, which pass as if they came one after the other: the
+        same operators run on all, but norms go by a part's statistics.
+    """
 
     operators: MixedOperator
-    weights: Mapping[str, Tensor | None]
+    weights: Sequence[Mapping[str, Tensor | None]]
     width: int
 
 
@@ -56,11 +60,11 @@ RunCell = Callable[[Tensor, Sequence[Way]], list[Tensor]]
 
 @dataclass(frozen=True)
 class _Block:
-    """One or two convolutions that run for the way ``way``; ``weight`` is that of the result."""
+    """One or two convolutions that run for the way ``way``; ``weights`` are those of the result, by parts."""
 
     way: int
     layers: tuple[SuperConvNormAct, ...]
-    weight: Tensor | None
+    weights: Sequence[Tensor | None]
     width: int
 
 
@@ -71,7 +75,7 @@ def run_cell(x: Tensor, ways: Sequence[Way]) -> list[Tensor]:
     for stride in sorted({way.operators.stride for way in ways}):
         _add_convolved(sums, x, ways, stride)
     for index, way in enumerate(ways):
-        if "skip" in way.weights:
+        if "skip" in way.weights[0]:
             sums[index] = _with_skip(sums[index], x, way)
     return [total for total in sums if total is not None]
 
@@ -86,14 +90,15 @@ def _blocks(ways: Sequence[Way], stride: int | None) -> list[_Block]:
     """The plain convolutions of a stride, or, without one, those within zoomed operators."""
     found = []
     for index, way in enumerate(ways):
-        for name, weight in way.weights.items():
+        for name in way.weights[0]:
             module = way.operators[name]
             if stride is None and isinstance(module, SuperZoomedConv):
                 module = module.block
             elif stride != way.operators.stride:
                 continue
             if isinstance(module, SuperConvBlock):
-                found.append(_Block(index, module.convolutions(), weight, way.width))
+                weights = [part[name] for part in way.weights]
+                found.append(_Block(index, module.convolutions(), weights, way.width))
     return found
 
 
@@ -102,22 +107,31 @@ def _run(x: Tensor, blocks: Sequence[_Block], stride: int) -> list[Tensor]:
     first = [block.layers[0] for block in blocks]
     widths = [block.width for block in blocks]
     convolved = joint_conv2d(x, [layer.weight for layer in first], stride, widths)
-    joined = joint_norm_act(
+    joined = _normed(
         convolved,
         [layer.norm.of(block.width) for layer, block in zip(first, blocks, strict=True)],
-        [block.weight if len(block.layers) == 1 else None for block in blocks],
+        [block.weights if len(block.layers) == 1 else [None] * len(block.weights) for block in blocks],
     )
     outputs = []
     for part, block in zip(joined.split_with_sizes(widths, dim=1), blocks, strict=True):
         out = part
         for number, layer in enumerate(block.layers[1:], start=2):
-            out = joint_norm_act(
+            out = _normed(
                 joint_conv2d(out, [layer.weight], layer.stride, [block.width]),
                 [layer.norm.of(block.width)],
-                [block.weight if number == len(block.layers) else None],
+                [block.weights if number == len(block.layers) else [None] * len(block.weights)],
             )
         outputs.append(out)
     return outputs
+
+
+def _normed(x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """:func:`~dnas.ops.joint_norm_act` of every part of the batch; the weights are by norms, then parts."""
+    by_part = list(zip(*weights, strict=True))
+    if len(by_part) == 1:
+        return joint_norm_act(x, norms, by_part[0])
+    parts = zip(x.chunk(len(by_part)), by_part, strict=True)
+    return torch.cat([joint_norm_act(part, norms, own) for part, own in parts])
 
 
 def _add_zoomed(sums: list[Tensor | None], x: Tensor, ways: Sequence[Way]) -> None:
@@ -144,16 +158,23 @@ def _add_convolved(sums: list[Tensor | None], x: Tensor, ways: Sequence[Way], st
 
 def _with_skip(total: Tensor | None, x: Tensor, way: Way) -> Tensor:
     """``total`` and the weighted skip."""
-    module, weight = way.operators["skip"], way.weights["skip"]
+    module, weights = way.operators["skip"], [part["skip"] for part in way.weights]
     if isinstance(module, SuperFactorizedReduce):
         norm = module.norm.of(way.width)
-        halves = module.halves(x, way.width)
-        return _plus(total, joint_norm_act(halves, [norm], [weight]))
+        return _plus(total, _normed(module.halves(x, way.width), [norm], [weights]))
     same = fit_channels(x, way.width)
+    weight = weights[0] if len(weights) == 1 else _by_image(weights, same)
     if weight is None:
         return _plus(total, same)
     weight = weight.to(same.dtype)
     return same * weight if total is None else torch.addcmul(total, same, weight)
+
+
+def _by_image(weights: Sequence[Tensor | None], x: Tensor) -> Tensor:
+    """(N, 1, 1, 1): the weight of each image of (N, C, H, W)."""
+    each = x.shape[0] // len(weights)
+    parts = [x.new_ones(each) if weight is None else weight.expand(each) for weight in weights]
+    return torch.cat(parts)[:, None, None, None]
 
 
 def _plus(total: Tensor | None, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,17 @@ from dnas.supernet.cell import Way, weighted_sum
 
 def run_cell_plainly(x: Tensor, ways: Sequence[Way]) -> list[Tensor]:
     """FasterSeg Eq. 2 for every way: each operator alone, convolving by slices, then the weighted sum."""
-    results = []
-    for way in ways:
-        maps = [_operator(way.operators[name], x, way.width) for name in way.weights]
-        weights = [x.new_ones(()) if weight is None else weight for weight in way.weights.values()]
-        results.append(weighted_sum(maps, weights))
-    return results
+    return [
+        torch.cat(
+            [_part(part, way, weights) for part, weights in zip(x.chunk(len(way.weights)), way.weights, strict=True)]
+        )
+        for way in ways
+    ]
+
+
+def _part(x: Tensor, way: Way, weights: Mapping[str, Tensor | None]) -> Tensor:
+    maps = [_operator(way.operators[name], x, way.width) for name in weights]
+    return weighted_sum(maps, [x.new_ones(()) if weight is None else weight for weight in weights.values()])
 
 
 def _operator(module: nn.Module, x: Tensor, width: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import cast
 
@@ -80,61 +81,92 @@ class MultiResolutionSupernet(nn.Module):
         only what they read is kept for it. Without ``full_size`` the logits are left at 1/8, for a loss that resizes
         them itself.
         """
-        inputs, outputs = self._run_cells(images, sample, run, recompute)
-        skips = self._skips(inputs, sample)
-        ends = cast("SuperEnds", self.ends[str(sample.end_ratio)])
+        return self.together(images, [sample], run, recompute=recompute, full_size=full_size)[0]
+
+    def together(
+        self,
+        images: Tensor,
+        samples: Sequence[Sample],
+        run: RunCell = run_cell,
+        *,
+        recompute: bool = False,
+        full_size: bool = True,
+    ) -> list[dict[tuple[int, ...], Tensor]]:
+        """What every sample gives, in one pass: cells run on the maps of all samples as one batch.
+
+        The samples have the same widths and operators (:func:`run_alike`), whatever weighs these. Norms go by the
+        statistics of each sample's maps; stems, the cells of the last layer and the heads run for each alone.
+        """
+        inputs, outputs = self._run_cells(images, samples, run, recompute)
         size = (images.shape[-2], images.shape[-1]) if full_size else None
-        logits: dict[tuple[int, ...], Tensor] = ends(outputs, skips, size, recompute=recompute)
-        return logits
+        found = []
+        for sample, own_inputs, own_outputs in zip(samples, inputs, outputs, strict=True):
+            ends = cast("SuperEnds", self.ends[str(sample.end_ratio)])
+            found.append(ends(own_outputs, self._skips(own_inputs, sample), size, recompute=recompute))
+        return found
 
     def _run_cells(
-        self, images: Tensor, sample: Sample, run: RunCell, recompute: bool
-    ) -> tuple[dict[tuple[int, int], Tensor], dict[int, Tensor]]:
-        """The mixed input of every cell (Eq. 1) by (level, layer), and the last map of every scale."""
-        stem = self.stems[str(sample.end_ratio)]
-        inputs = {(0, 0): recomputed(stem, images, networks=[stem]) if recompute else stem(images)}
-        outputs = {}
+        self, images: Tensor, samples: Sequence[Sample], run: RunCell, recompute: bool
+    ) -> tuple[list[dict[tuple[int, int], Tensor]], list[dict[int, Tensor]]]:
+        """For every sample the mixed input of every cell (Eq. 1) by (level, layer), and the last map of every scale."""
+        one = functools.partial(run_recomputed, run=run) if recompute else run
+        stems = [self._run_stem(images, sample, recompute) for sample in samples]
+        inputs = {(0, 0): _as_batch(stems)}
+        outputs: list[dict[int, Tensor]] = [{} for _ in samples]
         for level, layer in self.grid.cells():
             x = inputs[level, layer]
+            if layer == self.grid.last:
+                for part, sample, own in zip(_parts(x, len(samples)), samples, outputs, strict=True):
+                    (own[self.grid.scales[level]],) = one(part, [self._way(level, layer, None, [sample])])
+                continue
             targets = self._targets(level, layer)
-            ways = [self._way(level, layer, target, sample) for target in targets]
-            found = run_recomputed(x, ways, run) if recompute else run(x, ways)
+            found = one(x, [self._way(level, layer, target, samples) for target in targets])
             for target, out in zip(targets, found, strict=True):
-                if target is None:
-                    outputs[self.grid.scales[level]] = out
-                else:
-                    inputs[target] = inputs[target] + out if target in inputs else out
-        return inputs, outputs
+                inputs[target] = inputs[target] + out if target in inputs else out
+        parts = {cell: _parts(x, len(samples)) for cell, x in inputs.items()}
+        parts[0, 0] = stems
+        return [{cell: x[index] for cell, x in parts.items()} for index in range(len(samples))], outputs
 
-    def _targets(self, level: int, layer: int) -> list[tuple[int, int] | None]:
-        """The cells that read this one, of its own level first; None is the head."""
-        if layer == self.grid.last:
-            return [None]
+    def _run_stem(self, images: Tensor, sample: Sample, recompute: bool) -> Tensor:
+        stem = self.stems[str(sample.end_ratio)]
+        out: Tensor = recomputed(stem, images, networks=[stem]) if recompute else stem(images)
+        return out
+
+    def _targets(self, level: int, layer: int) -> list[tuple[int, int]]:
+        """The cells that read this one, of its own level first."""
         coarser = [level + 1] if level + 1 < len(self.grid.scales) else []
         return [(target, layer + 1) for target in (level, *coarser)]
 
-    def _way(self, level: int, layer: int, target: tuple[int, int] | None, sample: Sample) -> Way:
-        """The operators from a cell to one of its targets with all that weighs them.
+    def _way(self, level: int, layer: int, target: tuple[int, int] | None, samples: Sequence[Sample]) -> Way:
+        """The operators from a cell to one of its targets with all that weighs them; no target is the head."""
+        grid, first = self.grid, samples[0]
+        if target is None:
+            operators, width = self.keep[f"{level}_{layer}"], first.end_ratio * grid.scales[level]
+        else:
+            goal = target[0]
+            operators = (self.keep if goal == level else self.down)[f"{level}_{layer}"]
+            width = self.ratios[first.choice[goal][grid.gamma_row(*target)]] * grid.scales[goal]
+        weights = [self._weights(level, layer, target, sample) for sample in samples]
+        return Way(cast("MixedOperator", operators), weights, width)
+
+    def _weights(
+        self, level: int, layer: int, target: tuple[int, int] | None, sample: Sample
+    ) -> dict[str, Tensor | None]:
+        """Of the operators that run.
 
         Weightings by beta and by the gate of the width are sums over whole maps like that by alpha: multiplying the few
         weights first saves passes over the maps.
         """
         grid = self.grid
         factors = []
-        if target is None:
-            operators, width = self.keep[f"{level}_{layer}"], sample.end_ratio * grid.scales[level]
-        else:
+        if target is not None:
             goal = target[0]
-            operators = (self.keep if goal == level else self.down)[f"{level}_{layer}"]
-            row = grid.gamma_row(*target)
-            width = self.ratios[sample.choice[goal][row]] * grid.scales[goal]
             if 0 < goal < target[1]:  # two predecessors
                 factors.append(sample.beta[goal][grid.beta_row(*target)][level - goal + 1])
             if sample.gate is not None:
-                factors.append(sample.gate[goal][row])
+                factors.append(sample.gate[goal][grid.gamma_row(*target)])
         weights = sample.operator_weights(level, grid.alpha_row(level, layer))
-        weighted = {self.operators[index]: _product(weight, factors) for index, weight in weights.items()}
-        return Way(cast("MixedOperator", operators), weighted, width)
+        return {self.operators[index]: _product(weight, factors) for index, weight in weights.items()}
 
     def _skips(self, inputs: dict[tuple[int, int], Tensor], sample: Sample) -> dict[tuple[int, int], Tensor]:
         """For every branch scale and every finer scale, the map that the branch's path leaves behind there."""
@@ -152,6 +184,21 @@ class MultiResolutionSupernet(nn.Module):
                 maps = [inputs[source, layer] for layer in layers]
                 skips[branch, scale] = sum_widths(maps, [leaving[layer] for layer in layers])
         return skips
+
+
+def run_alike(one: Sample, other: Sample) -> bool:
+    """Whether two samples run the same operators at the same widths, so that they can run together."""
+    return one.choice == other.choice and one.operators == other.operators
+
+
+def _as_batch(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (N, C_i, H, W) as one (sum of N, widest C, H, W), the narrower ones filled up with zero channels."""
+    widest = max(x.shape[1] for x in maps)
+    return maps[0] if len(maps) == 1 else torch.cat([fit_channels(x, widest) for x in maps])
+
+
+def _parts(x: Tensor, number: int) -> Sequence[Tensor]:
+    return x.chunk(number) if number > 1 else [x]
 
 
 def _product(weight: Tensor | None, factors: Sequence[Tensor]) -> Tensor | None:

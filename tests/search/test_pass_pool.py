@@ -13,7 +13,7 @@ import torch
 
 from dnas.errors import UserError
 from dnas.ops import GradientMemory, forget_memory, joint_conv2d
-from dnas.ops.turns import expect_gradient, in_turn
+from dnas.ops.turns import expect_gradient, in_turn, turn_back
 from dnas.search.passes import PassPool, can_fork
 from dnas.search.sharing import share, shared_like
 
@@ -69,6 +69,7 @@ def test_every_weight_takes_the_passes_in_their_order(slowest):
     def one(index, request):
         for weight in used[index]:
             expect_gradient(weight)
+        turn_back()
         time.sleep(0.1 * (index == slowest))
         for place in reversed(range(3)):
             if any(weights[place] is weight for weight in used[index]):
@@ -90,6 +91,7 @@ def test_what_an_earlier_pass_does_not_use_is_not_waited_for():
 
     def earlier(_):
         expect_gradient(first)
+        turn_back()
         with in_turn(first):
             end = time.monotonic() + PATIENCE_S / 2
             while not met and time.monotonic() < end:  # only the later pass, which needs another weight, can end this
@@ -98,12 +100,32 @@ def test_what_an_earlier_pass_does_not_use_is_not_waited_for():
 
     def later(_):
         expect_gradient(second)
+        turn_back()
         with in_turn(second):
             met.fill_(1)
         return True
 
     with pool([earlier, later], [first, second], 2) as made:
         assert bounded(made) == [True, True]
+
+
+def test_a_pass_that_comes_to_a_weight_twice_adds_both_before_the_next():
+    weight, taken = shared(1), shared(6)
+
+    def one(index, _):
+        for _ in range(2):
+            expect_gradient(weight)
+        turn_back()
+        expect_gradient(weight)  # a recomputation, for the same two
+        for _ in range(2):
+            time.sleep(0.05 * (2 - index))
+            with in_turn(weight):
+                taken[int((taken > 0).sum())] = index + 1
+        return True
+
+    with pool([functools.partial(one, index) for index in range(3)], [weight]) as made:
+        assert bounded(made) == [True] * 3
+    assert taken.tolist() == [1, 1, 2, 2, 3, 3]
 
 
 class Odd(Exception):
@@ -131,6 +153,7 @@ def test_a_pass_that_fails_is_raised_and_ends_what_waits_for_it(error, expected)
 
     def waits(_):
         expect_gradient(weight)
+        turn_back()
         time.sleep(0.1)
         with in_turn(weight):
             taken[0] += 1
@@ -153,6 +176,7 @@ def test_a_process_that_is_killed_ends_the_step_with_a_message():
     def one(_):
         expect_gradient(weight)
         time.sleep(0.1)
+        turn_back()
         if os.getpid() != owner:
             os.kill(os.getpid(), signal.SIGKILL)
         with in_turn(weight):
@@ -229,6 +253,7 @@ def test_gradients_are_those_of_passes_one_after_the_other_bit_by_bit(layout):
         for weight in weights:
             x = joint_conv2d(x, [weight], 1, [6 if index % 2 else 5])[:, :6]
             x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 6 - x.shape[1])).tanh()
+        turn_back()
         x.sum().backward()
 
     passes = [functools.partial(one, index) for index in range(4)]

@@ -11,15 +11,20 @@ from dnas.supernet import run_cell, run_cell_plainly
 
 
 @pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("join_passes", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
-def test_passes_side_by_side_end_in_the_same_bits(tiny, tmp_path, recompute, precision, operator_sampling):
+def test_passes_side_by_side_end_in_the_same_bits(tiny, tmp_path, recompute, join_passes, precision, operator_sampling):
     threads, found = torch.get_num_threads(), []
     torch.set_num_threads(1)  # how many threads share a convolution decides about rounding
     try:
         for number in (1, 3):
             config = tiny.config(
-                passes_at_once=number, recompute=recompute, precision=precision, operator_sampling=operator_sampling
+                passes_at_once=number,
+                recompute=recompute,
+                join_passes=join_passes,
+                precision=precision,
+                operator_sampling=operator_sampling,
             )
             problem = tiny.problem(config)
             tiny.run(tmp_path / str(number), config, problem=problem)
@@ -96,3 +101,31 @@ def test_gradients_gathered_in_momenta_are_sgd(tiny, tmp_path, operator_sampling
     mine, plain = found
     for name, weight in plain.items():
         torch.testing.assert_close(mine[name], weight, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("passes_at_once", [1, 2])
+def test_passes_as_one_batch_search_like_apart(tiny, tmp_path, passes_at_once):
+    found = []
+    for join in (True, False):
+        config = tiny.config(join_passes=join, passes_at_once=passes_at_once)
+        problem = tiny.problem(config, kind=Doubled)
+        tiny.run(tmp_path / str(join), config, problem=problem)
+        found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
+    mine, apart = found
+    for name, values in apart.items():
+        torch.testing.assert_close(mine[name], values, rtol=1e-9, atol=1e-9, msg=name)
+    logs = [tiny.lasting(tmp_path / str(join)) for join in (True, False)]
+    for one, other in zip(*([r for r in log if r["kind"] == "step"] for log in logs), strict=True):
+        assert one["loss_weights"] == pytest.approx(other["loss_weights"])
+
+
+def test_which_passes_are_one_batch(tiny):
+    for join, expected in ((True, ["student", "teacher+student", "student"]), (False, ["student", "teacher"])):
+        problem = tiny.problem(tiny.config(join_passes=join))
+        passes = problem.weight_passes("search", torch.Generator().manual_seed(0))
+        assert [one.architecture for one in passes][: len(expected)] == expected
+        assert sum(one.count for one in passes) == 4
+    assert tiny.config().joins_passes  # crops are small
+    assert not tiny.config(augmentation={"crop": (400, 500)}).joins_passes
+    assert tiny.config(augmentation={"crop": (400, 500)}, batch_size=1).joins_passes
+    assert not tiny.config(augmentation={"crop": None}).joins_passes

@@ -37,7 +37,7 @@ def cell(names, size, widths=(4, 12), weighted=True):
 
     def ways():
         return [
-            Way(module, dict(zip(names, values.unbind() if weighted else [None] * len(names), strict=True)), width)
+            Way(module, [dict(zip(names, values.unbind() if weighted else [None] * len(names), strict=True))], width)
             for module, values, width in zip(operators, weights, widths, strict=True)
         ]
 
