@@ -138,12 +138,12 @@ class PassPool(Generic[Request, Result]):
         while True:
             try:
                 request = connection.recv()
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError):
                 return
             found = self._take_part(self._turns, request)
             part = _Part({index: _sendable(result) for index, result in found.items()}, _own_memory_mb())
             return_free_memory()
-            with contextlib.suppress(ConnectionError):  # the next request will not come either
+            with contextlib.suppress(OSError):  # the next request will not come either
                 connection.send(part)
 
     def _look(self) -> None:
@@ -197,7 +197,7 @@ class _Fork:
     def _mourned(self) -> Iterator[None]:
         try:
             yield
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             self._process.join(PATIENCE_S)
             raise UserError(
                 f"a process of the search ended with status {self._process.exitcode} (-9: the system may have been "
@@ -205,20 +205,18 @@ class _Fork:
             ) from None
 
     def end(self) -> None:
+        """At once: it has nothing to lose."""
         self._connection.close()
-        self._process.terminate()
-        self._process.join(PATIENCE_S)
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join()
+        self._process.kill()
+        self._process.join()
         self._process.close()
 
 
 def _serve_only(serve: Callable[[Connection], None], connection: Connection, other_end: Connection) -> None:
     """Serve and end, without what a program does at its end: that is for the process that was forked."""
     other_end.close()  # so that the end of that process is seen here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the first process ends the others
+        signal.signal(number, signal.SIG_IGN)
     status = 1
     try:
         serve(connection)

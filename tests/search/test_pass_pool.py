@@ -186,6 +186,34 @@ def test_a_process_that_is_killed_ends_the_step_with_a_message():
         bounded(made)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_is_for_the_first(number):
+    started = shared(1)
+
+    def one(_):
+        started.fill_(1)
+        time.sleep(0.3)
+        return os.getpid()
+
+    def both(request):
+        return os.getpid(), one(request)
+
+    with pool([both, both], [], 2) as made:
+        (fork,) = {pid for pair in bounded(made) for pid in pair} - {os.getpid()}
+        started.zero_()
+        thread = threading.Thread(target=lambda: (wait_for(started), os.kill(fork, number)))
+        thread.start()
+        assert {pid for pair in bounded(made) for pid in pair} == {fork, os.getpid()}
+        thread.join()
+        assert {pid for pair in bounded(made) for pid in pair} == {fork, os.getpid()}
+
+
+def wait_for(flag):
+    end = time.monotonic() + PATIENCE_S
+    while not flag and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 def is_running(process):
     try:
         return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
