@@ -179,7 +179,7 @@ def test_a_table_of_dilation_rates_is_checked_too(tmp_path, capsys):
     found = json.loads(
         run(
             capsys,
-            *("latency", "check", out, space, "--networks", "4", "--rounds", "1", "--time-per-network", "0.01"),
+            *("latency", "check", out, space, "--networks", "4", "--rounds", "5", "--time-per-network", "0.02"),
             *("--repeat", "--fit", "3", "--json"),
         )
     )
