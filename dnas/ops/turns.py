@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
+MOST_PASSES = 255
+"""Of a step."""
 PAUSE_S = 1e-4
 PAUSES_BETWEEN_LOOKS = 1000
 """A pass that waits looks so seldom whether those it waits for still live."""
@@ -26,13 +28,13 @@ _here = threading.local()
 class Turns:
     """What each of some passes has still to add to the gradients of some weights, in memory that forks share."""
 
-    def __init__(self, weights: Sequence[Tensor], passes: int, look: Callable[[], None]) -> None:
-        """For at most so many ``passes``. ``look`` is called now and then while a pass waits; it may raise."""
-        self.weights, self.passes, self._look = list(weights), passes, look
+    def __init__(self, weights: Sequence[Tensor], look: Callable[[], None]) -> None:
+        """``look`` is called now and then while a pass waits; it may raise."""
+        self.weights, self._look = list(weights), look
         self._places = {id(weight): place for place, weight in enumerate(weights)}  # a fork has the same ids
         # A row a pass: how often it will still add to each weight, and at last whether its forward pass is over.
         self._row = len(self.weights) + 1
-        self._table = mmap.mmap(-1, passes * self._row + 1)  # the last byte: the next pass
+        self._table = mmap.mmap(-1, MOST_PASSES * self._row + 1)  # the last byte: the next pass
         self._added = mmap.mmap(-1, self._row)
         self._lock = multiprocessing.get_context("fork").Lock()
 
@@ -42,7 +44,12 @@ class Turns:
         self._added[:] = bytes(len(self._added))
 
     def take(self, count: int) -> int | None:
-        """The next of ``count`` passes, which nobody else runs; None where all are taken."""
+        """The next of ``count`` passes, which nobody else runs; None where all are taken.
+
+        Raises ValueError for more than :data:`MOST_PASSES`.
+        """
+        if count > MOST_PASSES:
+            raise ValueError(f"a step has {count} passes, at most {MOST_PASSES} can run side by side")
         with self._lock:
             index = self._table[-1]
             if index >= count:

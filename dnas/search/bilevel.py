@@ -70,12 +70,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             betas=(0.5, 0.999),
             weight_decay=config.architecture_weight_decay,
         )
-        self._passes = PassPool(
-            self._prepared,
-            processes=processes,
-            weights=self.weight_optimizer.superkernels,
-            passes=most_passes(config),
-        )
+        self._passes = PassPool(self._prepared, processes=processes, weights=self.weight_optimizer.superkernels)
         self.goal = goal
         self.controller: LatencyController | None = None
         if goal is not None and goal.target_ms is not None:
@@ -274,9 +269,5 @@ def passes_at_once(config: SearchConfig, device: torch.device) -> int:
     """How many passes of a step run side by side: on a CPU as many as it has threads, unless told."""
     if device.type != "cpu" or not can_fork():
         return 1  # a pass fills an accelerator
-    return min(config.passes_at_once or torch.get_num_threads(), most_passes(config))
-
-
-def most_passes(config: SearchConfig) -> int:
-    """The passes of the larger of all weight steps."""
-    return max(len(config.pretrain_passes), len(config.search_passes))
+    most = max(len(config.pretrain_passes), len(config.search_passes))
+    return min(config.passes_at_once or torch.get_num_threads(), most)

@@ -12,10 +12,10 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -37,8 +37,12 @@ PATIENCE_S = 5.0
 
 
 def can_fork() -> bool:
-    """Whether passes can run in forks: Linux, without an accelerator, which a fork could not use or may disturb."""
-    return sys.platform == "linux" and not torch.accelerator.is_available()
+    """Whether passes can run in forks: Linux, without an accelerator, which a fork could not use or may disturb.
+
+    Nor may a process that is a daemon itself, such as a worker of a pool, have any.
+    """
+    daemon = multiprocessing.current_process().daemon
+    return sys.platform == "linux" and not daemon and not torch.accelerator.is_available()
 
 
 class PassPool(Generic[Request, Result]):
@@ -56,15 +60,14 @@ class PassPool(Generic[Request, Result]):
         *,
         processes: int = 1,
         weights: Sequence[Tensor] = (),
-        passes: int = 1,
     ) -> None:
-        """``weights`` are in shared memory and gather their gradients there, from at most ``passes`` passes a step.
+        """``weights`` are in shared memory and gather their gradients there.
 
         Each process gets its share of PyTorch's threads (at least one).
         """
         self._prepare, self._processes = prepare, processes
         self._threads = max(1, torch.get_num_threads() // processes)
-        self._turns = Turns(weights, passes, self._look) if processes > 1 else None
+        self._turns = Turns(weights, self._look) if processes > 1 else None
         self._forks: list[_Fork] = []
         self.peak_mb = 0.0
         self._owner = os.getpid()
@@ -115,12 +118,9 @@ class PassPool(Generic[Request, Result]):
     def _fork(self) -> None:
         return_free_memory()
         # A thread that never ran an operation: OpenMP does not survive the fork of one that has threads of its own.
-        thread = threading.Thread(target=lambda: self._forks.extend(_Fork(self._serve) for _ in self._others()))
-        thread.start()
-        thread.join()
-
-    def _others(self) -> range:
-        return range(1, self._processes)
+        with ThreadPoolExecutor(1) as thread:
+            for _ in range(1, self._processes):
+                self._forks.append(thread.submit(_Fork, self._serve).result())
 
     def _take_part(self, turns: Turns, request: Request) -> dict[int, Any]:
         """The results, or failures, of the passes that this process runs."""
@@ -175,7 +175,12 @@ class _Fork:
         with warnings.catch_warnings():
             # Locks that threads hold now stay locked in a fork, which runs nothing but passes, and none of those.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._process.start()
+            try:
+                self._process.start()
+            except OSError as error:
+                raise UserError(
+                    f"the search cannot be shared by several processes ({error}); use search.passes_at_once=1"
+                ) from None
         theirs.close()  # so that its end is seen here when the process ends
 
     def send(self, request: object) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import multiprocessing
 import os
 import signal
 import threading
@@ -31,7 +32,7 @@ def pool(passes, weights=(), processes=3):
         yield [functools.partial(one, request) for one in passes]
 
     threads = torch.get_num_threads()
-    made = PassPool(prepare, processes=processes, weights=weights, passes=len(passes))
+    made = PassPool(prepare, processes=processes, weights=weights)
     yield made
     made.close()
     assert torch.get_num_threads() == threads
@@ -126,6 +127,26 @@ def test_a_pass_that_comes_to_a_weight_twice_adds_both_before_the_next():
     with pool([functools.partial(one, index) for index in range(3)], [weight]) as made:
         assert bounded(made) == [True] * 3
     assert taken.tolist() == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_process_that_cannot_be_forked_is_a_message(monkeypatch):
+    def fails(*_):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fails)
+    with pool([lambda _: 1] * 2, [], 2) as made, pytest.raises(UserError, match=r"search\.passes_at_once=1"):
+        made.run(None)
+
+
+def test_more_passes_than_can_be_told_apart_are_refused():
+    with pool([lambda _: 1] * 300, [], 2) as made, pytest.raises(ValueError, match="300 passes"):
+        bounded(made)
+
+
+def test_a_daemon_has_no_forks(monkeypatch):
+    assert can_fork()
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
+    assert not can_fork()
 
 
 class Odd(Exception):
