@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -182,6 +183,8 @@ class _Fork:
                     f"the search cannot be shared by several processes ({error}); use search.passes_at_once=1"
                 ) from None
         theirs.close()  # so that its end is seen here when the process ends
+        # Also at the end of a program that does not close its pool, which would wait for the process for ever.
+        self._end = multiprocessing.util.Finalize(self, _end, (self._process, self._connection), exitpriority=0)
 
     def send(self, request: object) -> None:
         with self._mourned():
@@ -211,10 +214,14 @@ class _Fork:
 
     def end(self) -> None:
         """At once: it has nothing to lose."""
-        self._connection.close()
-        self._process.kill()
-        self._process.join()
-        self._process.close()
+        self._end()
+
+
+def _end(process: BaseProcess, connection: Connection) -> None:
+    connection.close()
+    process.kill()
+    process.join()
+    process.close()
 
 
 def _serve_only(serve: Callable[[Connection], None], connection: Connection, other_end: Connection) -> None:

@@ -2,9 +2,12 @@
 
 import contextlib
 import functools
+import gc
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -267,6 +270,29 @@ def test_processes_end_with_the_one_that_forked_them(tmp_path):
     while is_running(fork):
         assert time.monotonic() < end, "it lives on"
         time.sleep(0.05)
+
+
+def test_a_program_ends_although_its_pool_was_not_closed():
+    program = """
+import contextlib, os
+from dnas.search.passes import PassPool
+
+pool = PassPool(lambda _: contextlib.nullcontext([os.getpid] * 2), processes=2)
+pool.run(None)
+"""
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, timeout=2 * PATIENCE_S, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_pool_that_nobody_holds_leaves_no_process():
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(pool([lambda _: time.sleep(0.1) or os.getpid()] * 2, [], 2))
+        (fork,) = set(bounded(made)) - {os.getpid()}
+        assert is_running(fork)
+        stack.pop_all()
+    del made, stack
+    gc.collect()
+    assert not is_running(fork)
 
 
 def test_processes_use_their_share_of_the_threads():
