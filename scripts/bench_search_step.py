@@ -46,6 +46,7 @@ WORDS = (
     "channels_last",
 )
 CLASSES = 19
+ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "2048"}  # as the command line sets it
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def parse() -> argparse.Namespace:
 def run_child(variant: str) -> dict[str, Any]:
     """One process's times (s), peak memory (GB) and passes."""
     command = [sys.executable, __file__, *sys.argv[1:], "--child", variant]
-    environment = {"GOMP_SPINCOUNT": "10000", **os.environ}  # as the command line sets it
+    environment = {**ENVIRONMENT, **os.environ}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -181,7 +182,7 @@ def timed_step(session: Any, batch: tuple[Any, Any], number: int, device: str, p
 
 def measure_together(arguments: argparse.Namespace) -> None:
     """Prints wall and CPU time, and their ratios to those of the first variant's step just before or after."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line sets it
+    os.environ.update({**ENVIRONMENT, **os.environ})
     import torch
 
     from dnas.training.collector import settled_objects

@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # sleep at once, which halves the speed of an idle machine. Asked for before torch is loaded, and only as a default.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # The widths of a search come and go: oneDNN's default of 1024 compiled kernels is too few to meet them again.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "2048")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status: Any = app(given, standalone_mode=False)

@@ -28,34 +28,49 @@ _here = threading.local()
 class Turns:
     """What each of some passes has still to add to the gradients of some weights, in memory that forks share."""
 
-    def __init__(self, weights: Sequence[Tensor], look: Callable[[], None]) -> None:
-        """``look`` is called now and then while a pass waits; it may raise."""
-        self.weights, self._look = list(weights), look
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        look: Callable[[], None],
+        finish: Callable[[Tensor], None] | None = None,
+        *,
+        processes: int,
+    ) -> None:
+        """``look`` is called now and then while a pass waits; it may raise.
+
+        ``finish`` is called with a weight once all passes added to its gradient and none will read it any more, by the
+        last one to add, if that is known by then: all must have turned back.
+        """
+        self.weights, self._look, self._finish = list(weights), look, finish
         self._places = {id(weight): place for place, weight in enumerate(weights)}  # a fork has the same ids
         # A row a pass: how often it will still add to each weight, and at last whether its forward pass is over.
         self._row = len(self.weights) + 1
         self._table = mmap.mmap(-1, MOST_PASSES * self._row + 1)  # the last byte: the next pass
         self._added = mmap.mmap(-1, self._row)
+        self._processes, self._count = processes, 0
         self._lock = multiprocessing.get_context("fork").Lock()
 
     def begin(self) -> None:
         """Before the passes of a step, while none runs."""
-        self._table[:] = bytes(len(self._table))
+        self._table[:] = bytes(len(self._table) - 1) + bytes([self._processes])
         self._added[:] = bytes(len(self._added))
 
-    def take(self, count: int) -> int | None:
-        """The next of ``count`` passes, which nobody else runs; None where all are taken.
+    def taken(self, count: int, process: int) -> Iterator[int]:
+        """The passes, of ``count``, that fall to a process, whose number is counted from 0.
 
-        Raises ValueError for more than :data:`MOST_PASSES`.
+        The first is that of its number, so that in every step it runs passes of much the same size, by the memory and
+        the compiled kernels that it has for them; then whichever is next. Raises ValueError for more than
+        :data:`MOST_PASSES`.
         """
         if count > MOST_PASSES:
             raise ValueError(f"a step has {count} passes, at most {MOST_PASSES} can run side by side")
-        with self._lock:
-            index = self._table[-1]
-            if index >= count:
-                return None
-            self._table[len(self._table) - 1] = index + 1
-        return index
+        self._count = count
+        index = process
+        while index < count:
+            yield index
+            with self._lock:
+                index = self._table[-1]
+                self._table[len(self._table) - 1] = min(index + 1, MOST_PASSES)
 
     @contextlib.contextmanager
     def running(self, index: int) -> Iterator[None]:
@@ -69,7 +84,7 @@ class Turns:
                 self._table[index * self._row : (index + 1) * self._row] = bytes(self._row - 1) + bytes([True])
 
     def added(self) -> list[Tensor]:
-        """The weights whose gradients the passes added to."""
+        """The weights whose gradients the passes added to, but for those that are finished."""
         return [weight for weight, added in zip(self.weights, self._added[:], strict=False) if added]
 
     def expect(self, index: int, weight: Tensor) -> None:
@@ -93,15 +108,22 @@ class Turns:
 
     def _is_due(self, index: int, place: int) -> bool:
         with self._lock:  # so that what was added before is seen, too
-            rows = range(0, index * self._row, self._row)
-            return all(self._table[r + self._row - 1] and not self._table[r + place] for r in rows)
+            return self._have_added(index, place)
+
+    def _have_added(self, count: int, place: int) -> bool:
+        """Whether the first ``count`` passes did all that they will do to the gradient of a weight."""
+        rows = range(0, count * self._row, self._row)
+        return all(self._table[r + self._row - 1] and not self._table[r + place] for r in rows)
 
     def done(self, index: int, weight: Tensor) -> None:
         """The pass has added to the gradient of ``weight``."""
         place = self._places[id(weight)]
         with self._lock:
             self._table[index * self._row + place] -= 1
-            self._added[place] = True
+            finished = self._finish is not None and self._have_added(self._count, place)
+            self._added[place] = not finished
+        if finished and self._finish is not None:
+            self._finish(weight)
 
 
 def turn_back() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnx
 import torch
 from torch import nn
 from torch.export import ExportedProgram
@@ -25,6 +24,8 @@ def onnx_content(
     opset: int = OPSET,
 ) -> bytes:
     """The program as the content of an ONNX file, checked, without notes about this machine."""
+    import onnx  # which a search, that imports this module for its tables, does without
+
     try:
         with quiet_torch():
             exported = torch.onnx.export(

@@ -1,4 +1,7 @@
-"""ONNX Runtime behind a module's face."""
+"""ONNX Runtime behind a module's face.
+
+It is loaded where it is used: a search, which imports this package for its tables, does without.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from dnas.errors import UserError
@@ -33,6 +35,8 @@ class OnnxModule(OpaqueModule):
         On CUDA, ``tf32`` lets float32 convolutions use TF32, and ``stream`` is the stream that the session queues its
         work on, None for one of its own.
         """
+        import onnxruntime
+
         super().__init__(torch.device(device))
         onnxruntime.disable_telemetry_events()  # what is measured here is nobody else's business
         options = onnxruntime.SessionOptions()
@@ -76,7 +80,9 @@ class OnnxModule(OpaqueModule):
         for call, name, tensor in zip(calls, names, (*held, *outputs), strict=True):
             place = (self.device.type, self.device.index or 0, _NUMPY_TYPES[tensor.dtype])
             call(name, *place, tuple(tensor.shape), tensor.data_ptr())
-        session, options = self.session, onnxruntime.RunOptions()
+        from onnxruntime import RunOptions
+
+        session, options = self.session, RunOptions()
         if self.device.type == "cpu":
 
             def run(_held: object = held) -> tuple[torch.Tensor, ...]:
@@ -103,6 +109,8 @@ def execution_provider(
     """The execution provider for ``device`` with its options; one that is not there is a :class:`UserError`."""
     if device.type == "cpu":
         return "CPUExecutionProvider"
+    import onnxruntime
+
     available = onnxruntime.get_available_providers()
     if device.type == "cuda" and "CUDAExecutionProvider" in available:
         options = {"device_id": str(device.index or 0), "use_tf32": str(int(tf32))}
@@ -117,4 +125,6 @@ def execution_provider(
 
 def onnxruntime_version() -> str:
     """The version of ONNX Runtime."""
+    import onnxruntime
+
     return str(onnxruntime.__version__)

@@ -70,7 +70,13 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             betas=(0.5, 0.999),
             weight_decay=config.architecture_weight_decay,
         )
-        self._passes = PassPool(self._prepared, processes=processes, weights=self.weight_optimizer.superkernels)
+        alone = config.gradient_clipping is None and self.world == 1  # no weight waits for the others' gradients
+        self._passes = PassPool(
+            self._prepared,
+            processes=processes,
+            weights=self.weight_optimizer.superkernels,
+            finish=self.weight_optimizer.descend if alone else None,
+        )
         self.goal = goal
         self.controller: LatencyController | None = None
         if goal is not None and goal.target_ms is not None:
@@ -184,6 +190,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         """The passes of a step, as this process runs them."""
         images, labels = self._move((request.images, request.labels))
         if request.phase is not None:
+            self.weight_optimizer.set_learning_rate(request.learning_rate)
             drawn = self.problem.weight_passes(request.phase, request.generator)
             total = sum(one.count for one in drawn)
             yield [partial(self._weight_pass, images, labels, one, one.count / total) for one in drawn]
@@ -195,7 +202,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     def _weight_step(self, batch: tuple[Tensor, Tensor], phase: str, generator: torch.Generator) -> float:
         """One SGD step on the mean loss of the passes; returns that."""
         self.weight_optimizer.begin()
-        found = self._passes.run(StepRequest(*batch, generator, phase))
+        found = self._passes.run(StepRequest(*batch, generator, phase, self.weight_optimizer.learning_rate))
         if self._passes.side_by_side:
             self.weight_optimizer.take_up(self._passes.added(), [one.gradients for one in found])
         if self.world > 1:

@@ -104,8 +104,9 @@ class SupernetSGD:
 
     def take_up(self, added: Iterable[Tensor], others: Iterable[Sequence[Tensor | None]]) -> None:
         """After passes in several processes: superkernels with a gradient, and every pass's of :attr:`others`."""
-        for index in sorted(self._places_of[id(weight)] for weight in added):
-            self._memories[index].filled = True
+        with_gradient = {id(weight) for weight in added}
+        for memory in self._memories:
+            memory.filled = id(memory.weight) in with_gradient
         for gradients in others:
             for weight, gradient in zip(self.others, gradients, strict=True):
                 if gradient is not None:
@@ -115,6 +116,16 @@ class SupernetSGD:
         """After the passes: for every weight that has a gradient, what holds it (or the momentum with it)."""
         handed = [weight.grad for weight in self.others if weight.grad is not None]
         return handed + [self._memories[index].take() for index in self._with_gradient()]
+
+    @torch.no_grad()
+    def descend(self, superkernel: Tensor) -> None:
+        """The step of one superkernel, ahead of that of the others, once nothing will be added to its gradient.
+
+        Only without clipping, which needs the gradients of all.
+        """
+        assert self.clipping is None
+        for part in self._parts([self._places_of[id(superkernel)]]):
+            self._descend(part, 1.0)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -8,6 +8,7 @@ of thousands of small operations. Forks do not. Weights, momenta and gradients l
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.util
 import os
@@ -52,7 +53,8 @@ class PassPool(Generic[Request, Result]):
     A request says what the passes of a step depend on besides shared memory and what nobody changes; ``prepare`` makes
     passes of it, the same in every process, to be run within its context. Requests and results are pickled.
 
-    peak_mb: the most memory in MiB that the forks together held in a step, besides what they share with this process.
+    peak_mb: the most memory in MiB that the forks held, each after a step but the last, besides what they share with
+        this process.
     """
 
     def __init__(
@@ -61,14 +63,18 @@ class PassPool(Generic[Request, Result]):
         *,
         processes: int = 1,
         weights: Sequence[Tensor] = (),
+        finish: Callable[[Tensor], None] | None = None,
     ) -> None:
         """``weights`` are in shared memory and gather their gradients there.
+
+        ``finish`` may take up the gradient of a weight, in any of the processes, as soon as no pass needs the weight or
+        adds to it any more; without it, and where there is but one process, it is left to the caller of :meth:`run`.
 
         Each process gets its share of PyTorch's threads (at least one).
         """
         self._prepare, self._processes = prepare, processes
         self._threads = max(1, torch.get_num_threads() // processes)
-        self._turns = Turns(weights, self._look) if processes > 1 else None
+        self._turns = Turns(weights, self._look, finish, processes=processes) if processes > 1 else None
         self._forks: list[_Fork] = []
         self.peak_mb = 0.0
         self._owner = os.getpid()
@@ -92,14 +98,14 @@ class PassPool(Generic[Request, Result]):
         for fork in self._forks:
             fork.send(request)
         with _threads(self._threads):
-            found = self._take_part(self._turns, request)
+            found = self._take_part(self._turns, request, 0)
         return_free_memory()  # which is in pieces by now, and would only grow
         held_mb = 0.0
         for fork in self._forks:
             theirs = fork.receive()
             found.update(theirs.results)
             held_mb += theirs.held_mb
-        self.peak_mb = max(self.peak_mb, held_mb)
+        self.peak_mb = held_mb
         results = [found[index] for index in sorted(found)]
         for one in results:
             if isinstance(one, BaseException):
@@ -107,7 +113,7 @@ class PassPool(Generic[Request, Result]):
         return results
 
     def added(self) -> list[Tensor]:
-        """The weights to whose gradients the last passes added, where they ran side by side."""
+        """The weights to whose gradients the last passes added, where they ran side by side; none that is finished."""
         return [] if self._turns is None else self._turns.added()
 
     def close(self) -> None:
@@ -120,32 +126,33 @@ class PassPool(Generic[Request, Result]):
         return_free_memory()
         # A thread that never ran an operation: OpenMP does not survive the fork of one that has threads of its own.
         with ThreadPoolExecutor(1) as thread:
-            for _ in range(1, self._processes):
-                self._forks.append(thread.submit(_Fork, self._serve).result())
+            for number in range(1, self._processes):
+                self._forks.append(thread.submit(_Fork, functools.partial(self._serve, number)).result())
 
-    def _take_part(self, turns: Turns, request: Request) -> dict[int, Any]:
-        """The results, or failures, of the passes that this process runs."""
+    def _take_part(self, turns: Turns, request: Request, number: int) -> dict[int, Any]:
+        """The results, or failures, of the passes that this process, of a number, runs."""
         found: dict[int, Any] = {}
         with self._prepare(request) as passes:
-            while (index := turns.take(len(passes))) is not None:
+            for index in turns.taken(len(passes), number):
                 with turns.running(index):
                     found[index] = _outcome(passes[index])
         return found
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, number: int, connection: Connection) -> None:
         """What a fork does, until the connection ends."""
         assert self._turns is not None
         torch.set_num_threads(self._threads)
+        held_mb = 0.0
         while True:
             try:
                 request = connection.recv()
             except (EOFError, OSError):
                 return
-            found = self._take_part(self._turns, request)
-            part = _Part({index: _sendable(result) for index, result in found.items()}, _own_memory_mb())
-            return_free_memory()
+            found = self._take_part(self._turns, request, number)
             with contextlib.suppress(OSError):  # the next request will not come either
-                connection.send(part)
+                connection.send(_Part({index: _sendable(result) for index, result in found.items()}, held_mb))
+            held_mb = max(held_mb, _own_memory_mb())  # while the first process goes on
+            return_free_memory()
 
     def _look(self) -> None:
         """While a pass waits: end a fork whose owner has ended, or raise a UserError where a fork has."""
@@ -159,7 +166,7 @@ class PassPool(Generic[Request, Result]):
 
 @dataclass(frozen=True)
 class _Part:
-    """What a fork has done: its passes' results or failures, and the memory in MiB that it alone holds for them."""
+    """What a fork has done: its passes' results or failures, and the most memory in MiB that it held before."""
 
     results: dict[int, Any]
     held_mb: float

@@ -15,16 +15,20 @@ Packed = tuple[list[torch.Size | None], np.ndarray[Any, Any] | None]
 
 @dataclass(frozen=True)
 class StepRequest:
-    """A batch, what its passes are drawn from, and the phase whose weights they train; None is the architecture."""
+    """A batch, what its passes are drawn from, and the phase whose weights they train; None is the architecture.
+
+    learning_rate: of the weights.
+    """
 
     images: Tensor
     labels: Tensor
     generator: torch.Generator
     phase: str | None = None
+    learning_rate: float = 0.0
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = self.generator.get_state().numpy()
-        return _request, (self.images.numpy(), self.labels.numpy(), state, self.phase)
+        return _request, (self.images.numpy(), self.labels.numpy(), state, self.phase, self.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,11 @@ class PassResult:
 
 
 def _request(
-    images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], state: np.ndarray[Any, Any], phase: str | None
+    images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], state: np.ndarray[Any, Any], *others: Any
 ) -> StepRequest:
     generator = torch.Generator()
     generator.set_state(torch.from_numpy(state))
-    return StepRequest(torch.from_numpy(images), torch.from_numpy(labels), generator, phase)
+    return StepRequest(torch.from_numpy(images), torch.from_numpy(labels), generator, *others)
 
 
 def _result(scalars: Packed, gradients: Packed, slopes: Packed) -> PassResult:

@@ -27,7 +27,7 @@ PATIENCE_S = 20.0
 
 
 @contextlib.contextmanager
-def pool(passes, weights=(), processes=3):
+def pool(passes, weights=(), processes=3, finish=None):
     """Runs ``passes``, which take the request, in several processes."""
 
     @contextlib.contextmanager
@@ -35,7 +35,7 @@ def pool(passes, weights=(), processes=3):
         yield [functools.partial(one, request) for one in passes]
 
     threads = torch.get_num_threads()
-    made = PassPool(prepare, processes=processes, weights=weights)
+    made = PassPool(prepare, processes=processes, weights=weights, finish=finish)
     yield made
     made.close()
     assert torch.get_num_threads() == threads
@@ -88,6 +88,78 @@ def test_every_weight_takes_the_passes_in_their_order(slowest):
             assert bounded(made, request) == [request, request + 1, request + 2, request + 3]
             assert taken.tolist() == [[1, 2, 4, 0], [1, 4, 0, 0], [1, 2, 4, 0]]
             assert [any(weight is other for other in made.added()) for weight in weights] == [True] * 3
+
+
+@pytest.mark.parametrize("slowest", range(4))
+def test_a_weight_is_finished_once_by_whoever_adds_to_it_last(slowest):
+    weights = [shared(1) for _ in range(3)]
+    used = [weights, weights[:2], weights[1:], weights[1:2]]
+    sums, finished = shared(3), shared(3)
+
+    def one(index, _):
+        for weight in used[index]:
+            expect_gradient(weight)
+        turn_back()
+        time.sleep(0.1 * (index == slowest))
+        for place in reversed(range(3)):
+            if any(weights[place] is weight for weight in used[index]):
+                with in_turn(weights[place]):
+                    sums[place] += 1
+                    assert not finished[place]
+
+    def finish(weight):
+        (place,) = (place for place, other in enumerate(weights) if weight is other)
+        assert sums[place] == (2, 4, 2)[place]
+        finished[place] += 1
+
+    with pool([functools.partial(one, index) for index in range(4)], weights, finish=finish) as made:
+        for _ in range(2):
+            sums.zero_(), finished.zero_()
+            bounded(made)
+            # That the last pass does not need the others is not known in time where it is the slowest.
+            assert finished[1] == 1
+            left = [any(weight is other for other in made.added()) for weight in weights]
+            assert [not one for one in left] == finished.bool().tolist()
+            assert finished.max() == 1
+
+
+def test_what_a_failed_pass_did_not_come_to_is_not_finished():
+    first, second, third = (shared(1) for _ in range(3))
+
+    def one(index, _):
+        for weight in (first, second, third)[index:]:
+            expect_gradient(weight)
+        turn_back()
+        for weight in (third, second):
+            with in_turn(weight):
+                if index and weight is second:
+                    raise ValueError("on its way back")
+        with in_turn(first):
+            pass
+
+    finished = shared(1)
+    passes = [functools.partial(one, index) for index in range(2)]
+    with pool(passes, [first, second, third], 2, lambda weight: finished.add_(weight is second)) as made:
+        with pytest.raises((ValueError, RuntimeError), match="on its way back"):
+            bounded(made)
+        assert not finished
+        assert any(weight is second for weight in made.added())
+
+
+def test_every_process_begins_with_the_pass_of_its_number():
+    started = shared(1)
+
+    def one(index, _):
+        if index == 1:  # would be taken by the first process, were it the first to come
+            started.fill_(1)
+        else:
+            wait_for(started)
+        return os.getpid()
+
+    with pool([functools.partial(one, index) for index in range(2)], [], 2) as made:
+        found = {tuple(bounded(made)) for _ in range(5)}
+        ((first, other),) = found
+        assert first == os.getpid() != other
 
 
 def test_what_an_earlier_pass_does_not_use_is_not_waited_for():

@@ -35,6 +35,37 @@ def test_passes_side_by_side_end_in_the_same_bits(tiny, tmp_path, recompute, joi
     assert all(torch.equal(values, together[name]) for name, values in alone.items())
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
+def test_weights_that_descend_while_passes_run_end_in_the_same_bits(
+    tiny, tmp_path, monkeypatch, recompute, precision, operator_sampling
+):
+    """As they do without clipping, each as soon as it has all of its gradient."""
+    threads, found, early = torch.get_num_threads(), [], []
+    descend = SupernetSGD.descend
+    monkeypatch.setattr(SupernetSGD, "descend", lambda self, weight: (early.append(weight), descend(self, weight)))
+    torch.set_num_threads(1)
+    try:
+        for number in (1, 3):
+            config = tiny.config(
+                passes_at_once=number,
+                gradient_clipping=None,
+                recompute=recompute,
+                precision=precision,
+                momentum_precision=precision,
+                operator_sampling=operator_sampling,
+            )
+            problem = tiny.problem(config)
+            tiny.run(tmp_path / str(number), config, problem=problem)
+            found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
+    finally:
+        torch.set_num_threads(threads)
+    assert early  # in this process; the forks' are not seen
+    alone, together = found
+    assert all(torch.equal(values, together[name]) for name, values in alone.items())
+
+
 @pytest.mark.parametrize("clipping", [None, 5.0])
 def test_split_weights_search_like_whole_ones(tiny, tmp_path, monkeypatch, clipping):
     """But for ties, in which autocast rounds to even: here they are moved to that side, by 1 of 2**24 parts."""
