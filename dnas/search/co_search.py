@@ -84,8 +84,10 @@ class CoSearch:
         return joined(drawn) if self.join_passes else drawn
 
     def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
-        """One sampled pass for every architecture."""
-        return [self._sampled(name, generator) for name in self._architectures]
+        """One sampled pass for every architecture, those that search their widths first."""
+        drawn = [self._sampled(name, generator) for name in self._architectures]
+        # Side by side they fall to the first process, which has compiled kernels for the widths of the weights' passes.
+        return sorted(drawn, key=lambda one: not self._architectures[one.architecture].search_ratios)
 
     def _sampled(self, name: str, generator: torch.Generator) -> Pass:
         return self._pass(name, self._architectures[name].sample(generator, self.temperature), generator)

@@ -244,8 +244,8 @@ def test_only_the_student_is_pulled_towards_low_latency(tiny, tmp_path):
         config = tiny.config(pretrain_epochs=0, search_epochs=1, latency_weight=latency_weight)
         problem = tiny.problem(config)
         before = problem.logits()
-        sample = problem.architecture_passes(torch.Generator().manual_seed(0))[1]
-        assert sample.architecture == "student"
+        sample, teacher = problem.architecture_passes(torch.Generator().manual_seed(0))
+        assert (sample.architecture, teacher.architecture) == ("student", "teacher")
         problem.latency(sample).backward()
         slopes = {name: p.grad for name, p in problem.architecture.named_parameters()}
         problem.architecture.zero_grad()

@@ -6,6 +6,7 @@ import torch
 from dnas.search import CoSearch, bilevel
 from dnas.search.bilevel import passes_at_once
 from dnas.search.descent import SupernetSGD
+from dnas.search.sharing import shared_like
 from dnas.search.split import EVERYTHING, SplitWeight
 from dnas.supernet import run_cell, run_cell_plainly
 
@@ -42,9 +43,9 @@ def test_weights_that_descend_while_passes_run_end_in_the_same_bits(
     tiny, tmp_path, monkeypatch, recompute, precision, operator_sampling
 ):
     """As they do without clipping, each as soon as it has all of its gradient."""
-    threads, found, early = torch.get_num_threads(), [], []
-    descend = SupernetSGD.descend
-    monkeypatch.setattr(SupernetSGD, "descend", lambda self, weight: (early.append(weight), descend(self, weight)))
+    threads, found = torch.get_num_threads(), []
+    descend, early = SupernetSGD.descend, shared_like(torch.zeros(1))  # which forks write to, too
+    monkeypatch.setattr(SupernetSGD, "descend", lambda self, weight: (early.add_(1), descend(self, weight)))
     torch.set_num_threads(1)
     try:
         for number in (1, 3):
@@ -59,9 +60,9 @@ def test_weights_that_descend_while_passes_run_end_in_the_same_bits(
             problem = tiny.problem(config)
             tiny.run(tmp_path / str(number), config, problem=problem)
             found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
+            assert bool(early) == (number > 1)
     finally:
         torch.set_num_threads(threads)
-    assert early  # in this process; the forks' are not seen
     alone, together = found
     assert all(torch.equal(values, together[name]) for name, values in alone.items())
 
