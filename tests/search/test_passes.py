@@ -11,28 +11,28 @@ from dnas.search.split import EVERYTHING, SplitWeight
 from dnas.supernet import run_cell, run_cell_plainly
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("join_passes", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
-def test_passes_side_by_side_end_in_the_same_bits(tiny, tmp_path, recompute, join_passes, precision, operator_sampling):
+def alone_and_side_by_side(tiny, tmp_path, **settings):
+    """What a search ends with, by passes one after the other and by three at once, with one thread each."""
     threads, found = torch.get_num_threads(), []
     torch.set_num_threads(1)  # how many threads share a convolution decides about rounding
     try:
         for number in (1, 3):
-            config = tiny.config(
-                passes_at_once=number,
-                recompute=recompute,
-                join_passes=join_passes,
-                precision=precision,
-                operator_sampling=operator_sampling,
-            )
+            config = tiny.config(passes_at_once=number, **settings)
             problem = tiny.problem(config)
             tiny.run(tmp_path / str(number), config, problem=problem)
             found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
     finally:
         torch.set_num_threads(threads)
-    alone, together = found
+    return found
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("join_passes", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
+def test_passes_side_by_side_end_in_the_same_bits(tiny, tmp_path, recompute, join_passes, precision, operator_sampling):
+    settings = {"recompute": recompute, "join_passes": join_passes, "operator_sampling": operator_sampling}
+    alone, together = alone_and_side_by_side(tiny, tmp_path, precision=precision, **settings)
     assert all(torch.equal(values, together[name]) for name, values in alone.items())
 
 
@@ -43,27 +43,12 @@ def test_weights_that_descend_while_passes_run_end_in_the_same_bits(
     tiny, tmp_path, monkeypatch, recompute, precision, operator_sampling
 ):
     """As they do without clipping, each as soon as it has all of its gradient."""
-    threads, found = torch.get_num_threads(), []
     descend, early = SupernetSGD.descend, shared_like(torch.zeros(1))  # which forks write to, too
     monkeypatch.setattr(SupernetSGD, "descend", lambda self, weight: (early.add_(1), descend(self, weight)))
-    torch.set_num_threads(1)
-    try:
-        for number in (1, 3):
-            config = tiny.config(
-                passes_at_once=number,
-                gradient_clipping=None,
-                recompute=recompute,
-                precision=precision,
-                momentum_precision=precision,
-                operator_sampling=operator_sampling,
-            )
-            problem = tiny.problem(config)
-            tiny.run(tmp_path / str(number), config, problem=problem)
-            found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
-            assert bool(early) == (number > 1)
-    finally:
-        torch.set_num_threads(threads)
-    alone, together = found
+    settings = {"recompute": recompute, "operator_sampling": operator_sampling, "gradient_clipping": None}
+    precisions = {"precision": precision, "momentum_precision": precision}
+    alone, together = alone_and_side_by_side(tiny, tmp_path, **settings, **precisions)
+    assert early
     assert all(torch.equal(values, together[name]) for name, values in alone.items())
 
 
