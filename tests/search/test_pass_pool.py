@@ -64,22 +64,27 @@ def shared(*shape):
     return shared_like(torch.zeros(*shape))
 
 
+def there_and_back(weights, places, pause):
+    """What a pass does: the places among the weights that it uses, forwards; then, each in its turn, backwards."""
+    for place in places:
+        expect_gradient(weights[place])
+    turn_back()
+    time.sleep(pause)
+    for place in reversed(places):
+        with in_turn(weights[place]):
+            yield place
+
+
 @pytest.mark.parametrize("slowest", range(4))
 def test_every_weight_takes_the_passes_in_their_order(slowest):
     weights = [shared(1) for _ in range(3)]
-    used = [weights, weights[::2], [], weights]  # the second does not need the middle one, the third needs none
+    used = [(0, 1, 2), (0, 2), (), (0, 1, 2)]
     taken, counts = shared(3, 4), shared(3)
 
     def one(index, request):
-        for weight in used[index]:
-            expect_gradient(weight)
-        turn_back()
-        time.sleep(0.1 * (index == slowest))
-        for place in reversed(range(3)):
-            if any(weights[place] is weight for weight in used[index]):
-                with in_turn(weights[place]):
-                    taken[place, int(counts[place])] = index + 1
-                    counts[place] += 1
+        for place in there_and_back(weights, used[index], 0.1 * (index == slowest)):
+            taken[place, int(counts[place])] = index + 1
+            counts[place] += 1
         return index + request
 
     with pool([functools.partial(one, index) for index in range(4)], weights) as made:
@@ -93,19 +98,13 @@ def test_every_weight_takes_the_passes_in_their_order(slowest):
 @pytest.mark.parametrize("slowest", range(4))
 def test_a_weight_is_finished_once_by_whoever_adds_to_it_last(slowest):
     weights = [shared(1) for _ in range(3)]
-    used = [weights, weights[:2], weights[1:], weights[1:2]]
+    used = [(0, 1, 2), (0, 1), (1, 2), (1,)]
     sums, finished = shared(3), shared(3)
 
     def one(index, _):
-        for weight in used[index]:
-            expect_gradient(weight)
-        turn_back()
-        time.sleep(0.1 * (index == slowest))
-        for place in reversed(range(3)):
-            if any(weights[place] is weight for weight in used[index]):
-                with in_turn(weights[place]):
-                    sums[place] += 1
-                    assert not finished[place]
+        for place in there_and_back(weights, used[index], 0.1 * (index == slowest)):
+            sums[place] += 1
+            assert not finished[place]
 
     def finish(weight):
         (place,) = (place for place, other in enumerate(weights) if weight is other)
