@@ -69,6 +69,8 @@ class OnnxModule(OpaqueModule):
 
         The inputs lie on the device of the session; all shapes in the model must be fixed.
         """
+        import onnxruntime
+
         held = [tensor.contiguous() for tensor in inputs]
         outputs = tuple(
             torch.empty(tuple(output.shape), dtype=_TORCH_TYPES[output.type], device=self.device)
@@ -80,9 +82,7 @@ class OnnxModule(OpaqueModule):
         for call, name, tensor in zip(calls, names, (*held, *outputs), strict=True):
             place = (self.device.type, self.device.index or 0, _NUMPY_TYPES[tensor.dtype])
             call(name, *place, tuple(tensor.shape), tensor.data_ptr())
-        from onnxruntime import RunOptions
-
-        session, options = self.session, RunOptions()
+        session, options = self.session, onnxruntime.RunOptions()
         if self.device.type == "cpu":
 
             def run(_held: object = held) -> tuple[torch.Tensor, ...]:
