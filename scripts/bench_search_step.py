@@ -32,6 +32,8 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from dnas.library_settings import missing_settings
+
 WORDS = (
     "published",
     "plain",
@@ -46,7 +48,6 @@ WORDS = (
     "channels_last",
 )
 CLASSES = 19
-ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "2048"}  # as the command line sets it
 
 
 def main() -> None:
@@ -98,7 +99,7 @@ def parse() -> argparse.Namespace:
 def run_child(variant: str) -> dict[str, Any]:
     """One process's times (s), peak memory (GB) and passes."""
     command = [sys.executable, __file__, *sys.argv[1:], "--child", variant]
-    environment = {**ENVIRONMENT, **os.environ}
+    environment = {**os.environ, **missing_settings(os.environ)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -176,13 +177,14 @@ def timed_step(session: Any, batch: tuple[Any, Any], number: int, device: str, p
         session._weight_step(batch, "search", generator)
         found.append((*now(device), passes()))
         session._architecture_step(batch, generator)
+        session._passes.give_back()
         found.append((*now(device), passes()))
     return found
 
 
 def measure_together(arguments: argparse.Namespace) -> None:
     """Prints wall and CPU time, and their ratios to those of the first variant's step just before or after."""
-    os.environ.update({**ENVIRONMENT, **os.environ})
+    os.environ.update(missing_settings(os.environ))
     import torch
 
     from dnas.training.collector import settled_objects

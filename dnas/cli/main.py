@@ -15,6 +15,7 @@ import typer
 import dnas
 from dnas.cli import demo, derivation, latency, networks, searching
 from dnas.errors import UserError
+from dnas.library_settings import missing_settings
 
 app = typer.Typer(
     name="dnas",
@@ -56,12 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 on success; 2 and one line on standard error for a user's mistake; 130 after Ctrl-C, with how to go on.
     """
-    # OpenMP's threads spin while they wait for each other, for so long that other work on the machine stops them, or
-    # sleep at once, which halves the speed of an idle machine. Asked for before torch is loaded, and only as a default.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # The widths of a search come and go: oneDNN's default of 1024 compiled kernels is too few to meet them again.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "2048")
+    os.environ.update(missing_settings(os.environ))  # before a command loads torch
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status: Any = app(given, standalone_mode=False)

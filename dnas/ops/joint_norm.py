@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 
-def joint_norm_act(x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[Tensor | None]) -> Tensor:
-    """``weight_i * relu(norm_i(x_i))`` for the parts x_i of (N, sum of C_i, H, W), side by side as they came.
+def joint_norm_act(x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """``weight_i * relu(norm_i(x_i))`` for the maps x_i of (N, sum of C_i, H, W), side by side as they came.
 
-    The weights are scalars of at least zero, so that they go into the norms' scale and shift: relu(w y) = w relu(y).
-    None is 1. (At exactly 0 the gradient of the weight is lost; a softmax has none there either.)
+    Every map has as many weights as the batch has equal parts, which pass as if they came one after the other: norms
+    go by a part's statistics. The weights are scalars of at least zero, so that they go into the norms' scale and
+    shift: relu(w y) = w relu(y). None is 1. (At exactly 0 the gradient of the weight is lost; a softmax has none there
+    either.)
     """
     affine = [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
-    result: Tensor = _JointNormAct.apply(x, norms, *weights, *affine)
+    by_part = [weight for part in zip(*weights, strict=True) for weight in part]
+    result: Tensor = _JointNormAct.apply(x, norms, *affine, *by_part)
     return result
 
 
@@ -25,54 +28,68 @@ class _JointNormAct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norms: Sequence[nn.BatchNorm2d], *parameters: Tensor | None) -> Tensor:
-        weights = parameters[: len(norms)]
-        scale = _join([_times(norm.weight, weight) for norm, weight in zip(norms, weights, strict=True)])
-        shift = _join([_times(norm.bias, weight) for norm, weight in zip(norms, weights, strict=True)])
+        scales, shifts = [norm.weight for norm in norms], [norm.bias for norm in norms]
+        weights = parameters[2 * len(norms) :]
         ctx.training, ctx.eps, ctx.widths = norms[0].training, norms[0].eps, [norm.num_features for norm in norms]
+        ctx.statistics = (None, None)
         if not ctx.training:
-            statistics = _join([_mean(norm) for norm in norms]), _join([_variance(norm) for norm in norms])
-            found = _normalise(x, scale, shift, statistics, training=False, momentum=0.0, eps=ctx.eps)
-            ctx.statistics = statistics
-        else:
-            found = _normalise_batch(x, scale, shift, norms)
-            ctx.statistics = (None, None)
-        normed, mean, deviation, reserve, ctx.kind = found
-        result: Tensor = normed.relu_()
-        ctx.save_for_backward(x, result, scale, mean, deviation, reserve, *parameters)
+            ctx.statistics = _join([_mean(norm) for norm in norms]), _join([_variance(norm) for norm in norms])
+        maps, kept = [], []
+        for index, part in enumerate(_split(x, len(weights) // len(norms))):
+            own = weights[index * len(norms) :]
+            scale = _join([_times(one, weight) for one, weight in zip(scales, own, strict=False)])
+            shift = _join([_times(one, weight) for one, weight in zip(shifts, own, strict=False)])
+            if ctx.training:
+                found = _normalise_batch(part, scale, shift, norms)
+            else:
+                found = _normalise(part, scale, shift, ctx.statistics, training=False, momentum=0.0, eps=ctx.eps)
+            normed, mean, deviation, reserve, ctx.kind = found
+            maps.append(normed)
+            kept += [scale, mean, deviation, reserve]
+        result = _join(maps).relu_()
+        ctx.save_for_backward(x, result, *parameters, *kept)
         return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, result, scale, mean, deviation, reserve, *parameters = ctx.saved_tensors
-        to_x, to_scale, to_shift = torch.ops.aten._batch_norm_impl_index_backward(
-            ctx.kind,
-            x,
-            torch.ops.aten.threshold_backward(gradient, result, 0),
-            scale,
-            *ctx.statistics,
-            mean,
-            deviation,
-            ctx.training,
-            ctx.eps,
-            [ctx.needs_input_grad[0], *[any(ctx.needs_input_grad[2:])] * 2],
-            reserve,
-        )
-        number = len(ctx.widths)
-        if not any(ctx.needs_input_grad[2:]):
-            return to_x, None, *[None] * (3 * number)
-        to_weights: list[Tensor | None] = [None] * number
-        to_affine: list[Tensor | None] = [None] * (2 * number)
-        parts = zip(to_scale.split_with_sizes(ctx.widths), to_shift.split_with_sizes(ctx.widths), strict=True)
-        for index, of_part in enumerate(parts):
-            weight = parameters[index]
-            if ctx.needs_input_grad[2 + index]:
-                scale, shift = parameters[number + 2 * index : number + 2 * index + 2]
-                to_weights[index] = (torch.dot(of_part[0], scale) + torch.dot(of_part[1], shift)).to(weight.dtype)
-            for place, found in enumerate(of_part, start=2 * index):
-                if ctx.needs_input_grad[2 + number + place]:
-                    to_affine[place] = _times(found, weight)
-        return to_x, None, *to_weights, *to_affine
+        x, result, *saved = ctx.saved_tensors
+        widths, needs = ctx.widths, ctx.needs_input_grad[2:]
+        parameters, kept = saved[: len(needs)], saved[len(needs) :]
+        parts, trained = len(kept) // 4, any(needs)
+        gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
+        to_x: list[Tensor] = []
+        to_parameters: list[Tensor | None] = [None] * len(needs)
+        for index, (part, of_part) in enumerate(zip(_split(x, parts), _split(gradient, parts), strict=True)):
+            scale, mean, deviation, reserve = kept[4 * index : 4 * index + 4]
+            to_part, to_scale, to_shift = torch.ops.aten._batch_norm_impl_index_backward(
+                ctx.kind,
+                part,
+                of_part,
+                scale,
+                *ctx.statistics,
+                mean,
+                deviation,
+                ctx.training,
+                ctx.eps,
+                [ctx.needs_input_grad[0], trained, trained],
+                reserve,
+            )
+            to_x.append(to_part)
+            if not trained:
+                continue
+            first = (2 + index) * len(widths)  # of this part's weights, which come after scales and shifts
+            slopes = zip(to_scale.split_with_sizes(widths), to_shift.split_with_sizes(widths), strict=True)
+            for place, of_map in enumerate(slopes):
+                weight, affine = parameters[first + place], parameters[2 * place : 2 * place + 2]
+                if needs[first + place]:
+                    total = torch.dot(of_map[0], affine[0]) + torch.dot(of_map[1], affine[1])
+                    to_parameters[first + place] = total.to(weight.dtype)
+                for at, found in enumerate(of_map, start=2 * place):
+                    if needs[at]:
+                        own, others = _times(found, weight), to_parameters[at]
+                        to_parameters[at] = own if others is None else own + others
+        return _join(to_x) if ctx.needs_input_grad[0] else None, None, *to_parameters
 
 
 def _normalise_batch(x: Tensor, scale: Tensor, shift: Tensor, norms: Sequence[nn.BatchNorm2d]) -> Any:
@@ -128,6 +145,10 @@ def _variance(norm: nn.BatchNorm2d) -> Tensor:
 
 def _times(values: Tensor, weight: Tensor | None) -> Tensor:
     return values if weight is None else values * weight.to(values.dtype)
+
+
+def _split(x: Tensor, parts: int) -> Sequence[Tensor]:
+    return (x,) if parts == 1 else x.chunk(parts)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

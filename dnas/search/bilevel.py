@@ -162,6 +162,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         searched, latency_ms, weight = None, None, self.config.latency_weight
         if second is not None:
             searched, latency_ms, weight = self._architecture_step(second, generator)
+        self._passes.give_back()
         return {
             "loss_weights": loss,
             "loss_architecture": searched,

@@ -135,6 +135,7 @@ class SupernetSGD:
         chosen = self._with_gradient()
         for part in self._parts(chosen):
             self._descend(part, scale)
+        self._sgd.zero_grad(set_to_none=True)
         for index in chosen:
             self._memories[index].filled = False
         if not self.keep_gradients and self.clipping is not None:

@@ -53,8 +53,8 @@ class PassPool(Generic[Request, Result]):
     A request says what the passes of a step depend on besides shared memory and what nobody changes; ``prepare`` makes
     passes of it, the same in every process, to be run within its context. Requests and results are pickled.
 
-    peak_mb: the most memory in MiB that the forks held, each after a step but the last, besides what they share with
-        this process.
+    peak_mb: the most memory in MiB that the forks held, each when it was last to give back memory, besides what they
+        share with this process.
     """
 
     def __init__(
@@ -99,7 +99,6 @@ class PassPool(Generic[Request, Result]):
             fork.send(request)
         with _threads(self._threads):
             found = self._take_part(self._turns, request, 0)
-        return_free_memory()  # which is in pieces by now, and would only grow
         held_mb = 0.0
         for fork in self._forks:
             theirs = fork.receive()
@@ -111,6 +110,16 @@ class PassPool(Generic[Request, Result]):
             if isinstance(one, BaseException):
                 raise one
         return results
+
+    def give_back(self) -> None:
+        """Give free memory back to the system, in all processes: after some runs it is in pieces, and would only grow.
+
+        At the end of a step rather than of a run, as the next run has to ask for it again.
+        """
+        if self._turns is not None:
+            for fork in self._forks:
+                fork.send(_GiveBack())
+            return_free_memory()
 
     def added(self) -> list[Tensor]:
         """The weights to whose gradients the last passes added, where they ran side by side; none that is finished."""
@@ -148,11 +157,13 @@ class PassPool(Generic[Request, Result]):
                 request = connection.recv()
             except (EOFError, OSError):
                 return
+            if isinstance(request, _GiveBack):
+                held_mb = max(held_mb, _own_memory_mb())  # before, and while the first process goes on
+                return_free_memory()
+                continue
             found = self._take_part(self._turns, request, number)
             with contextlib.suppress(OSError):  # the next request will not come either
                 connection.send(_Part({index: _sendable(result) for index, result in found.items()}, held_mb))
-            held_mb = max(held_mb, _own_memory_mb())  # while the first process goes on
-            return_free_memory()
 
     def _look(self) -> None:
         """While a pass waits: end a fork whose owner has ended, or raise a UserError where a fork has."""
@@ -162,6 +173,10 @@ class PassPool(Generic[Request, Result]):
             return
         for fork in self._forks:
             fork.look()
+
+
+class _GiveBack:
+    """What a fork is sent instead of a request, and does not answer."""
 
 
 @dataclass(frozen=True)

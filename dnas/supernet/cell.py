@@ -107,7 +107,7 @@ def _run(x: Tensor, blocks: Sequence[_Block], stride: int) -> list[Tensor]:
     first = [block.layers[0] for block in blocks]
     widths = [block.width for block in blocks]
     convolved = joint_conv2d(x, [layer.weight for layer in first], stride, widths)
-    joined = _normed(
+    joined = joint_norm_act(
         convolved,
         [layer.norm.of(block.width) for layer, block in zip(first, blocks, strict=True)],
         [block.weights if len(block.layers) == 1 else [None] * len(block.weights) for block in blocks],
@@ -116,22 +116,13 @@ def _run(x: Tensor, blocks: Sequence[_Block], stride: int) -> list[Tensor]:
     for part, block in zip(joined.split_with_sizes(widths, dim=1), blocks, strict=True):
         out = part
         for number, layer in enumerate(block.layers[1:], start=2):
-            out = _normed(
+            out = joint_norm_act(
                 joint_conv2d(out, [layer.weight], layer.stride, [block.width]),
                 [layer.norm.of(block.width)],
                 [block.weights if number == len(block.layers) else [None] * len(block.weights)],
             )
         outputs.append(out)
     return outputs
-
-
-def _normed(x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """:func:`~dnas.ops.joint_norm_act` of every part of the batch; the weights are by norms, then parts."""
-    by_part = list(zip(*weights, strict=True))
-    if len(by_part) == 1:
-        return joint_norm_act(x, norms, by_part[0])
-    parts = zip(x.chunk(len(by_part)), by_part, strict=True)
-    return torch.cat([joint_norm_act(part, norms, own) for part, own in parts])
 
 
 def _add_zoomed(sums: list[Tensor | None], x: Tensor, ways: Sequence[Way]) -> None:
@@ -161,7 +152,7 @@ def _with_skip(total: Tensor | None, x: Tensor, way: Way) -> Tensor:
     module, weights = way.operators["skip"], [part["skip"] for part in way.weights]
     if isinstance(module, SuperFactorizedReduce):
         norm = module.norm.of(way.width)
-        return _plus(total, _normed(module.halves(x, way.width), [norm], [weights]))
+        return _plus(total, joint_norm_act(module.halves(x, way.width), [norm], [weights]))
     same = fit_channels(x, way.width)
     weight = weights[0] if len(weights) == 1 else _by_image(weights, same)
     if weight is None:

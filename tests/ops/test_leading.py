@@ -184,7 +184,7 @@ def test_norms_side_by_side_are_the_single_ones(widths, training, momentum):
     weights = [None, *(torch.tensor(0.3 * i, dtype=torch.float64, requires_grad=True) for i in (1, 2))][: len(widths)]
     leaves = [x, *(w for w in weights if w is not None)]
     for _ in range(2):
-        found = joint_norm_act(x * 1.0, mine, weights)
+        found = joint_norm_act(x * 1.0, mine, [[weight] for weight in weights])
         parts = zip(x.split(widths, dim=1), plain, weights, strict=True)
         expected = torch.cat([F.relu(norm(part)) * (1.0 if w is None else w) for part, norm, w in parts], dim=1)
         close(found, expected)
@@ -198,11 +198,34 @@ def test_norms_side_by_side_are_the_single_ones(widths, training, momentum):
             close(value, b.state_dict()[key])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_parts_of_a_batch_are_normalised_as_if_alone(training):
+    torch.manual_seed(0)
+    widths, parts = (2, 5), 3
+    mine, plain = norms(widths), norms(widths)
+    for a, b in zip(mine, plain, strict=True):
+        a.load_state_dict(b.state_dict())
+        a.train(training), b.train(training)
+    x = torch.randn(2 * parts, sum(widths), 4, 3, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(len(widths), parts, dtype=torch.float64, requires_grad=True)
+    found = joint_norm_act(x, mine, [own.unbind() for own in weights])
+    alone = zip(x.chunk(parts), weights.unbind(1), strict=True)
+    expected = torch.cat([joint_norm_act(part, plain, [[one] for one in own]) for part, own in alone])
+    close(found, expected)
+    upstream = torch.randn_like(found)
+    results = gradients(found, [x, weights, *(p for n in mine for p in n.parameters())], upstream)
+    references = gradients(expected, [x, weights, *(p for n in plain for p in n.parameters())], upstream)
+    for a, b in zip(results, references, strict=True):
+        close(a, b)
+    for a, b in zip(mine, plain, strict=True):
+        close(a.running_mean, b.running_mean), close(a.running_var, b.running_var)
+
+
 def test_statistics_may_be_left_alone():
     (norm,) = norms((3,))
     before = {key: value.clone() for key, value in norm.state_dict().items()}
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     norm.track_running_stats = False
-    found = joint_norm_act(x, [norm], [None])
+    found = joint_norm_act(x, [norm], [[None]])
     assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
-    close(found, joint_norm_act(x, [norm], [None]))
+    close(found, joint_norm_act(x, [norm], [[None]]))
