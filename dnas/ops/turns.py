@@ -19,6 +19,7 @@ from torch import Tensor
 MOST_PASSES = 255
 """Of a step."""
 PAUSE_S = 1e-4
+IDLE_PAUSE_S = 1e-3
 PAUSES_BETWEEN_LOOKS = 1000
 """A pass that waits looks so seldom whether those it waits for still live."""
 
@@ -38,8 +39,9 @@ class Turns:
     ) -> None:
         """``look`` is called now and then while a pass waits; it may raise.
 
-        ``finish`` is called with a weight once all passes added to its gradient and none will read it any more, by the
-        last one to add, if that is known by then: all must have turned back.
+        ``finish`` is called with a weight once all passes added to its gradient and none will read it any more, if
+        that is known when the last one adds: all must have turned back. It is called by a process that has no pass left
+        (:meth:`finish_others`), or, while there is none, by the one that added.
         """
         self.weights, self._look, self._finish = list(weights), look, finish
         self._places = {id(weight): place for place, weight in enumerate(weights)}  # a fork has the same ids
@@ -47,6 +49,7 @@ class Turns:
         self._row = len(self.weights) + 1
         self._table = mmap.mmap(-1, MOST_PASSES * self._row + 1)  # the last byte: the next pass
         self._added = mmap.mmap(-1, self._row)
+        self._ready = mmap.mmap(-1, self._row)  # which weights are left to be finished; the last byte: how many help
         self._processes, self._count = processes, 0
         self._lock = multiprocessing.get_context("fork").Lock()
 
@@ -54,6 +57,7 @@ class Turns:
         """Before the passes of a step, while none runs."""
         self._table[:] = bytes(len(self._table) - 1) + bytes([self._processes])
         self._added[:] = bytes(len(self._added))
+        self._ready[:] = bytes(len(self._ready))
 
     def taken(self, count: int, process: int) -> Iterator[int]:
         """The passes, of ``count``, that fall to a process, whose number is counted from 0.
@@ -82,6 +86,37 @@ class Turns:
             _here.place = None
             with self._lock:
                 self._table[index * self._row : (index + 1) * self._row] = bytes(self._row - 1) + bytes([True])
+
+    def finish_others(self) -> None:
+        """After the passes of this process: finish what other processes leave to it, until all passes are over."""
+        if self._finish is None:
+            return
+        self._help(1)
+        pauses = 0
+        while True:
+            with self._lock:
+                place = self._ready.find(b"\x01", 0, self._row - 1)
+                if place < 0 and self._are_over():
+                    break
+                if place >= 0:
+                    self._ready[place] = False
+            if place >= 0:
+                self._finish(self.weights[place])
+                continue
+            time.sleep(IDLE_PAUSE_S)
+            pauses += 1
+            if pauses % PAUSES_BETWEEN_LOOKS == 0:
+                self._look()
+        self._help(-1)
+
+    def _help(self, more: int) -> None:
+        with self._lock:
+            self._ready[self._row - 1] += more
+
+    def _are_over(self) -> bool:
+        """Whether no pass will add to anything any more."""
+        rows = (self._table[index * self._row : (index + 1) * self._row] for index in range(self._count))
+        return all(row[-1] and row.count(0) == self._row - 1 for row in rows)
 
     def added(self) -> list[Tensor]:
         """The weights whose gradients the passes added to, but for those that are finished."""
@@ -122,7 +157,9 @@ class Turns:
             self._table[index * self._row + place] -= 1
             finished = self._finish is not None and self._have_added(self._count, place)
             self._added[place] = not finished
-        if finished and self._finish is not None:
+            helped = finished and self._ready[self._row - 1] > 0
+            self._ready[place] = helped
+        if finished and not helped and self._finish is not None:
             self._finish(weight)
 
 

@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -99,6 +100,7 @@ class PassPool(Generic[Request, Result]):
             fork.send(request)
         with _threads(self._threads):
             found = self._take_part(self._turns, request, 0)
+            self._turns.finish_others()
         held_mb = 0.0
         for fork in self._forks:
             theirs = fork.receive()
@@ -162,8 +164,11 @@ class PassPool(Generic[Request, Result]):
                 return_free_memory()
                 continue
             found = self._take_part(self._turns, request, number)
+            part = _Part({index: _sendable(result) for index, result in found.items()}, held_mb)
+            message = ForkingPickler.dumps(part)  # while the first process is not yet waiting for it
+            self._turns.finish_others()
             with contextlib.suppress(OSError):  # the next request will not come either
-                connection.send(_Part({index: _sendable(result) for index, result in found.items()}, held_mb))
+                connection.send_bytes(message)
 
     def _look(self) -> None:
         """While a pass waits: end a fork whose owner has ended, or raise a UserError where a fork has."""

@@ -18,7 +18,7 @@ import torch
 from dnas.errors import UserError
 from dnas.ops import GradientMemory, forget_memory, joint_conv2d
 from dnas.ops.turns import expect_gradient, in_turn, turn_back
-from dnas.search.passes import PassPool, can_fork
+from dnas.search.passes import PassPool, _own_memory_mb, can_fork
 from dnas.search.sharing import share, shared_like
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="processes are forked on Linux, where there is no accelerator")
@@ -120,6 +120,39 @@ def test_a_weight_is_finished_once_by_whoever_adds_to_it_last(slowest):
             left = [any(weight is other for other in made.added()) for weight in weights]
             assert [not one for one in left] == finished.bool().tolist()
             assert finished.max() == 1
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_who_has_no_pass_left_finishes_what_others_add_to(slow):
+    weights, finishers, helped, finished = [shared(1) for _ in range(5)], shared(5), shared(1), shared(1)
+
+    def one(index, _):
+        for place in there_and_back(weights, range(5) if index == slow else [4], 0):
+            if index == slow and place < 4:
+                wait_for(helped)  # until the other process has none left
+        if index == slow:
+            wait_for(finished)  # afterwards this process would help, too
+        return os.getpid()
+
+    def finish(weight):
+        (place,) = (place for place, other in enumerate(weights) if weight is other)
+        assert not finishers[place]
+        finishers[place] = os.getpid()
+        finished.fill_(bool(finishers[:4].all()))
+
+    with pool([functools.partial(one, index) for index in range(2)], weights, 2, finish) as made:
+        turns = made._turns
+
+        def watch():
+            while not turns._ready[-1]:
+                time.sleep(1e-3)
+            helped.fill_(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+        workers = bounded(made)
+        assert made.added() == []
+    assert finishers[:4].tolist() == [workers[1 - slow]] * 4
+    assert int(finishers[4]) in workers
 
 
 def test_what_a_failed_pass_did_not_come_to_is_not_finished():
@@ -364,6 +397,23 @@ def test_a_pool_that_nobody_holds_leaves_no_process():
     del made, stack
     gc.collect()
     assert not is_running(fork)
+
+
+def test_processes_give_back_what_they_no_longer_hold():
+    def one(request):
+        if request == "hold":
+            pieces = [torch.ones(1000) for _ in range(20_000)]
+            del pieces[:-1]  # 80 MB in pieces below one that stays for now
+        return _own_memory_mb()
+
+    with pool([one, one], processes=2) as made:
+        before = bounded(made, "look")[1]
+        held = bounded(made, "hold")[1]
+        assert held > before + 50
+        assert bounded(made, "look")[1] > before + 50
+        made.give_back()
+        assert bounded(made, "look")[1] < before + 50
+        assert made.peak_mb > before + 50
 
 
 def test_processes_use_their_share_of_the_threads():
