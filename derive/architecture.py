@@ -175,6 +175,8 @@ AnyArchitecture: TypeAlias = Architecture | DilatedArchitecture
 def architecture_from(values: Mapping[str, Any], source: str) -> AnyArchitecture:
     """What plain containers describe; a mistake in them is a :class:`UserError` that begins with ``source``."""
     version, kind = values.get("version"), values.get("kind", "multi_branch")
+    if version is None:
+        raise UserError(f"{source}: no version, so no architecture, or a truncated one; dnas derive makes it anew")
     if version != VERSION:
         raise UserError(f"{source}: architecture version {version!r}, this dnas reads version {VERSION}")
     architecture: AnyArchitecture
