@@ -237,7 +237,10 @@ CELL = ("branches", 0, "cells", 1)
         (changed(("branches", 0, "cells"), None), "branches.0.cells: given null"),
         (changed(("provenance",), {"a": 1}), "provenance.a: given 1"),
         ({k: v for k, v in two_branches().items() if k != "end_ratio"}, "end_ratio: missing"),
-        ({k: v for k, v in two_branches().items() if k != "version"}, "no version, so no architecture, or a truncated one"),
+        (
+            {k: v for k, v in two_branches().items() if k != "version"},
+            "no version, so no architecture, or a truncated one",
+        ),
         ("- 1\n", "expected a mapping"),
         ("", "expected a mapping"),
         ("version: 1\nversion: 1\n", "stands twice"),
