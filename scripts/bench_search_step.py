@@ -5,22 +5,20 @@ Every variant runs in processes of its own, so that peak memory is its own; the 
 machine slows all of them; the figures are medians over the rounds, and the CPU's time is what a busy machine
 disturbs least. "Kept" are the maps that the largest pass keeps for its backward pass, without weights.
 
-    python scripts/bench_search_step.py --threads 2 --variants plain,mixed,single_path
+    python scripts/bench_search_step.py --threads 2 --variants published,mixed,single_path
 
-Where the machine's speed changes from minute to minute, ``--together`` tells more: all variants take a step each in
+Where the machine's speed changes from minute to minute, ``--in-turn`` tells more: all variants take a step each in
 turn, in one process, and the ratios of neighbouring steps are what counts. (It needs the memory of all variants.)
 
-Variants are words joined by "+": published (the structure of the published code, see published_step.py), plain (every
-operator alone, convolving by slices, and passes one by one), mixed, single_path, one_by_one (passes one after the
-other, each with all threads), apart (no two passes as one batch), unclipped (gradients gathered in the momenta),
-recompute, bf16, bf16_momenta, channels_last.
+Variants are words joined by "+": published (the structure of the published code, see published_step.py), reference
+(every operator alone, and every pass), mixed, single_path, unbatched (no two passes in one batch), unclipped (gradients
+accumulated in the momenta), recompute, bf16, bf16_momenta, channels_last.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import resource
 import statistics
@@ -36,11 +34,10 @@ from dnas.library_settings import missing_settings
 
 WORDS = (
     "published",
-    "plain",
+    "reference",
     "mixed",
     "single_path",
-    "one_by_one",
-    "apart",
+    "unbatched",
     "unclipped",
     "recompute",
     "bf16",
@@ -55,8 +52,8 @@ def main() -> None:
     if arguments.child:
         print(json.dumps(measure(arguments)))
         return
-    if arguments.together:
-        measure_together(arguments)
+    if arguments.in_turn:
+        measure_in_turn(arguments)
         return
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.variants.split(",")}
     for number in range(arguments.rounds):
@@ -74,7 +71,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variants", default="plain,mixed+one_by_one,mixed,mixed+bf16,single_path")
+    parser.add_argument("--variants", default="published,mixed,mixed+bf16,single_path")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--crop", type=int, nargs=2, default=(96, 192), metavar=("H", "W"))
@@ -83,10 +80,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a process")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before those")
-    parser.add_argument("--passes-at-once", type=int, help="search.passes_at_once of variants that are not one by one")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each variant")
     parser.add_argument(
-        "--together", action="store_true", help="all variants in this process, step by step in turn, with time ratios"
+        "--in-turn", action="store_true", help="all variants in this process, step by step in turn, with time ratios"
     )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -128,28 +124,28 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         session, batch = make_session(arguments, arguments.child.split("+"), Path(folder) / "run")
         passes = count_passes(session.problem)
         for number in range(arguments.steps + arguments.warm_up):
-            passes.value = 0
-            begun, between, ended = timed_step(session, batch, number, arguments.device, lambda: passes.value)
+            passes.clear()
+            begun, between, ended = timed_step(session, batch, number, arguments.device, passes)
             if number >= arguments.warm_up:
                 times["wall"].append(ended[0] - begun[0])
                 times["cpu"].append(ended[1] - begun[1])
                 times["weights"].append(between[0] - begun[0])
                 times["architecture"].append(ended[0] - between[0])
         counted = f"{between[2]} + {ended[2] - between[2]}"
-        peak = peak_memory(arguments.device) + session.memory_elsewhere_mb() * 2**20 / 1e9
+        peak = peak_memory(arguments.device)
         kept = kept_bytes(session, batch)
         session.release()
         session.run.close()
     return {**times, "peak": peak, "kept": kept / 1e6, "passes": counted}
 
 
-def count_passes(problem: Any) -> Any:
-    """A counter of passes in all processes; those in one batch count as what they are."""
-    passes, outputs = multiprocessing.Value("i", 0), problem.outputs
+def count_passes(problem: Any) -> list[int]:
+    """A list that gets a number for every pass: as how many it counts."""
+    passes: list[int] = []
+    outputs = problem.outputs
 
     def counted(images: Any, forward: Any) -> Any:
-        with passes.get_lock():
-            passes.value += forward.count
+        passes.append(forward.count)
         return outputs(images, forward)
 
     problem.outputs = counted
@@ -165,24 +161,25 @@ def peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def timed_step(session: Any, batch: tuple[Any, Any], number: int, device: str, passes: Any) -> list[tuple[Any, ...]]:
+def timed_step(
+    session: Any, batch: tuple[Any, Any], number: int, device: str, passes: list[int]
+) -> list[tuple[Any, ...]]:
     """Wall time, CPU time and passes so far before the weight step, between both steps, and after the other."""
     import torch
 
     from dnas.search.calibration import untracked_norms
 
     generator = torch.Generator().manual_seed(number)
-    found = [(*now(device), passes())]
+    found = [(*now(device), sum(passes))]
     with untracked_norms(session.problem.weights):  # as in a search
         session._weight_step(batch, "search", generator)
-        found.append((*now(device), passes()))
+        found.append((*now(device), sum(passes)))
         session._architecture_step(batch, generator)
-        session._passes.give_back()
-        found.append((*now(device), passes()))
+        found.append((*now(device), sum(passes)))
     return found
 
 
-def measure_together(arguments: argparse.Namespace) -> None:
+def measure_in_turn(arguments: argparse.Namespace) -> None:
     """Prints wall and CPU time, and their ratios to those of the first variant's step just before or after."""
     os.environ.update(missing_settings(os.environ))
     import torch
@@ -196,7 +193,7 @@ def measure_together(arguments: argparse.Namespace) -> None:
         made = {name: make_session(arguments, name.split("+"), Path(folder) / name) for name in names}
         for number in range(arguments.steps + arguments.warm_up):
             for name, (session, batch) in made.items():
-                begun, _, ended = timed_step(session, batch, number, arguments.device, lambda: 0)
+                begun, _, ended = timed_step(session, batch, number, arguments.device, [])
                 found[name].append((ended[0] - begun[0], ended[1] - begun[1]))
         for session, _ in made.values():
             session.release()
@@ -245,14 +242,12 @@ def kept_bytes(session: Any, batch: tuple[Any, Any]) -> int:
 
 
 def now(device: str) -> tuple[float, float]:
-    """Wall time in s, and CPU time with that of other processes of the step, once the device is done."""
-    import psutil
+    """Wall and CPU time in s, once the device is done."""
     import torch
 
     if device != "cpu":
         torch.cuda.synchronize()
-    forks = [child.cpu_times() for child in psutil.Process().children()]
-    return time.perf_counter(), time.process_time() + sum(times.user + times.system for times in forks)
+    return time.perf_counter(), time.process_time()
 
 
 def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) -> tuple[Any, Any]:
@@ -265,7 +260,7 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
     from dnas.runs import RunFolder
     from dnas.search import CoSearch
     from dnas.search.bilevel import BilevelSearch
-    from dnas.supernet import run_cell_plainly
+    from dnas.supernet import run_cell_reference
     from dnas.training import NoProgress
     from search_spaces.fasterseg import FasterSegSpace
 
@@ -283,7 +278,6 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
                 "gradient_clipping": None if "unclipped" in words else 5.0,
                 "momentum_precision": "bf16" if "bf16_momenta" in words else "fp32",
                 "operator_sampling": "single_path" if "single_path" in words else "mixed",
-                "passes_at_once": 1 if {"published", "plain", "one_by_one"} & set(words) else arguments.passes_at_once,
             },
         },
         "benchmark",
@@ -301,15 +295,15 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
         search_passes=config.search_passes,
         single_path="single_path" in words,
         recompute="recompute" in words,
-        join_passes=config.joins_passes and not {"published", "plain", "apart"} & set(words),
+        batch_equal_passes=config.batches_equal_passes and not {"published", "reference", "unbatched"} & set(words),
     )
     data = open_dataset(DataConfig(dataset="streets", size=(height, width), images={"train": 8, "val": 1}), "train")
     run = RunFolder.create(folder, "search", {}, 0, False, device=arguments.device)
     published = "published" in words
     make = PublishedSearch if published else BilevelSearch
     session = make(problem, (data, data), run, config, torch.device(arguments.device), NoProgress())
-    if published or "plain" in words:
-        problem.run_cell = run_cell_plainly
+    if published or "reference" in words:
+        problem.run_cell = run_cell_reference
     if isinstance(session, PublishedSearch):
         problem.supernet.__class__ = PublishedSupernet  # the same weights, run in another way
         session.prepare()

@@ -35,8 +35,8 @@ class PublishedSupernet(MultiResolutionSupernet):
         for level, layer in self.grid.cells():
             is_last = layer == self.grid.last
             for target in [None] if is_last else self._targets(level, layer):
-                ways = [self._way(level, layer, target, [unmixed])]
-                out = _mixed([(run(x, ways)[0], weight) for x, weight in arriving[level, layer]])
+                wanted = [self._output(level, layer, target, [unmixed])]
+                out = _mixed([(run(x, wanted)[0], weight) for x, weight in arriving[level, layer]])
                 if target is None:
                     outputs[self.grid.scales[level]] = out
                 else:
@@ -45,10 +45,10 @@ class PublishedSupernet(MultiResolutionSupernet):
 
     def _share(self, level: int, target: tuple[int, int], sample: Sample) -> Tensor | None:
         """The weight of the predecessor at ``level`` among those of a cell (Eq. 1)."""
-        goal, layer = target
-        if not 0 < goal < layer:
+        into, layer = target
+        if not 0 < into < layer:
             return None
-        return sample.beta[goal][self.grid.beta_row(*target)][level - goal + 1]
+        return sample.beta[into][self.grid.beta_row(*target)][level - into + 1]
 
 
 def _mixed(maps: Arriving) -> Tensor:
@@ -60,9 +60,9 @@ class PublishedSearch(BilevelSearch):
     """Both steps by plain backward passes towards everything."""
 
     def prepare(self) -> None:
-        """Give up our optimiser for PyTorch's."""
+        """Use PyTorch's optimiser instead of ours."""
         self.weight_optimizer.close()
-        self.weight_optimizer.momenta.clear()
+        self.weight_optimizer.state.clear()
         config = self.config
         self.plain_sgd = torch.optim.SGD(
             self.problem.weights.parameters(),

@@ -201,7 +201,7 @@ class FasterSegSpace(ConfiguredSpace[FasterSegConfig]):
                 temperature=self.search.temperature,
                 single_path=self.search.operator_sampling == "single_path",
                 recompute=self.search.recompute,
-                join_passes=self.search.joins_passes,
+                batch_equal_passes=self.search.batches_equal_passes,
             )
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None

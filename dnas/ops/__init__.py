@@ -5,45 +5,51 @@ from dnas.ops.fractional import fractional_conv2d
 from dnas.ops.fractional_blocks import block_of, layers_by_block
 from dnas.ops.fractional_module import FractionalConv2d, clamp_dilations, fractional_layers
 from dnas.ops.fractional_network import floor_and_ceil, make_fractional, nearest, round_dilations
-from dnas.ops.joint_norm import joint_norm_act
-from dnas.ops.leading import GradientMemory, forget_memory, joint_conv2d
+from dnas.ops.fused_bn_relu import fused_bn_relu
 from dnas.ops.operators import OPERATORS, make_operator, make_superkernel
 from dnas.ops.resampling import halve, resize
+from dnas.ops.sliced_conv import GradientBuffer, sliced_conv2d
 from dnas.ops.superkernel import (
+    ConvolutionChain,
+    SearchableOperator,
+    SlicedModule,
+    SlicedParameter,
     SuperConvBlock,
     SuperConvNormAct,
     SuperFactorizedReduce,
+    SuperSkip,
     SuperZoomedConv,
-    WidthNorm,
+    SwitchableBatchNorm2d,
     fit_channels,
-    self_gathering,
+    sliced_parameters,
 )
-from dnas.ops.turns import Turns
 
 __all__ = [
     "OPERATORS",
     "ConvBlock",
     "ConvNormAct",
+    "ConvolutionChain",
     "FactorizedReduce",
     "FractionalConv2d",
-    "GradientMemory",
+    "GradientBuffer",
+    "SearchableOperator",
+    "SlicedModule",
+    "SlicedParameter",
     "SuperConvBlock",
     "SuperConvNormAct",
     "SuperFactorizedReduce",
+    "SuperSkip",
     "SuperZoomedConv",
-    "Turns",
-    "WidthNorm",
+    "SwitchableBatchNorm2d",
     "ZoomedConv",
     "block_of",
     "clamp_dilations",
     "fit_channels",
     "floor_and_ceil",
-    "forget_memory",
     "fractional_conv2d",
     "fractional_layers",
+    "fused_bn_relu",
     "halve",
-    "joint_conv2d",
-    "joint_norm_act",
     "layers_by_block",
     "make_fractional",
     "make_operator",
@@ -51,5 +57,6 @@ __all__ = [
     "nearest",
     "resize",
     "round_dilations",
-    "self_gathering",
+    "sliced_conv2d",
+    "sliced_parameters",
 ]

@@ -8,7 +8,13 @@ from torch import nn
 
 from dnas.errors import UserError
 from dnas.ops.convolution import ConvBlock, FactorizedReduce, ZoomedConv
-from dnas.ops.superkernel import SuperConvBlock, SuperFactorizedReduce, SuperSkip, SuperZoomedConv
+from dnas.ops.superkernel import (
+    SearchableOperator,
+    SuperConvBlock,
+    SuperFactorizedReduce,
+    SuperSkip,
+    SuperZoomedConv,
+)
 
 #: In the order of FasterSeg section 3.1.2, which is the order of the alpha logits.
 OPERATORS = ("skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2")
@@ -31,7 +37,7 @@ def make_operator(name: str, in_channels: int, out_channels: int, stride: int = 
     return kind(in_channels, out_channels, stride, depth=_depth(name))
 
 
-def make_superkernel(name: str, in_channels: int, widths: Sequence[int], stride: int = 1) -> nn.Module:
+def make_superkernel(name: str, in_channels: int, widths: Sequence[int], stride: int = 1) -> SearchableOperator:
     """The searchable operator ``name`` for up to ``in_channels`` inputs and any output width of ``widths``."""
     check_operator(name)
     if name == "skip":

@@ -7,7 +7,9 @@ widths into the plain operator of :mod:`dnas.ops.convolution`, which then comput
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -15,11 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnas.ops.convolution import ConvBlock, ConvNormAct, FactorizedReduce, ZoomedConv, pad_to_even, zoomed
-from dnas.ops.leading import joint_conv2d
+from dnas.ops.fused_bn_relu import fused_bn_relu
+from dnas.ops.sliced_conv import GradientBuffer, sliced_conv2d
 
 
-class WidthNorm(nn.ModuleDict):
-    """One BatchNorm per width, since the statistics of a narrow and of a wide choice differ."""
+class SwitchableBatchNorm2d(nn.ModuleDict):
+    """One BatchNorm per width, since the statistics of a narrow and of a wide choice differ.
+
+    Yu et al. 2019, "Slimmable Neural Networks", section 3.3.
+    """
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__({str(width): nn.BatchNorm2d(width) for width in sorted(set(widths))})
@@ -42,7 +48,67 @@ class WidthNorm(nn.ModuleDict):
             target.copy_(value[: target.shape[0]] if value.ndim else value)
 
 
-class SuperConvNormAct(nn.Module):
+@dataclass(frozen=True)
+class ConvolutionChain:
+    """Convolutions that run one after another, as part of an operator.
+
+    A cell runs the first convolutions of all its chains that read the same map as one. ``zoomed``: they read the map at
+    half its size, and the operator resizes their result to the size that its stride asks for.
+    """
+
+    layers: tuple[SuperConvNormAct, ...]
+    zoomed: bool = False
+
+
+class SearchableOperator(nn.Module, ABC):
+    """An operator of variable widths, and what a cell needs to know of it.
+
+    ``forward(x, width)`` takes (N, C, H, W) with C up to the widest input to (N, width, ceil(H / stride),
+    ceil(W / stride)).
+    """
+
+    stride: int = 1
+
+    @abstractmethod
+    def forward(self, x: Tensor, width: int) -> Tensor:
+        """(N, C, H, W) -> (N, width, ceil(H / stride), ceil(W / stride))."""
+
+    @abstractmethod
+    def extract(self, in_channels: int, width: int, keep: int | None = None) -> nn.Module:
+        """The plain operator that computes the same at these widths; all but the first ``keep`` outputs are dropped."""
+
+    def chain(self) -> ConvolutionChain | None:
+        """Its convolutions, where they are all that it does and end in a norm that can take the operator's weight."""
+        return None
+
+    def add_weighted(self, total: Tensor | None, x: Tensor, width: int, weights: Sequence[Tensor | None]) -> Tensor:
+        """``total`` (None is zero) plus the operator's output on ``x`` times its weight.
+
+        ``weights``: one scalar for each of so many equal parts of the batch; None is 1.
+        """
+        out: Tensor = self(x, width)
+        weight = weights[0] if len(weights) == 1 else _per_image(weights, out)
+        if weight is None:
+            return out if total is None else total + out
+        weight = weight.to(out.dtype)
+        return out * weight if total is None else torch.addcmul(total, out, weight)
+
+
+class SlicedModule(nn.Module):
+    """A module that convolves with slices of its weights.
+
+    ``gradient_buffers`` holds, by the name of the weight, where an optimiser wants the weight's gradient accumulated;
+    gradients of all other weights go to ``grad``.
+    """
+
+    sliced: tuple[str, ...] = ("weight",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradient_buffers: dict[str, GradientBuffer] = {}
+
+
+class SuperConvNormAct(SlicedModule):
     """Convolution of variable widths, BatchNorm of the width, ReLU."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], kernel_size: int = 3, stride: int = 1) -> None:
@@ -50,11 +116,12 @@ class SuperConvNormAct(nn.Module):
         self.kernel_size, self.stride = kernel_size, stride
         self.weight = nn.Parameter(torch.empty(max(widths), in_channels, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-        self.norm = WidthNorm(widths)
+        self.norm = SwitchableBatchNorm2d(widths)
 
     def forward(self, x: Tensor, width: int) -> Tensor:
         """(N, C, H, W) with C up to ``in_channels`` -> (N, width, ceil(H / stride), ceil(W / stride))."""
-        return F.relu_(self.norm(joint_conv2d(x, [self.weight], self.stride, [width])))
+        buffers = [self.gradient_buffers.get("weight")]
+        return F.relu_(self.norm(sliced_conv2d(x, [self.weight], self.stride, [width], buffers)))
 
     @torch.no_grad()
     def extract(self, inputs: Sequence[int], width: int, keep: int | None = None) -> ConvNormAct:
@@ -69,11 +136,12 @@ class SuperConvNormAct(nn.Module):
         return plain
 
 
-class SuperConvBlock(nn.Module):
+class SuperConvBlock(SearchableOperator):
     """One or two 3x3 superkernel convolutions, all of the output width ("conv", "conv x2")."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], stride: int = 1, *, depth: int) -> None:
         super().__init__()
+        self.stride = stride
         layers = [SuperConvNormAct(in_channels, widths, stride=stride)]
         layers += [SuperConvNormAct(max(widths), widths) for _ in range(depth - 1)]
         self.layers = nn.ModuleList(layers)
@@ -84,9 +152,9 @@ class SuperConvBlock(nn.Module):
             x = layer(x, width)
         return x
 
-    def convolutions(self) -> tuple[SuperConvNormAct, ...]:
-        """Its convolutions in order."""
-        return tuple(cast("SuperConvNormAct", layer) for layer in self.layers)
+    def chain(self) -> ConvolutionChain:
+        """All of it."""
+        return ConvolutionChain(tuple(cast("SuperConvNormAct", layer) for layer in self.layers))
 
     def extract(self, in_channels: int, width: int, keep: int | None = None) -> ConvBlock:
         """The plain block at these widths; ``keep`` as in :meth:`SuperConvNormAct.extract`."""
@@ -99,7 +167,7 @@ class SuperConvBlock(nn.Module):
         return block
 
 
-class SuperZoomedConv(nn.Module):
+class SuperZoomedConv(SearchableOperator):
     """Zoomed convolution of variable widths ("zoomed conv", "zoomed conv x2")."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], stride: int = 1, *, depth: int) -> None:
@@ -111,6 +179,10 @@ class SuperZoomedConv(nn.Module):
         """(N, C, H, W) -> (N, width, ceil(H / stride), ceil(W / stride))."""
         return zoomed(x, lambda small: self.block(small, width), self.stride)
 
+    def chain(self) -> ConvolutionChain:
+        """Its convolutions at half the resolution."""
+        return ConvolutionChain(self.block.chain().layers, zoomed=True)
+
     def extract(self, in_channels: int, width: int, keep: int | None = None) -> ZoomedConv:
         """The plain zoomed convolution at these widths."""
         plain = ZoomedConv(1, 1, self.stride, depth=len(self.block.layers))
@@ -118,7 +190,7 @@ class SuperZoomedConv(nn.Module):
         return plain
 
 
-class SuperSkip(nn.Module):
+class SuperSkip(SearchableOperator):
     """Skip connection of stride 1: the identity, cut or filled with zero channels to the requested width.
 
     It has no weights and adds no channels of its own, so a derived network can leave it out ("shrink" it, FasterSeg
@@ -129,9 +201,18 @@ class SuperSkip(nn.Module):
         """(N, C, H, W) -> (N, width, H, W)."""
         return fit_channels(x, width)
 
+    def extract(self, in_channels: int, width: int, keep: int | None = None) -> nn.Module:
+        """The identity. A derived network leaves it out; ``keep`` can only be the width, that of the input."""
+        if in_channels != width or keep not in (None, width):
+            raise ValueError(f"a skip of stride 1 cannot turn {in_channels} channels into {keep or width}")
+        return nn.Identity()
 
-class SuperFactorizedReduce(nn.Module):
+
+class SuperFactorizedReduce(SearchableOperator, SlicedModule):
     """Skip connection of stride 2 of variable widths."""
+
+    sliced = ("even", "odd")
+    stride = 2
 
     def __init__(self, in_channels: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -140,17 +221,23 @@ class SuperFactorizedReduce(nn.Module):
         self.odd = nn.Parameter(torch.empty(widest // 2, in_channels, 1, 1))
         for weight in (self.even, self.odd):
             nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu")
-        self.norm = WidthNorm(widths)
+        self.norm = SwitchableBatchNorm2d(widths)
 
     def forward(self, x: Tensor, width: int) -> Tensor:
         """(N, C, H, W) -> (N, width, ceil(H / 2), ceil(W / 2))."""
         return F.relu_(self.norm(self.halves(x, width)))
 
+    def add_weighted(self, total: Tensor | None, x: Tensor, width: int, weights: Sequence[Tensor | None]) -> Tensor:
+        """``total`` plus the weighted output; the norm takes the weight."""
+        out = fused_bn_relu(self.halves(x, width), [self.norm.of(width)], [weights])
+        return out if total is None else total + out
+
     def halves(self, x: Tensor, width: int) -> Tensor:
         """What is normalised: both convolutions side by side, (N, width, ceil(H / 2), ceil(W / 2))."""
         x = pad_to_even(x)
-        even = joint_conv2d(x, [self.even], 2, [width - width // 2])
-        odd = joint_conv2d(x[:, :, 1:, 1:], [self.odd], 2, [width // 2])
+        buffers = self.gradient_buffers
+        even = sliced_conv2d(x, [self.even], 2, [width - width // 2], [buffers.get("even")])
+        odd = sliced_conv2d(x[:, :, 1:, 1:], [self.odd], 2, [width // 2], [buffers.get("odd")])
         return torch.cat([even, odd], dim=1)
 
     @torch.no_grad()
@@ -165,6 +252,13 @@ class SuperFactorizedReduce(nn.Module):
         return plain
 
 
+def _per_image(weights: Sequence[Tensor | None], x: Tensor) -> Tensor:
+    """(N, 1, 1, 1): the weight of each image of (N, C, H, W)."""
+    each = x.shape[0] // len(weights)
+    parts = [x.new_ones(each) if weight is None else weight.expand(each) for weight in weights]
+    return torch.cat(parts)[:, None, None, None]
+
+
 def fit_channels(x: Tensor, width: int) -> Tensor:
     """The leading ``width`` channels of (N, C, H, W), with zero channels appended where C is smaller."""
     channels = x.shape[1]
@@ -173,10 +267,29 @@ def fit_channels(x: Tensor, width: int) -> Tensor:
     return x[:, :width] if channels > width else F.pad(x, (0, 0, 0, 0, 0, width - channels))
 
 
-def self_gathering(network: nn.Module) -> Iterator[nn.Parameter]:
-    """The weights that the backward pass adds gradients to by itself (see :func:`~dnas.ops.leading.joint_conv2d`)."""
+@dataclass(frozen=True)
+class SlicedParameter:
+    """A weight of which slices are read: ``name`` of ``module``."""
+
+    module: SlicedModule
+    name: str
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The weight."""
+        return cast("nn.Parameter", getattr(self.module, self.name))
+
+    def attach(self, buffer: GradientBuffer) -> None:
+        """Accumulate its gradient in ``buffer``."""
+        self.module.gradient_buffers[self.name] = buffer
+
+    def detach(self) -> None:
+        """Accumulate its gradient in ``grad`` again."""
+        self.module.gradient_buffers.pop(self.name, None)
+
+
+def sliced_parameters(network: nn.Module) -> Iterator[SlicedParameter]:
+    """All weights of superkernels in ``network``, in the order of its modules."""
     for module in network.modules():
-        if isinstance(module, SuperConvNormAct):
-            yield module.weight
-        elif isinstance(module, SuperFactorizedReduce):
-            yield from (module.even, module.odd)
+        if isinstance(module, SlicedModule):
+            yield from (SlicedParameter(module, name) for name in module.sliced)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,21 +12,17 @@ from torch import Tensor
 
 from dnas.data import SegmentationDataset, split_halves
 from dnas.data.seeding import mix_seed
-from dnas.ops.turns import turn_back
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.calibration import untracked_norms
 from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
-from dnas.search.descent import SupernetSGD
 from dnas.search.goal import LatencyController, LatencyGoal
 from dnas.search.gradients import GradientMonitor, reached_norms
-from dnas.search.passes import PassPool, can_fork
-from dnas.search.pieces import PassResult, StepRequest
+from dnas.search.optim import SupernetSGD
 from dnas.search.problem import BilevelProblem, Pass
 from dnas.search.session import SearchSession
-from dnas.search.sharing import share
 from dnas.training.device import DTYPES
-from dnas.training.optimizers import frozen
+from dnas.training.optimizers import frozen, set_learning_rate
 from dnas.training.progress import Progress
 from dnas.training.schedules import exponential_decay
 
@@ -50,32 +45,22 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         halves = split_halves(len(data[0]), run.seed)
         seeds = [mix_seed("half", number, run.seed) for number in range(len(halves))]
         super().__init__(problem, data, run, config, device, progress, parts=halves, seeds=seeds)
-        processes = passes_at_once(config, self.device)
-        if processes > 1:
-            share([*problem.weights.parameters(), *problem.architecture.parameters()])
         self.weight_optimizer = SupernetSGD(
             problem.weights,
-            learning_rate=config.learning_rate,
+            lr=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
-            clipping=config.gradient_clipping,
-            precision=DTYPES[config.momentum_precision],
-            compute_precision=DTYPES[self.precision],
+            max_norm=config.gradient_clipping,
+            momentum_dtype=DTYPES[config.momentum_precision],
+            split_bf16=self.precision == "bf16",
             keep_gradients=config.operator_sampling == "mixed",  # single paths leave most weights without one
-            shared=processes > 1,
+            exclude=self.parameters,
         )
         self.architecture_optimizer = torch.optim.Adam(
             self.parameters,
             lr=config.architecture_learning_rate,
             betas=(0.5, 0.999),
             weight_decay=config.architecture_weight_decay,
-        )
-        alone = config.gradient_clipping is None and self.world == 1  # no weight waits for the others' gradients
-        self._passes = PassPool(
-            self._prepared,
-            processes=processes,
-            weights=self.weight_optimizer.superkernels,
-            finish=self.weight_optimizer.descend if alone else None,
         )
         self.goal = goal
         self.controller: LatencyController | None = None
@@ -91,10 +76,6 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
 
     def _gradient_monitor(self) -> GradientMonitor:
         return GradientMonitor([self._named[id(parameter)] for parameter in self.parameters])
-
-    def memory_elsewhere_mb(self) -> float:
-        """Of the processes of the passes."""
-        return self._passes.peak_mb
 
     def extra_state(self) -> dict[str, Any]:
         """The state of the controller on lambda, where there is one, and the warnings that stand."""
@@ -134,7 +115,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         """The steps of one epoch; returns the mean loss of the weights."""
         config, phase = self.config, self.config.phase(epoch)
         rate = config.learning_rate * exponential_decay(epoch, config.learning_rate_decay)
-        self.weight_optimizer.set_learning_rate(rate)
+        set_learning_rate(self.weight_optimizer, rate)
         self.problem.weights.train()
         steps = len(self.streams[0]) if phase == "pretrain" else min(map(len, self.streams))
         self.progress.begin(f"{phase} epoch {epoch + 1}/{config.epochs}", steps)
@@ -162,7 +143,6 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         searched, latency_ms, weight = None, None, self.config.latency_weight
         if second is not None:
             searched, latency_ms, weight = self._architecture_step(second, generator)
-        self._passes.give_back()
         return {
             "loss_weights": loss,
             "loss_architecture": searched,
@@ -171,8 +151,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         }
 
     def release(self) -> None:
-        """End the processes of the passes and the data workers."""
-        self._passes.close()
+        """Leave plain weights behind and end the data workers."""
         self.weight_optimizer.close()
         super().release()
 
@@ -186,43 +165,21 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         else:
             yield from zip(first, second, strict=False)
 
-    @contextmanager
-    def _prepared(self, request: StepRequest) -> Iterator[list[Callable[[], PassResult]]]:
-        """The passes of a step, as this process runs them."""
-        images, labels = self._move((request.images, request.labels))
-        if request.phase is not None:
-            self.weight_optimizer.set_learning_rate(request.learning_rate)
-            drawn = self.problem.weight_passes(request.phase, request.generator)
-            total = sum(one.count for one in drawn)
-            yield [partial(self._weight_pass, images, labels, one, one.count / total) for one in drawn]
-            return
-        with frozen(self.weights):  # nothing is kept for gradients of the weights
-            drawn = self.problem.architecture_passes(request.generator)
-            yield [partial(self._architecture_pass, images, labels, one) for one in drawn]
-
     def _weight_step(self, batch: tuple[Tensor, Tensor], phase: str, generator: torch.Generator) -> float:
         """One SGD step on the mean loss of the passes; returns that."""
-        self.weight_optimizer.begin()
-        found = self._passes.run(StepRequest(*batch, generator, phase, self.weight_optimizer.learning_rate))
-        if self._passes.side_by_side:
-            self.weight_optimizer.take_up(self._passes.added(), [one.gradients for one in found])
-        if self.world > 1:
-            self._average(self.weight_optimizer.gathered())
-        self.weight_optimizer.step()
-        return self._finite(torch.stack([one.loss for one in found]).sum(), "weights")
-
-    def _weight_pass(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> PassResult:
-        """The loss of a pass times its share in the step's; its gradients are added to those of earlier passes.
-
-        Side by side, this is so for the superkernels; the others' are part of the result.
-        """
-        loss = self._loss(images, labels, forward) * share
-        if not self._passes.side_by_side:
+        images, labels = self._move(batch)
+        passes = self.problem.weight_passes(phase, generator)
+        count = sum(forward.count for forward in passes)
+        self.weight_optimizer.zero_grad()
+        losses = []
+        for forward in passes:
+            loss = self._loss(images, labels, forward) * (forward.count / count)
             loss.backward()  # type: ignore[no-untyped-call]
-            return PassResult(loss.detach())
-        turn_back()
-        others = self.weight_optimizer.others
-        return PassResult(loss.detach(), torch.autograd.grad(loss, others, allow_unused=True))
+            losses.append(loss.detach())
+        if self.world > 1:
+            self._average(self.weight_optimizer.gradients())
+        self.weight_optimizer.step()
+        return self._finite(torch.stack(losses).sum(), "weights")
 
     def _architecture_step(
         self, batch: tuple[Tensor, Tensor], generator: torch.Generator
@@ -231,51 +188,57 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
 
         Returns the mean loss, the mean expected latency in ms, and the latency's weight (lambda, per ms).
         """
-        found = self._passes.run(StepRequest(*batch, generator))
-        latencies = [one.latency for one in found if one.latency is not None]
-        gradients, slopes = self._sums(one.gradients for one in found), self._sums(one.slopes for one in found)
-        self._average(gradients)
+        images, labels = self._move(batch)
+        of_loss = [torch.zeros_like(p) for p in self.parameters]
+        of_latency = [torch.zeros_like(p) for p in self.parameters]
+        losses, latencies = [], []
+        with frozen(self.weights):  # nothing is saved for gradients of the weights
+            for forward in self.problem.architecture_passes(generator):
+                found = self._architecture_gradients(images, labels, forward)
+                _add(of_loss, found.of_loss)
+                _add(of_latency, found.of_latency)
+                losses.append(found.loss)
+                latencies += [] if found.latency is None else [found.latency]
+        self._average(of_loss)
         latency_ms = float(torch.stack(latencies).mean()) if latencies else 0.0
-        weight = self._latency_weight(latency_ms, gradients, slopes) if latencies else self.config.latency_weight
-        self._gradients.add(gradients, slopes, weight)
-        for parameter, gradient, slope in zip(self.parameters, gradients, slopes, strict=True):
-            parameter.grad = gradient + weight * slope
+        weight = self._latency_weight(latency_ms, of_loss, of_latency) if latencies else self.config.latency_weight
+        self._gradients.add(of_loss, of_latency, weight)
+        for parameter, one, other in zip(self.parameters, of_loss, of_latency, strict=True):
+            parameter.grad = one + weight * other
         self.architecture_optimizer.step()
         self.architecture_optimizer.zero_grad(set_to_none=True)
-        loss = torch.stack([one.loss for one in found]).mean()
-        return self._finite(loss, "architecture"), latency_ms, weight
+        return self._finite(torch.stack(losses).mean(), "architecture"), latency_ms, weight
 
-    def _architecture_pass(self, images: Tensor, labels: Tensor, forward: Pass) -> PassResult:
-        """The loss of a pass and its latency, where it has one, and the gradients of both by the architecture."""
+    def _architecture_gradients(self, images: Tensor, labels: Tensor, forward: Pass) -> _ArchitectureGradients:
+        """The loss of a pass, its latency where it has one, and the gradients of both."""
         loss, latency = self._loss(images, labels, forward), self.problem.latency(forward)
-        slopes: Sequence[Tensor | None] = ()
+        of_latency: Sequence[Tensor | None] = ()
         if latency is not None:
             # Before the loss, whose graph is large and must not be kept; they share a few softmaxes.
-            slopes = torch.autograd.grad(latency, self.parameters, retain_graph=True, allow_unused=True)
+            of_latency = torch.autograd.grad(latency, self.parameters, retain_graph=True, allow_unused=True)
             latency = latency.detach()
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        return PassResult(loss.detach(), gradients, latency, slopes)
+        of_loss = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        return _ArchitectureGradients(loss.detach(), of_loss, latency, of_latency)
 
-    def _sums(self, found: Iterable[Sequence[Tensor | None]]) -> list[Tensor]:
-        """The sum over passes of the gradients by each architecture parameter."""
-        totals = [torch.zeros_like(p) for p in self.parameters]
-        for gradients in found:
-            for total, gradient in zip(totals, gradients, strict=False):
-                if gradient is not None:
-                    total += gradient
-        return totals
-
-    def _latency_weight(self, expected_ms: float, gradients: Sequence[Tensor], slopes: Sequence[Tensor]) -> float:
-        """Lambda for this step: the configured one, or what the controller makes of the latencies as they are."""
+    def _latency_weight(self, expected_ms: float, of_loss: Sequence[Tensor], of_latency: Sequence[Tensor]) -> float:
+        """Lambda for this step: the configured one, or the controller's."""
         if self.controller is None or self.goal is None:
             return self.config.latency_weight
         derived_ms = self.goal.derived_ms(self.problem.logits())
-        return self.controller.update(expected_ms, derived_ms, *reached_norms(gradients, slopes))
+        return self.controller.update(expected_ms, derived_ms, *reached_norms(of_loss, of_latency))
 
 
-def passes_at_once(config: SearchConfig, device: torch.device) -> int:
-    """How many passes of a step run side by side: on a CPU as many as it has threads, unless told."""
-    if device.type != "cpu" or not can_fork():
-        return 1  # a pass fills an accelerator
-    most = max(len(config.pretrain_passes), len(config.search_passes))
-    return min(config.passes_at_once or torch.get_num_threads(), most)
+@dataclass(frozen=True)
+class _ArchitectureGradients:
+    """The loss of a pass and its gradient, and the expected latency, where it has one, and its gradient."""
+
+    loss: Tensor
+    of_loss: Sequence[Tensor | None]
+    latency: Tensor | None
+    of_latency: Sequence[Tensor | None]
+
+
+def _add(totals: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    for total, gradient in zip(totals, gradients, strict=False):
+        if gradient is not None:
+            total += gradient

@@ -16,9 +16,9 @@ from dnas.supernet import (
     MultiResolutionSupernet,
     RunCell,
     Sample,
+    can_batch,
     combination_name,
     mean_entropy,
-    run_alike,
     run_cell,
 )
 
@@ -45,11 +45,12 @@ class CoSearch:
         temperature: float = 1.0,
         single_path: bool = False,
         recompute: bool = False,
-        join_passes: bool = False,
+        batch_equal_passes: bool = False,
     ) -> None:
-        """``single_path``: one operator a cell and pass. ``recompute``: everything twice, for less memory.
+        """``single_path``: one operator a cell and pass. ``recompute``: run everything again in the backward pass.
 
-        ``join_passes``: weight passes of the same widths run as one, by :meth:`MultiResolutionSupernet.together`.
+        ``batch_equal_passes``: weight passes of the same widths run as one batch
+        (:meth:`MultiResolutionSupernet.forward_batched`).
         """
         self.supernet, self._architectures = supernet, dict(architectures)
         self.weights: nn.Module = supernet
@@ -60,7 +61,7 @@ class CoSearch:
             "search": [self._parse(text) for text in search_passes],
         }
         self.temperature, self.single_path = temperature, single_path
-        self.recompute, self.join_passes = recompute, join_passes
+        self.recompute, self.batch_equal_passes = recompute, batch_equal_passes
         self.run_cell: RunCell = run_cell
 
     def _parse(self, text: str) -> tuple[str, str]:
@@ -73,7 +74,7 @@ class CoSearch:
         return name, width
 
     def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
-        """One pass for each entry of the phase's list, less those that run with an earlier one."""
+        """One pass for each entry of the phase's list; with ``batch_equal_passes`` equal ones are merged."""
         with torch.no_grad():
             drawn = [
                 self._sampled(name, generator)
@@ -81,12 +82,11 @@ class CoSearch:
                 else self._pass(name, self._architectures[name].at_width(width, generator), generator)
                 for name, width in self.passes[phase]
             ]
-        return joined(drawn) if self.join_passes else drawn
+        return merged(drawn) if self.batch_equal_passes else drawn
 
     def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
         """One sampled pass for every architecture, those that search their widths first."""
         drawn = [self._sampled(name, generator) for name in self._architectures]
-        # Side by side they fall to the first process, which has compiled kernels for the widths of the weights' passes.
         return sorted(drawn, key=lambda one: not self._architectures[one.architecture].search_ratios)
 
     def _sampled(self, name: str, generator: torch.Generator) -> Pass:
@@ -113,7 +113,9 @@ class CoSearch:
         if isinstance(forward.sample, Sample):
             logits = self.supernet(images, forward.sample, self.run_cell, recompute=self.recompute, full_size=False)
             return {combination_name(scales): value for scales, value in logits.items()}
-        found = self.supernet.together(images, forward.sample, self.run_cell, recompute=self.recompute, full_size=False)
+        found = self.supernet.forward_batched(
+            images, forward.sample, self.run_cell, recompute=self.recompute, full_size=False
+        )
         return {
             f"{number}.{combination_name(scales)}": value
             for number, logits in enumerate(found)
@@ -160,18 +162,18 @@ class CoSearch:
         }
 
 
-def joined(passes: Sequence[Pass]) -> list[Pass]:
-    """Passes that run alike as one each, whose sample is a tuple of theirs, in the place of the first."""
+def merged(passes: Sequence[Pass]) -> list[Pass]:
+    """Merge passes that can share a batch into one, whose sample is a tuple of theirs, in the place of the first."""
     groups: list[list[Pass]] = []
     for one in passes:
-        alike = next((group for group in groups if run_alike(group[0].sample, one.sample)), None)
-        if alike is None:
+        equal = next((group for group in groups if can_batch(group[0].sample, one.sample)), None)
+        if equal is None:
             groups.append([one])
         else:
-            alike.append(one)
-    return [group[0] if len(group) == 1 else _join(group) for group in groups]
+            equal.append(one)
+    return [group[0] if len(group) == 1 else _merge(group) for group in groups]
 
 
-def _join(passes: Sequence[Pass]) -> Pass:
+def _merge(passes: Sequence[Pass]) -> Pass:
     names = dict.fromkeys(one.architecture for one in passes)
     return Pass("+".join(names), tuple(one.sample for one in passes), len(passes))

@@ -14,7 +14,7 @@ OperatorSampling = Literal["mixed", "single_path"]
 
 _Factor = Annotated[float, Field(ge=0)]
 
-JOIN_UP_TO_PIXELS = 200_000
+BATCH_UP_TO_PIXELS = 200_000
 
 
 @config
@@ -28,7 +28,7 @@ class SearchConfig:
     learning_rate, momentum, weight_decay: SGD of the weights; ``learning_rate_decay`` is the factor an epoch.
     architecture_learning_rate, architecture_weight_decay: Adam of the architecture parameters.
     gradient_clipping: the largest norm of all weight gradients together; null for none, which saves the memory of the
-        superkernels' gradients: they are then gathered in their momenta.
+        superkernels' gradients: they are then accumulated in the momenta.
     momentum_precision: of the superkernels' gradients and momenta, "fp32" or "bf16", which halves their memory. (With
         precision bf16 it is faster, too.)
     latency_weight: lambda in Eq. 8, per ms; where the space has a latency target, what its controller begins with.
@@ -43,12 +43,9 @@ class SearchConfig:
     pretrain_passes, search_passes: the passes of one weight step as ARCHITECTURE.WIDTH, the width being smallest,
         largest, random, likeliest or sampled. (Appendix F wants the smallest, the largest and two random or one
         sampled width; while pretraining, the teacher's pass is the one at the largest.)
-    passes_at_once: how many of them run side by side on a CPU, in processes over the same weights; null for as many as
-        there are threads. (On Linux without an accelerator; elsewhere one after the other.) They add to the weights'
-        gradients in the order of the lists: a short pass first keeps none waiting.
-    join_passes: run those of the same widths, such as teacher.largest and student.largest, on one batch of both their
-        maps, with norms by each one's own: faster where maps are small, more memory. null where the crops of a batch
-        have at most 200 000 pixels together.
+    batch_equal_passes: run passes of the same widths, such as teacher.largest and student.largest, as one batch, in
+        which each is normalised by its own statistics: faster where maps are small, more memory. null: where the crops
+        of a batch have at most 200 000 pixels in total.
     ohem_threshold, ohem_min_fraction: of the cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: how many images of the validation split to use, evenly spread; null for all.
@@ -82,8 +79,7 @@ class SearchConfig:
         "student.largest",
         "student.sampled",
     )
-    passes_at_once: int | None = Field(default=None, ge=1)
-    join_passes: bool | None = None
+    batch_equal_passes: bool | None = None
     ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
     precision: SearchPrecision = "auto"
@@ -99,12 +95,12 @@ class SearchConfig:
         return self.pretrain_epochs + self.search_epochs
 
     @property
-    def joins_passes(self) -> bool:
-        """``join_passes``, or what its null stands for."""
-        if self.join_passes is not None:
-            return self.join_passes
+    def batches_equal_passes(self) -> bool:
+        """``batch_equal_passes``, or what null stands for."""
+        if self.batch_equal_passes is not None:
+            return self.batch_equal_passes
         crop = self.augmentation.crop
-        return crop is not None and self.batch_size * crop[0] * crop[1] <= JOIN_UP_TO_PIXELS
+        return crop is not None and self.batch_size * crop[0] * crop[1] <= BATCH_UP_TO_PIXELS
 
     def phase(self, epoch: int) -> Literal["pretrain", "search"]:
         """The phase of an epoch, counted from 0 over both."""

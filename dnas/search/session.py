@@ -122,10 +122,6 @@ class SearchSession(ABC, Generic[Problem, Config]):
         """What a kind of search adds to the record of an epoch."""
         return {}
 
-    def memory_elsewhere_mb(self) -> float:
-        """What other processes of a kind of search hold, besides what they share with this one."""
-        return 0.0
-
     def extra_state(self) -> dict[str, Any]:
         """What a kind of search keeps from one epoch to the next, besides networks and optimisers."""
         return {}
@@ -176,7 +172,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             "miou_outputs": scores,
             **self.problem.monitor(),
             "seconds": time.perf_counter() - started,
-            "peak_memory_mb": peak_memory_mb(self.device) + self.memory_elsewhere_mb(),
+            "peak_memory_mb": peak_memory_mb(self.device),
         }
         record |= self.observe(record)
         self.run.log(record)

@@ -1,4 +1,4 @@
-"""A cell written out, operator by operator: what :func:`dnas.supernet.run_cell` must equal, and is compared with."""
+"""The reference implementation of a cell, operator by operator, that :func:`run_cell` is tested against."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnas.ops import SuperConvBlock, SuperFactorizedReduce, SuperZoomedConv, fit_channels
+from dnas.ops import SuperConvBlock, SuperFactorizedReduce, SuperSkip, SuperZoomedConv, fit_channels
 from dnas.ops.convolution import pad_to_even, zoomed
-from dnas.supernet.cell import Way, weighted_sum
+from dnas.supernet.cell import CellOutput, weighted_sum
 
 
-def run_cell_plainly(x: Tensor, ways: Sequence[Way]) -> list[Tensor]:
-    """FasterSeg Eq. 2 for every way: each operator alone, convolving by slices, then the weighted sum."""
+def run_cell_reference(x: Tensor, outputs: Sequence[CellOutput]) -> list[Tensor]:
+    """FasterSeg Eq. 2 for every output: each operator alone, with sliced weights, then the weighted sum."""
     return [
-        torch.cat(
-            [_part(part, way, weights) for part, weights in zip(x.chunk(len(way.weights)), way.weights, strict=True)]
-        )
-        for way in ways
+        torch.cat([_part(part, one, w) for part, w in zip(x.chunk(len(one.weights)), one.weights, strict=True)])
+        for one in outputs
     ]
 
 
-def _part(x: Tensor, way: Way, weights: Mapping[str, Tensor | None]) -> Tensor:
-    maps = [_operator(way.operators[name], x, way.width) for name in weights]
+def _part(x: Tensor, output: CellOutput, weights: Mapping[str, Tensor | None]) -> Tensor:
+    maps = [_operator(output.operators[name], x, output.width) for name in weights]
     return weighted_sum(maps, [x.new_ones(()) if weight is None else weight for weight in weights.values()])
 
 
 def _operator(module: nn.Module, x: Tensor, width: int) -> Tensor:
     if isinstance(module, SuperConvBlock):
-        for layer in module.convolutions():
+        for layer in module.chain().layers:
             weight = layer.weight[:width, : x.shape[1]]
             x = F.relu(layer.norm(F.conv2d(x, weight, stride=layer.stride, padding=layer.kernel_size // 2)))
         return x
@@ -42,4 +40,7 @@ def _operator(module: nn.Module, x: Tensor, width: int) -> Tensor:
         even = F.conv2d(x, module.even[: width - width // 2, : x.shape[1]], stride=2)
         odd = F.conv2d(x[:, :, 1:, 1:], module.odd[: width // 2, : x.shape[1]], stride=2)
         return F.relu(module.norm(torch.cat([even, odd], dim=1)))
-    return fit_channels(x, width)
+    if isinstance(module, SuperSkip):
+        return fit_channels(x, width)
+    out: Tensor = module(x, width)
+    return out

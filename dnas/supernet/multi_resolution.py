@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dnas.networks.multi_branch import Stem, scales_below
 from dnas.ops import fit_channels
 from dnas.supernet.architecture import Sample
-from dnas.supernet.cell import MixedOperator, RunCell, Way, run_cell, run_recomputed, weighted_sum
+from dnas.supernet.cell import CellOutput, MixedOperator, RunCell, run_cell, run_recomputed, weighted_sum
 from dnas.supernet.ends import SuperEnds
 from dnas.supernet.grid import Grid
 from dnas.supernet.paths import downsampling, finer_probabilities, visits
@@ -61,10 +61,10 @@ class MultiResolutionSupernet(nn.Module):
         in_ratio = max(self.ratios) if layer else max(self.end_ratios)
         out_ratios = self.end_ratios if last else self.ratios
         widths = [ratio * scale for ratio in out_ratios]
-        self.keep[f"{level}_{layer}"] = MixedOperator(self.operators, in_ratio * scale, widths)
+        self.keep[f"{level}_{layer}"] = MixedOperator.of(self.operators, in_ratio * scale, widths)
         if not last and level + 1 < len(self.grid.scales):
             widths = [ratio * 2 * scale for ratio in self.ratios]
-            self.down[f"{level}_{layer}"] = MixedOperator(self.operators, in_ratio * scale, widths, stride=2)
+            self.down[f"{level}_{layer}"] = MixedOperator.of(self.operators, in_ratio * scale, widths, stride=2)
 
     def forward(
         self,
@@ -81,9 +81,9 @@ class MultiResolutionSupernet(nn.Module):
         only what they read is kept for it. Without ``full_size`` the logits are left at 1/8, for a loss that resizes
         them itself.
         """
-        return self.together(images, [sample], run, recompute=recompute, full_size=full_size)[0]
+        return self.forward_batched(images, [sample], run, recompute=recompute, full_size=full_size)[0]
 
-    def together(
+    def forward_batched(
         self,
         images: Tensor,
         samples: Sequence[Sample],
@@ -92,10 +92,11 @@ class MultiResolutionSupernet(nn.Module):
         recompute: bool = False,
         full_size: bool = True,
     ) -> list[dict[tuple[int, ...], Tensor]]:
-        """What every sample gives, in one pass: cells run on the maps of all samples as one batch.
+        """The logits of several samples in one pass, whose cells run on the maps of all samples as one batch.
 
-        The samples have the same widths and operators (:func:`run_alike`), whatever weighs these. Norms go by the
-        statistics of each sample's maps; stems, the cells of the last layer and the heads run for each alone.
+        The samples must have the same widths and operators (:func:`can_batch`); the operators' weights may differ. Maps
+        are normalised by the statistics of their own sample. Stems, the cells of the last layer and the heads run once
+        for each sample.
         """
         inputs, outputs = self._run_cells(images, samples, run, recompute)
         size = (images.shape[-2], images.shape[-1]) if full_size else None
@@ -117,10 +118,10 @@ class MultiResolutionSupernet(nn.Module):
             x = inputs[level, layer]
             if layer == self.grid.last:
                 for part, sample, own in zip(_parts(x, len(samples)), samples, outputs, strict=True):
-                    (own[self.grid.scales[level]],) = one(part, [self._way(level, layer, None, [sample])])
+                    (own[self.grid.scales[level]],) = one(part, [self._output(level, layer, None, [sample])])
                 continue
             targets = self._targets(level, layer)
-            found = one(x, [self._way(level, layer, target, samples) for target in targets])
+            found = one(x, [self._output(level, layer, target, samples) for target in targets])
             for target, out in zip(targets, found, strict=True):
                 inputs[target] = inputs[target] + out if target in inputs else out
         parts = {cell: _parts(x, len(samples)) for cell, x in inputs.items()}
@@ -137,34 +138,34 @@ class MultiResolutionSupernet(nn.Module):
         coarser = [level + 1] if level + 1 < len(self.grid.scales) else []
         return [(target, layer + 1) for target in (level, *coarser)]
 
-    def _way(self, level: int, layer: int, target: tuple[int, int] | None, samples: Sequence[Sample]) -> Way:
-        """The operators from a cell to one of its targets with all that weighs them; no target is the head."""
+    def _output(self, level: int, layer: int, target: tuple[int, int] | None, samples: Sequence[Sample]) -> CellOutput:
+        """The operators from a cell to one of its targets with their weights; target None is the head."""
         grid, first = self.grid, samples[0]
         if target is None:
             operators, width = self.keep[f"{level}_{layer}"], first.end_ratio * grid.scales[level]
         else:
-            goal = target[0]
-            operators = (self.keep if goal == level else self.down)[f"{level}_{layer}"]
-            width = self.ratios[first.choice[goal][grid.gamma_row(*target)]] * grid.scales[goal]
+            into = target[0]
+            operators = (self.keep if into == level else self.down)[f"{level}_{layer}"]
+            width = self.ratios[first.choice[into][grid.gamma_row(*target)]] * grid.scales[into]
         weights = [self._weights(level, layer, target, sample) for sample in samples]
-        return Way(cast("MixedOperator", operators), weights, width)
+        return CellOutput(cast("MixedOperator", operators), weights, width)
 
     def _weights(
         self, level: int, layer: int, target: tuple[int, int] | None, sample: Sample
     ) -> dict[str, Tensor | None]:
-        """Of the operators that run.
+        """The weights of the operators that run, by name.
 
-        Weightings by beta and by the gate of the width are sums over whole maps like that by alpha: multiplying the few
-        weights first saves passes over the maps.
+        Beta and the gate of the width scale whole maps, as alpha does: multiplying the scalars first saves passes over
+        the maps.
         """
         grid = self.grid
         factors = []
         if target is not None:
-            goal = target[0]
-            if 0 < goal < target[1]:  # two predecessors
-                factors.append(sample.beta[goal][grid.beta_row(*target)][level - goal + 1])
+            into = target[0]
+            if 0 < into < target[1]:  # two predecessors
+                factors.append(sample.beta[into][grid.beta_row(*target)][level - into + 1])
             if sample.gate is not None:
-                factors.append(sample.gate[goal][grid.gamma_row(*target)])
+                factors.append(sample.gate[into][grid.gamma_row(*target)])
         weights = sample.operator_weights(level, grid.alpha_row(level, layer))
         return {self.operators[index]: _product(weight, factors) for index, weight in weights.items()}
 
@@ -186,8 +187,8 @@ class MultiResolutionSupernet(nn.Module):
         return skips
 
 
-def run_alike(one: Sample, other: Sample) -> bool:
-    """Whether two samples run the same operators at the same widths, so that they can run together."""
+def can_batch(one: Sample, other: Sample) -> bool:
+    """Whether two samples run the same operators at the same widths, so that they can share a batch."""
     return one.choice == other.choice and one.operators == other.operators
 
 

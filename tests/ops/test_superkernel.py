@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dnas.errors import UserError
-from dnas.ops import OPERATORS, SuperConvNormAct, WidthNorm, fit_channels, make_operator, make_superkernel
+from dnas.ops import OPERATORS, SuperConvNormAct, SwitchableBatchNorm2d, fit_channels, make_operator, make_superkernel
 
 WIDTHS = (6, 10, 16)
 IN_CHANNELS = 12
@@ -116,7 +116,7 @@ def test_widths_may_be_odd_or_one():
 
 
 def test_norms_of_widths_keep_separate_statistics():
-    norm = WidthNorm((4, 2, 4))
+    norm = SwitchableBatchNorm2d((4, 2, 4))
     assert list(norm) == ["2", "4"]
     norm(torch.randn(2, 4, 3, 3) + 5)
     assert norm["4"].running_mean.abs().min() > 0

@@ -58,7 +58,7 @@ def make_problem(config, seed=0, *, num_classes=6, kind=CoSearch, decoupled=Deco
         temperature=config.temperature,
         single_path=config.operator_sampling == "single_path",
         recompute=config.recompute,
-        join_passes=config.joins_passes,
+        batch_equal_passes=config.batches_equal_passes,
     )
 
 

@@ -11,22 +11,25 @@ import torch
 from dnas.config import parse_config, to_mapping
 from dnas.data import AugmentationConfig, split_halves
 from dnas.errors import UserError
+from dnas.ops import sliced_parameters
 from dnas.runs import Interrupted, RunFolder
 from dnas.search import CoSearch, Pass, SearchConfig
 from dnas.search.bilevel import BilevelSearch
-from dnas.search.descent import SupernetSGD
+from dnas.search.optim import SupernetSGD
 from dnas.training import NoProgress
 
 
-def gradient_of(weight):
-    """A superkernel's is kept apart, until the weight step has made use of it."""
-    memory = getattr(weight, "_gradient_memory", None)
-    gradient = weight.grad if memory is None else memory.tensor if memory.filled else None
-    return None if gradient is None else gradient.clone()
-
-
 def all_gradients(problem):
-    return {name: gradient_of(p) for name, p in problem.weights.named_parameters()}
+    """Gradients by name; those of superkernels are in buffers until the weight step is done."""
+    buffers = {
+        id(one.parameter): one.module.gradient_buffers.get(one.name) for one in sliced_parameters(problem.weights)
+    }
+    found = {}
+    for name, weight in problem.weights.named_parameters():
+        buffer = buffers.get(id(weight))
+        gradient = weight.grad if buffer is None else buffer.tensor if buffer.filled else None
+        found[name] = None if gradient is None else gradient.clone()
+    return found
 
 
 class Watched(CoSearch):

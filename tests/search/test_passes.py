@@ -1,96 +1,37 @@
-"""How the passes of a step run, side by side or not, and where their gradients are gathered: it changes no result."""
+"""How the passes of a step run and where their gradients are accumulated changes no result."""
 
 import pytest
 import torch
 
 from dnas.search import CoSearch, bilevel
-from dnas.search.bilevel import passes_at_once
-from dnas.search.descent import SupernetSGD
-from dnas.search.sharing import shared_like
-from dnas.search.split import EVERYTHING, SplitWeight
-from dnas.supernet import run_cell, run_cell_plainly
-
-
-def alone_and_side_by_side(tiny, tmp_path, **settings):
-    """What a search ends with, by passes one after the other and by three at once, with one thread each."""
-    threads, found = torch.get_num_threads(), []
-    torch.set_num_threads(1)  # how many threads share a convolution decides about rounding
-    try:
-        for number in (1, 3):
-            config = tiny.config(passes_at_once=number, **settings)
-            problem = tiny.problem(config)
-            tiny.run(tmp_path / str(number), config, problem=problem)
-            found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
-    finally:
-        torch.set_num_threads(threads)
-    return found
-
-
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("join_passes", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
-def test_passes_side_by_side_end_in_the_same_bits(tiny, tmp_path, recompute, join_passes, precision, operator_sampling):
-    settings = {"recompute": recompute, "join_passes": join_passes, "operator_sampling": operator_sampling}
-    alone, together = alone_and_side_by_side(tiny, tmp_path, precision=precision, **settings)
-    assert all(torch.equal(values, together[name]) for name, values in alone.items())
-
-
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
-def test_weights_that_descend_while_passes_run_end_in_the_same_bits(
-    tiny, tmp_path, monkeypatch, recompute, precision, operator_sampling
-):
-    """As they do without clipping, each as soon as it has all of its gradient."""
-    descend, early = SupernetSGD.descend, shared_like(torch.zeros(1))  # which forks write to, too
-    monkeypatch.setattr(SupernetSGD, "descend", lambda self, weight: (early.add_(1), descend(self, weight)))
-    settings = {"recompute": recompute, "operator_sampling": operator_sampling, "gradient_clipping": None}
-    precisions = {"precision": precision, "momentum_precision": precision}
-    alone, together = alone_and_side_by_side(tiny, tmp_path, **settings, **precisions)
-    assert early
-    assert all(torch.equal(values, together[name]) for name, values in alone.items())
+from dnas.search.optim import SplitBF16Weight, SupernetSGD
+from dnas.search.optim.split_bf16 import EVERYTHING
+from dnas.supernet import run_cell, run_cell_reference
 
 
 @pytest.mark.parametrize("clipping", [None, 5.0])
 def test_split_weights_search_like_whole_ones(tiny, tmp_path, monkeypatch, clipping):
     """But for ties, in which autocast rounds to even: here they are moved to that side, by 1 of 2**24 parts."""
-    write = SplitWeight.write
+    write = SplitBF16Weight.write
 
     def write_without_ties(self, values, part=EVERYTHING):
         bits = values.view(torch.int32)
         write(self, bits.sub_(((bits & 0x1FFFF) == 0x8000).int()).view(torch.float32), part)
 
     def whole(*arguments, **options):
-        return SupernetSGD(*arguments, **{**options, "compute_precision": torch.float32})
+        return SupernetSGD(*arguments, **{**options, "split_bf16": False})
 
-    monkeypatch.setattr(SplitWeight, "write", write_without_ties)
+    monkeypatch.setattr(SplitBF16Weight, "write", write_without_ties)
     found = []
     for make in (SupernetSGD, whole):
         monkeypatch.setattr(bilevel, "SupernetSGD", make)
-        config = tiny.config(precision="bf16", momentum_precision="bf16", gradient_clipping=clipping, passes_at_once=1)
+        config = tiny.config(precision="bf16", momentum_precision="bf16", gradient_clipping=clipping)
         problem = tiny.problem(config)
         tiny.run(tmp_path / make.__name__, config, problem=problem)
         found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
     split, anew = found
     for name, values in split.items():
         torch.testing.assert_close(values, anew[name], rtol=1e-5, atol=1e-7, msg=name)
-
-
-def test_as_many_passes_as_threads_run_at_a_time(tiny, monkeypatch):
-    threads, cpu = torch.get_num_threads(), torch.device("cpu")
-    monkeypatch.setattr(bilevel, "can_fork", lambda: True)
-    try:
-        for number, expected in ((1, 1), (2, 2), (3, 3), (16, 4)):
-            torch.set_num_threads(number)
-            assert passes_at_once(tiny.config(), cpu) == expected
-    finally:
-        torch.set_num_threads(threads)
-    assert passes_at_once(tiny.config(passes_at_once=2), cpu) == 2
-    assert passes_at_once(tiny.config(passes_at_once=9), cpu) == 4
-    assert passes_at_once(tiny.config(passes_at_once=2), torch.device("cuda")) == 1
-    monkeypatch.setattr(bilevel, "can_fork", lambda: False)
-    assert passes_at_once(tiny.config(passes_at_once=2), cpu) == 1
 
 
 class Doubled(CoSearch):
@@ -105,12 +46,12 @@ class Doubled(CoSearch):
 
 
 @pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
-@pytest.mark.parametrize(("number", "run"), [(1, run_cell), (3, run_cell), (1, run_cell_plainly)])
-def test_gradients_gathered_in_momenta_are_sgd(tiny, tmp_path, operator_sampling, number, run):
-    """As they are without clipping; with a limit that is never reached they are gathered apart."""
+@pytest.mark.parametrize("run", [run_cell, run_cell_reference])
+def test_accumulating_gradients_in_momenta_is_sgd(tiny, tmp_path, operator_sampling, run):
+    """As it is done without clipping; with a limit that is never reached gradients have buffers of their own."""
     found = []
     for clipping in (None, 1e9):
-        config = tiny.config(gradient_clipping=clipping, passes_at_once=number, operator_sampling=operator_sampling)
+        config = tiny.config(gradient_clipping=clipping, operator_sampling=operator_sampling)
         problem = tiny.problem(config, kind=Doubled)
         problem.run_cell = run
         tiny.run(tmp_path / str(clipping), config, problem=problem)
@@ -120,11 +61,10 @@ def test_gradients_gathered_in_momenta_are_sgd(tiny, tmp_path, operator_sampling
         torch.testing.assert_close(mine[name], weight, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("passes_at_once", [1, 2])
-def test_passes_as_one_batch_search_like_apart(tiny, tmp_path, passes_at_once):
+def test_passes_in_one_batch_search_like_single_ones(tiny, tmp_path):
     found = []
     for join in (True, False):
-        config = tiny.config(join_passes=join, passes_at_once=passes_at_once)
+        config = tiny.config(batch_equal_passes=join)
         problem = tiny.problem(config, kind=Doubled)
         tiny.run(tmp_path / str(join), config, problem=problem)
         found.append({**problem.weights.state_dict(), **problem.architecture.state_dict()})
@@ -138,11 +78,11 @@ def test_passes_as_one_batch_search_like_apart(tiny, tmp_path, passes_at_once):
 
 def test_which_passes_are_one_batch(tiny):
     for join, expected in ((True, ["student", "teacher+student", "student"]), (False, ["student", "teacher"])):
-        problem = tiny.problem(tiny.config(join_passes=join))
+        problem = tiny.problem(tiny.config(batch_equal_passes=join))
         passes = problem.weight_passes("search", torch.Generator().manual_seed(0))
         assert [one.architecture for one in passes][: len(expected)] == expected
         assert sum(one.count for one in passes) == 4
-    assert tiny.config().joins_passes  # crops are small
-    assert not tiny.config(augmentation={"crop": (400, 500)}).joins_passes
-    assert tiny.config(augmentation={"crop": (400, 500)}, batch_size=1).joins_passes
-    assert not tiny.config(augmentation={"crop": None}).joins_passes
+    assert tiny.config().batches_equal_passes  # crops are small
+    assert not tiny.config(augmentation={"crop": (400, 500)}).batches_equal_passes
+    assert tiny.config(augmentation={"crop": (400, 500)}, batch_size=1).batches_equal_passes
+    assert not tiny.config(augmentation={"crop": None}).batches_equal_passes

@@ -6,15 +6,15 @@ import itertools
 import pytest
 import torch
 
-from dnas.ops import OPERATORS
+from dnas.ops import OPERATORS, SearchableOperator, fit_channels, make_superkernel
 from dnas.supernet import (
     ArchitectureParameters,
+    CellOutput,
     Grid,
     MixedOperator,
     MultiResolutionSupernet,
-    Way,
     run_cell,
-    run_cell_plainly,
+    run_cell_reference,
     run_recomputed,
 )
 
@@ -29,26 +29,28 @@ def close(found, expected):
 
 def cell(names, size, widths=(4, 12), weighted=True):
     torch.manual_seed(0)
-    operators = [MixedOperator(OPERATORS, 5, WIDTHS), MixedOperator(OPERATORS, 5, (8, 12), stride=2)]
+    operators = [MixedOperator.of(OPERATORS, 5, WIDTHS), MixedOperator.of(OPERATORS, 5, (8, 12), stride=2)]
     for module in operators:
         module.double()
     weights = [torch.rand(len(names), dtype=torch.float64, requires_grad=True) for _ in operators]
     x = torch.randn(2, 5, *size, dtype=torch.float64, requires_grad=True)
 
-    def ways():
+    def outputs():
         return [
-            Way(module, [dict(zip(names, values.unbind() if weighted else [None] * len(names), strict=True))], width)
+            CellOutput(
+                module, [dict(zip(names, values.unbind() if weighted else [None] * len(names), strict=True))], width
+            )
             for module, values, width in zip(operators, weights, widths, strict=True)
         ]
 
-    return operators, weights, x, ways
+    return operators, weights, x, outputs
 
 
-def results(run, operators, leaves, x, ways):
+def results(run, operators, leaves, x, outputs):
     """Outputs, gradients of leaves and weights, statistics."""
     operators = copy.deepcopy(operators)
-    ways = [Way(module, way.weights, way.width) for module, way in zip(operators, ways, strict=True)]
-    outputs = run(x, ways)
+    outputs = [CellOutput(module, one.weights, one.width) for module, one in zip(operators, outputs, strict=True)]
+    outputs = run(x, outputs)
     loss = sum((out.sin() * (index + 1)).sum() for index, out in enumerate(outputs))
     for leaf in leaves:
         leaf.grad = None
@@ -66,9 +68,9 @@ def results(run, operators, leaves, x, ways):
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("run", [run_cell, run_recomputed])
 def test_a_cell_is_its_operators_alone(names, size, weighted, run):
-    operators, weights, x, ways = cell(names, size, weighted=weighted)
+    operators, weights, x, outputs = cell(names, size, weighted=weighted)
     leaves = [x, *weights]
-    mine, plain = (results(one, operators, leaves, x, ways()) for one in (run, run_cell_plainly))
+    mine, plain = (results(one, operators, leaves, x, outputs()) for one in (run, run_cell_reference))
     assert mine.keys() == plain.keys()
     for key, expected in plain.items():
         if expected is None:
@@ -83,8 +85,8 @@ def test_the_first_convolutions_of_a_stride_run_as_one(monkeypatch):
     monkeypatch.setattr(
         torch.nn.functional, "conv2d", lambda x, w, *rest: calls.append(w.shape[0]) or conv2d(x, w, *rest)
     )
-    _, _, x, ways = cell(OPERATORS, (40, 42))
-    run_cell(x, ways())
+    _, _, x, outputs = cell(OPERATORS, (40, 42))
+    run_cell(x, outputs())
     # All zoomed ones, their second layers; those of stride 1; those of stride 2; the two halves of the reducing skip.
     assert calls == [4 + 4 + 12 + 12, 4, 12, 4 + 4, 4, 12 + 12, 12, 6, 6]
 
@@ -104,7 +106,7 @@ def test_the_whole_supernet_has_the_plain_gradients(recompute, single_path):
     network, student = supernet()
     images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     found = []
-    for run, again in ((run_cell, recompute), (run_cell_plainly, False), (run_cell_plainly, recompute)):
+    for run, again in ((run_cell, recompute), (run_cell_reference, False), (run_cell_reference, recompute)):
         clone = copy.deepcopy(network)
         student.zero_grad()
         generator = torch.Generator().manual_seed(3)
@@ -158,9 +160,9 @@ def test_a_single_path_runs_one_operator_a_cell_and_is_straight_through():
     sample = student.with_operators(widths, generator)
     ran = []
 
-    def run(x, ways):
-        ran.extend(list(way.weights) for way in ways)
-        return run_cell(x, ways)
+    def run(x, outputs):
+        ran.extend(list(one.weights) for way in outputs)
+        return run_cell(x, outputs)
 
     def loss(outputs):
         return torch.stack([value.sin().sum() for value in outputs.values()]).sum()
@@ -177,7 +179,7 @@ def test_a_single_path_runs_one_operator_a_cell_and_is_straight_through():
         hard.append(y)
         alone.append(y * y.detach())  # the entries of operators that do not run pass nothing back
     mixture = type(widths)(**{**widths.__dict__, "alpha": tuple(alone)})
-    reference = loss(network(images, mixture, run_cell_plainly))
+    reference = loss(network(images, mixture, run_cell_reference))
     assert single.item() == pytest.approx(reference.item(), rel=1e-6)
     for mine, expected in zip(found, torch.autograd.grad(reference, list(student.alpha)), strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-7)
@@ -212,3 +214,37 @@ def test_the_likeliest_operators_are_the_one_hot_mixture():
             close(mine, expected)
     levels = itertools.chain(*likeliest.operators)
     assert list(levels) == [index for table in student.alpha for index in table.argmax(1).tolist()]
+
+
+class Doubling(SearchableOperator):
+    """An operator that cells know nothing of."""
+
+    def forward(self, x, width):
+        return 2 * fit_channels(x, width)
+
+    def extract(self, in_channels, width, keep=None):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("run", [run_cell, run_cell_reference])
+def test_an_operator_of_ones_own_takes_part(run, parts):
+    module = MixedOperator({"conv": make_superkernel("conv", 5, WIDTHS), "doubling": Doubling()}).double()
+    x = torch.randn(4, 5, 6, 7, dtype=torch.float64)
+    weights = torch.rand(parts, dtype=torch.float64)
+    conv = torch.rand(parts, dtype=torch.float64)
+
+    def outputs(names):
+        return [CellOutput(module, [{n: {"conv": c, "doubling": w}[n] for n in names} for c, w in pairs], 4)]
+
+    pairs = list(zip(conv.unbind(), weights.unbind(), strict=True))
+    (both,), (alone,) = run(x, outputs(["conv", "doubling"])), run(x, outputs(["conv"]))
+    each = weights.repeat_interleave(4 // parts)[:, None, None, None]
+    close(both - alone, each * 2 * x[:, :4])
+
+
+def test_a_module_that_is_no_operator_is_refused():
+    with pytest.raises(TypeError, match="operator odd: a Conv2d is no SearchableOperator"):
+        MixedOperator({"odd": torch.nn.Conv2d(5, 4, 3)})
+    with pytest.raises(TypeError, match="has stride 2, the cell's operators have 1"):
+        MixedOperator({"skip": make_superkernel("skip", 5, WIDTHS, 2)})

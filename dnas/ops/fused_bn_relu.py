@@ -1,4 +1,4 @@
-"""Several BatchNorms as one: of maps that lie side by side, followed by ReLU and a weight of each map."""
+"""BatchNorm, ReLU and a scalar weight as one autograd function, for several concatenated maps at once."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 
-def joint_norm_act(x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """``weight_i * relu(norm_i(x_i))`` for the maps x_i of (N, sum of C_i, H, W), side by side as they came.
+def fused_bn_relu(x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """``weight_i * relu(norm_i(x_i))`` for the maps x_i that are concatenated in (N, sum of C_i, H, W); same shape.
 
-    Every map has as many weights as the batch has equal parts, which pass as if they came one after the other: norms
-    go by a part's statistics. The weights are scalars of at least zero, so that they go into the norms' scale and
-    shift: relu(w y) = w relu(y). None is 1. (At exactly 0 the gradient of the weight is lost; a softmax has none there
-    either.)
+    Every map has one weight for each of some equal parts of the batch. The parts are normalised by their own
+    statistics, as if they were batches of their own. A weight is a scalar of at least zero, so that it can be folded
+    into the norm's scale and shift: relu(w y) = w relu(y). None is 1. (At exactly 0 the gradient of the weight is lost;
+    a softmax has none there either.)
     """
     affine = [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
     by_part = [weight for part in zip(*weights, strict=True) for weight in part]
-    result: Tensor = _JointNormAct.apply(x, norms, *affine, *by_part)
+    result: Tensor = _FusedBNReLU.apply(x, norms, *affine, *by_part)
     return result
 
 
-class _JointNormAct(torch.autograd.Function):
-    """One node instead of some ten: a supernet has hundreds of norms, and small maps take less time than nodes."""
+class _FusedBNReLU(torch.autograd.Function):
+    """One node instead of some ten: a supernet has hundreds of norms, and on small maps the nodes are what costs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norms: Sequence[nn.BatchNorm2d], *parameters: Tensor | None) -> Tensor:
@@ -79,8 +79,8 @@ class _JointNormAct(torch.autograd.Function):
             if not trained:
                 continue
             first = (2 + index) * len(widths)  # of this part's weights, which come after scales and shifts
-            slopes = zip(to_scale.split_with_sizes(widths), to_shift.split_with_sizes(widths), strict=True)
-            for place, of_map in enumerate(slopes):
+            gradients = zip(to_scale.split_with_sizes(widths), to_shift.split_with_sizes(widths), strict=True)
+            for place, of_map in enumerate(gradients):
                 weight, affine = parameters[first + place], parameters[2 * place : 2 * place + 2]
                 if needs[first + place]:
                     total = torch.dot(of_map[0], affine[0]) + torch.dot(of_map[1], affine[1])

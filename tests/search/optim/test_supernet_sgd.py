@@ -1,18 +1,17 @@
-"""The optimiser of a supernet's weights: it is SGD, in any precision and wherever the gradients are gathered."""
+"""The optimiser of a supernet's weights equals SGD, in any precision and wherever gradients are accumulated."""
 
 import pytest
 import torch
 from torch import nn
 
 from dnas.ops import SuperConvBlock
-from dnas.search import descent
-from dnas.search.descent import SupernetSGD
+from dnas.search.optim import SupernetSGD, supernet_sgd
 
 STEPS = 4
 
 
 class Network(nn.Module):
-    """Two operators of superkernels and a plain convolution; the second operator has no part in some passes."""
+    """Two operators of sliced and a plain convolution; the second operator has no part in some passes."""
 
     def __init__(self, dtype):
         super().__init__()
@@ -28,7 +27,7 @@ class Network(nn.Module):
 
 
 def make(network, **options):
-    return SupernetSGD(network, **{"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01, **options})
+    return SupernetSGD(network, **{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, **options})
 
 
 def passes(step, dtype):
@@ -40,7 +39,7 @@ def passes(step, dtype):
 
 def train(network, optimizer, steps=STEPS):
     for step in range(steps):
-        optimizer.begin()
+        optimizer.zero_grad()
         for x, width, both in passes(step, network.stem.weight.dtype):
             network(x, width, both).backward()
         optimizer.step()
@@ -59,14 +58,14 @@ def train_by_torch(network, clipping, momentum=0.9):
     return norms
 
 
-@pytest.mark.parametrize("piece", [7, 1 << 19])
+@pytest.mark.parametrize("chunk", [7, 1 << 19])
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
 @pytest.mark.parametrize("clipping", [None, 0.1, 1e9])
 @pytest.mark.parametrize("keep_gradients", [True, False])
-def test_it_is_sgd(monkeypatch, piece, momentum, clipping, keep_gradients):
-    monkeypatch.setattr(descent, "PIECE", piece)
+def test_it_is_sgd(monkeypatch, chunk, momentum, clipping, keep_gradients):
+    monkeypatch.setattr(supernet_sgd, "CHUNK", chunk)
     mine, plain = Network(torch.float64), Network(torch.float64)
-    train(mine, make(mine, clipping=clipping, momentum=momentum, keep_gradients=keep_gradients))
+    train(mine, make(mine, max_norm=clipping, momentum=momentum, keep_gradients=keep_gradients))
     norms = train_by_torch(plain, clipping, momentum)
     if clipping == 0.1:
         assert min(norms) > clipping  # it does something
@@ -76,42 +75,42 @@ def test_it_is_sgd(monkeypatch, piece, momentum, clipping, keep_gradients):
 
 def test_a_step_that_was_given_up_leaves_no_gradient():
     mine, plain = Network(torch.float64), Network(torch.float64)
-    optimizer = make(mine, clipping=0.1)
-    optimizer.begin()
+    optimizer = make(mine, max_norm=0.1)
+    optimizer.zero_grad()
     for x, width, both in passes(1, torch.float64):
         mine(x, width, both).backward()
-    for network, one in ((mine, optimizer), (plain, make(plain, clipping=0.1))):
+    for network, one in ((mine, optimizer), (plain, make(plain, max_norm=0.1))):
         train(network, one)
     for found, wanted in zip(mine.parameters(), plain.parameters(), strict=True):
         assert torch.equal(found, wanted)
 
 
-@pytest.mark.parametrize("piece", [7, 1 << 19])
+@pytest.mark.parametrize("chunk", [7, 1 << 19])
 @pytest.mark.parametrize("clipping", [None, 0.1])
-def test_momenta_of_lower_precision_are_rounded(monkeypatch, piece, clipping):
-    monkeypatch.setattr(descent, "PIECE", piece)
+def test_momenta_of_lower_precision_are_rounded(monkeypatch, chunk, clipping):
+    monkeypatch.setattr(supernet_sgd, "CHUNK", chunk)
     rough, fine, before = Network(torch.float32), Network(torch.float32), Network(torch.float32)
-    optimizer = make(rough, clipping=clipping, precision=torch.bfloat16)
+    optimizer = make(rough, max_norm=clipping, momentum_dtype=torch.bfloat16)
     train(rough, optimizer)
     assert {momentum.dtype for momentum in optimizer.momenta} == {torch.bfloat16}
     assert {weight.dtype for weight in rough.parameters()} == {torch.float32}
-    train(fine, make(fine, clipping=clipping))
+    train(fine, make(fine, max_norm=clipping))
     same = 0
     for found, wanted, start in zip(rough.parameters(), fine.parameters(), before.parameters(), strict=True):
         assert (found - wanted).norm() <= 0.01 * (wanted - start).norm() + 1e-7
         same += torch.equal(found, wanted)
-    assert same < len(optimizer.superkernels)  # it is not the same by another name
+    assert same < len(optimizer.sliced)  # it is not the same by another name
 
 
-@pytest.mark.parametrize("piece", [7, 1 << 19])
+@pytest.mark.parametrize("chunk", [7, 1 << 19])
 @pytest.mark.parametrize("clipping", [None, 0.1])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_split_weights_descend_as_whole_ones_that_are_rounded_anew(monkeypatch, piece, clipping, precision):
-    monkeypatch.setattr(descent, "PIECE", piece)
+def test_split_weights_descend_as_whole_ones_that_are_rounded_anew(monkeypatch, chunk, clipping, precision):
+    monkeypatch.setattr(supernet_sgd, "CHUNK", chunk)
     split, plain = Network(torch.float32), Network(torch.float32)
-    optimizer = make(split, clipping=clipping, precision=precision, compute_precision=torch.bfloat16)
-    assert all(weight.dtype == torch.bfloat16 for weight in optimizer.superkernels)
-    for one, other in ((split, optimizer), (plain, make(plain, clipping=clipping, precision=precision))):
+    optimizer = make(split, max_norm=clipping, momentum_dtype=precision, split_bf16=True)
+    assert all(weight.dtype == torch.bfloat16 for weight in optimizer.sliced)
+    for one, other in ((split, optimizer), (plain, make(plain, max_norm=clipping, momentum_dtype=precision))):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             train(one, other)
     optimizer.close()
@@ -121,12 +120,12 @@ def test_split_weights_descend_as_whole_ones_that_are_rounded_anew(monkeypatch, 
         assert (found - wanted).norm() <= 1e-3 * wanted.norm()
 
 
-@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("compute", [False, True])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("clipping", [None, 0.1])
 def test_it_goes_on_from_its_state(tmp_path, compute, precision, clipping):
     straight, stopped, resumed = (Network(torch.float32) for _ in range(3))
-    options = {"clipping": clipping, "precision": precision, "compute_precision": compute}
+    options = {"max_norm": clipping, "momentum_dtype": precision, "split_bf16": compute}
     train(straight, make(straight, **options))
     train(straight, make(straight, **options))
     first = make(stopped, **options)
@@ -145,24 +144,24 @@ def test_it_goes_on_from_its_state(tmp_path, compute, precision, clipping):
 
 def test_the_state_of_another_precision_is_refused():
     network = Network(torch.float32)
-    state = make(network, clipping=None).state_dict()
+    state = make(network, max_norm=None).state_dict()
     with pytest.raises(ValueError, match="precision"):
-        make(network, clipping=None, precision=torch.bfloat16).load_state_dict(state)
+        make(network, max_norm=None, momentum_dtype=torch.bfloat16).load_state_dict(state)
 
 
 def test_the_state_of_whole_weights_is_refused_by_split_ones():
     network = Network(torch.float32)
-    state = make(network, clipping=None).state_dict()
+    state = make(network, max_norm=None).state_dict()
     with pytest.raises(ValueError, match="precision"):
-        make(network, clipping=None, compute_precision=torch.bfloat16).load_state_dict(state)
+        make(network, max_norm=None, split_bf16=True).load_state_dict(state)
 
 
 def test_closed_it_leaves_plain_weights_behind():
     network = Network(torch.float32)
-    optimizer = make(network, clipping=None, compute_precision=torch.bfloat16)
+    optimizer = make(network, max_norm=None, split_bf16=True)
     train(network, optimizer)
     optimizer.close()
     (x, width, _), *_ = passes(0, torch.float32)
     network(x, width, True).backward()
-    assert all(weight.grad is not None for weight in optimizer.superkernels)
+    assert all(weight.grad is not None for weight in optimizer.sliced)
     assert all(weight.dtype == torch.float32 for weight in network.parameters())

@@ -9,13 +9,13 @@ import torch
 from dnas.ops import OPERATORS
 from dnas.supernet import (
     ArchitectureParameters,
+    CellOutput,
     Grid,
     MixedOperator,
     MultiResolutionSupernet,
-    Way,
-    run_alike,
+    can_batch,
     run_cell,
-    run_cell_plainly,
+    run_cell_reference,
 )
 
 GRID = Grid(5)
@@ -27,10 +27,13 @@ def close(found, expected):
 
 @pytest.mark.parametrize("names", [OPERATORS, ("skip",), ("conv_x2",), ("zoomed_conv_x2", "conv")], ids="-".join)
 @pytest.mark.parametrize("size", [(40, 42), (5, 7)], ids=str)
-@pytest.mark.parametrize("run", [run_cell, run_cell_plainly])
+@pytest.mark.parametrize("run", [run_cell, run_cell_reference])
 def test_parts_of_a_batch_pass_a_cell_as_if_alone(names, size, run):
     torch.manual_seed(0)
-    operators = [MixedOperator(OPERATORS, 5, (4, 6)).double(), MixedOperator(OPERATORS, 5, (8,), stride=2).double()]
+    operators = [
+        MixedOperator.of(OPERATORS, 5, (4, 6)).double(),
+        MixedOperator.of(OPERATORS, 5, (8,), stride=2).double(),
+    ]
     leaves = [torch.randn(6, 5, *size, dtype=torch.float64), torch.rand(3, 2, len(names), dtype=torch.float64)]
     found = []
     for together in (True, False):
@@ -38,16 +41,16 @@ def test_parts_of_a_batch_pass_a_cell_as_if_alone(names, size, run):
         x, weights = (leaf.clone().requires_grad_() for leaf in leaves)
         by_part = [[dict(zip(names, values.unbind(), strict=True)) for values in part] for part in weights]
 
-        def ways(parts, modules=modules):
+        def outputs(parts, modules=modules):
             return [
-                Way(module, [part[index] for part in parts], width)
+                CellOutput(module, [part[index] for part in parts], width)
                 for index, (module, width) in enumerate(zip(modules, (6, 8), strict=True))
             ]
 
         if together:
-            outputs = run(x, ways(by_part))
+            outputs = run(x, outputs(by_part))
         else:
-            alone = [run_cell_plainly(part, ways([own])) for part, own in zip(x.chunk(3), by_part, strict=True)]
+            alone = [run_cell_reference(part, outputs([own])) for part, own in zip(x.chunk(3), by_part, strict=True)]
             outputs = [torch.cat(maps) for maps in zip(*alone, strict=True)]
         sum((out.sin() * (index + 1)).sum() for index, out in enumerate(outputs)).backward()
         state = {f"{i} {k}": v for i, module in enumerate(modules) for k, v in module.named_buffers()}
@@ -85,15 +88,15 @@ def test_teacher_and_student_at_their_largest_are_two_passes(size, recompute):
     supernet, architectures = networks()
     with torch.no_grad():
         samples = [one.at_width("largest", torch.Generator()) for one in architectures]
-    assert run_alike(*samples)
+    assert can_batch(*samples)
     images = torch.randn(2, 3, *size, dtype=torch.float64)
     found = []
     for together in (True, False):
         network = copy.deepcopy(supernet)
         if together:
-            outputs = network.together(images, samples, recompute=recompute)
+            outputs = network.forward_batched(images, samples, recompute=recompute)
         else:
-            outputs = [network(images, sample, run_cell_plainly) for sample in samples]
+            outputs = [network(images, sample, run_cell_reference) for sample in samples]
         logits = [value for one in outputs for value in one.values()]
         torch.stack([value.sin().sum() * (index + 1) for index, value in enumerate(logits)]).sum().backward()
         gradients = {name: p.grad for name, p in network.named_parameters()}
@@ -115,9 +118,9 @@ def test_samples_of_other_widths_or_operators_are_not_alike():
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         largest, smallest = student.at_width("largest", generator), student.at_width("smallest", generator)
-        assert run_alike(teacher.at_width("largest", generator), largest)
-        assert not run_alike(largest, smallest)
+        assert can_batch(teacher.at_width("largest", generator), largest)
+        assert not can_batch(largest, smallest)
         single = student.with_operators(largest, generator)
-        assert not run_alike(largest, single)
+        assert not can_batch(largest, single)
         other = dataclasses.replace(single, operators=tuple(tuple(4 - i for i in row) for row in single.operators))
-        assert not run_alike(single, other)
+        assert not can_batch(single, other)

@@ -1,10 +1,10 @@
-"""Weights in two halves: bf16 to compute by, and no digit of float32 lost."""
+"""Weights stored as bf16 and low bits: no bit of float32 is lost."""
 
 import pytest
 import torch
 from torch import nn
 
-from dnas.search.split import SplitWeight
+from dnas.search.optim import SplitBF16Weight
 
 
 def all_upper_halves():
@@ -17,7 +17,7 @@ def test_all_numbers_are_kept_bit_by_bit(lower):
     values = (all_upper_halves() + lower).view(torch.float32)
     values = values[values.isfinite()]
     weight = nn.Parameter(values.clone())
-    split = SplitWeight(weight)
+    split = SplitBF16Weight(weight)
     assert weight.dtype == torch.bfloat16
     assert torch.equal(split.read(torch.empty_like(values)).view(torch.int32), values.view(torch.int32))
     nearest = values.bfloat16()
@@ -39,7 +39,7 @@ def test_all_numbers_are_kept_bit_by_bit(lower):
 @pytest.mark.parametrize("special", [float("inf"), -float("inf"), float("nan")])
 def test_what_is_not_finite_stays_so(special):
     weight = nn.Parameter(torch.tensor([special, 1.0]))
-    split = SplitWeight(weight)
+    split = SplitBF16Weight(weight)
     assert torch.equal(weight.isfinite(), torch.tensor([False, True]))
     split.join()
     torch.testing.assert_close(weight.detach(), torch.tensor([special, 1.0]), equal_nan=True)
@@ -50,7 +50,7 @@ def test_it_takes_no_memory_and_keeps_the_layout(layout):
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(6, 5, 3, 3).to(memory_format=layout))
     before, place, stride = weight.detach().clone(), weight.data_ptr(), weight.stride()
-    split = SplitWeight(weight)
+    split = SplitBF16Weight(weight)
     assert weight.untyped_storage().nbytes() == before.nbytes
     assert (weight.data_ptr(), weight.stride()) == (place, stride)
     assert torch.equal(weight.detach(), before.bfloat16())
@@ -64,4 +64,4 @@ def test_it_takes_no_memory_and_keeps_the_layout(layout):
 
 def test_only_float32_is_split():
     with pytest.raises(TypeError, match="float64"):
-        SplitWeight(nn.Parameter(torch.zeros(2, 2, dtype=torch.float64)))
+        SplitBF16Weight(nn.Parameter(torch.zeros(2, 2, dtype=torch.float64)))

@@ -1,0 +1,219 @@
+"""Convolutions by leading slices of larger weights, which is what superkernels are made of.
+
+Written out as ``F.conv2d(x, weight[:width, :channels])``, a narrow pass costs as much memory traffic as a wide one: the
+gradient of the slice is padded with zeros to the size of the whole weight before it is accumulated. With a
+:class:`GradientBuffer` the gradient is added to the slice in place. On a CPU it is also a matrix product over unfolded
+columns (im2col). On the small maps of the coarse scales that takes a seventh of the time of the library's convolution,
+and several convolutions of one map share the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FUSE_FROM_PIXELS = 400
+"""On a CPU convolutions of one map are fused from this many output pixels on; below, concatenating large weights costs
+more than it saves."""
+FUSE_UP_TO_VALUES = 1_200_000
+"""Weights of up to this many values in total are always worth concatenating."""
+
+
+class GradientBuffer:
+    """Accumulates the gradient of a weight of which passes read leading slices only.
+
+    tensor: what gradients are added to, of the weight's shape, possibly of a lower precision; None until it is needed.
+        Its initial content belongs to the optimiser: zeros, or a momentum that has decayed already, which then becomes
+        the new momentum without memory for a gradient of its own.
+    filled: whether anything was added since the optimiser reset it.
+    """
+
+    def __init__(self, weight: Tensor, tensor: Tensor | None = None, dtype: torch.dtype | None = None) -> None:
+        """For the gradient of ``weight``; without ``tensor``, zeros of ``dtype`` are allocated at the first use."""
+        self.tensor, self.filled = tensor, False
+        self._dtype = weight.dtype if dtype is None else dtype
+
+    @torch.no_grad()
+    def accumulator(self, weight: Tensor) -> Tensor:
+        """The tensor to add a gradient of ``weight`` to; the buffer counts as filled from here on."""
+        if self.tensor is None:
+            self.tensor = torch.zeros_like(weight, dtype=self._dtype)
+        self.filled = True
+        return self.tensor
+
+
+def sliced_conv2d(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    stride: int = 1,
+    widths: Sequence[int] | None = None,
+    buffers: Sequence[GradientBuffer | None] | None = None,
+) -> Tensor:
+    """Convolve (N, C, H, W) with slices of the weights and concatenate: (N, sum of widths, H', W'), "same" padding.
+
+    A weight (O, I, k, k) is read in its first C input channels and in the first ``widths`` of its O filters, by default
+    all of them.
+
+    Where ``buffers`` has a :class:`GradientBuffer` for a weight, the backward pass adds the weight's gradient to it and
+    autograd gets none: ``torch.autograd.grad`` then reports the weight as unused. Under autocast the result is of the
+    lower precision.
+    """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype == torch.float32:
+        x = x.to(torch.get_autocast_dtype(kind))
+    chosen = [weight.shape[0] for weight in weights] if widths is None else list(widths)
+    attached = [None] * len(weights) if buffers is None else list(buffers)
+    result: Tensor = _SlicedConv.apply(x, stride, chosen, attached, *weights)
+    return result
+
+
+class _SlicedConv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        stride: int,
+        widths: list[int],
+        buffers: list[GradientBuffer | None],
+        *weights: Tensor,
+    ) -> Tensor:
+        # Parameters outlive the graph, so they need not be saved.
+        ctx.weights, ctx.widths, ctx.buffers, ctx.stride, ctx.size = weights, widths, buffers, stride, x.shape
+        # Only the gradients of the weights read the input: without them it need not be kept.
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[4:]) else None)
+        padding = weights[0].shape[-1] // 2
+        kernels = _fused(x, stride, _slices(weights, widths, x))
+        outputs = [F.conv2d(x, kernel, None, stride, padding) for kernel in kernels]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (x,), weights = ctx.saved_tensors, ctx.weights
+        stride, padding = ctx.stride, weights[0].shape[-1] // 2
+        to_input = None
+        if ctx.needs_input_grad[0]:
+            blank = gradient.new_empty(ctx.size) if x is None else x  # its values do not matter
+            to_input = _towards_input(blank, gradient, _slices(weights, ctx.widths, blank), stride, padding)
+        to_weights: list[Tensor | None] = [None] * len(weights)
+        if wanted := [index for index, want in enumerate(ctx.needs_input_grad[4:]) if want]:
+            parts = gradient.split_with_sizes(ctx.widths, dim=1)
+            gradient = gradient if len(wanted) == len(weights) else torch.cat([parts[i] for i in wanted], dim=1)
+            targets = [_Slice(weights[i], ctx.widths[i], ctx.buffers[i]) for i in wanted]
+            found = _towards_weights(x, gradient, targets, stride, padding)
+            for index, of_weight in zip(wanted, found, strict=True):
+                to_weights[index] = of_weight
+        return to_input, None, None, None, *to_weights
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """The first ``width`` filters of a weight, and where their gradient goes; None is back to autograd."""
+
+    weight: Tensor
+    width: int
+    buffer: GradientBuffer | None
+
+
+def _slices(weights: Sequence[Tensor], widths: Sequence[int], x: Tensor) -> list[Tensor]:
+    """What ``x`` is convolved with, of its type."""
+    return [weight[:width, : x.shape[1]].to(x.dtype) for weight, width in zip(weights, widths, strict=True)]
+
+
+def _fused(x: Tensor, stride: int, slices: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The slices as they are convolved with: concatenated to one weight, or one by one."""
+    pixels = x.shape[0] * x.shape[2] * x.shape[3] // stride**2
+    small = sum(part.numel() for part in slices) <= FUSE_UP_TO_VALUES
+    if len(slices) > 1 and (pixels >= FUSE_FROM_PIXELS or small or x.is_cuda):
+        return [torch.cat(list(slices))]
+    return slices
+
+
+def _towards_input(x: Tensor, gradient: Tensor, slices: Sequence[Tensor], stride: int, padding: int) -> Tensor:
+    """The gradient of the input ``x``, of which only the shape counts."""
+    kernels = _fused(x, stride, slices)
+    parts = gradient.split_with_sizes([kernel.shape[0] for kernel in kernels], dim=1)
+    total = None
+    for part, kernel in zip(parts, kernels, strict=True):
+        found = _convolution_backward(part, x, kernel, stride, padding, to_weight=False)
+        total = found if total is None else total.add_(found)
+    assert total is not None
+    return total
+
+
+def _towards_weights(
+    x: Tensor, gradient: Tensor, targets: Sequence[_Slice], stride: int, padding: int
+) -> list[Tensor | None]:
+    """The gradients of all weights; None for those that a buffer has taken."""
+    widths, kernel = [target.width for target in targets], targets[0].weight.shape[2:]
+    if x.device.type == "cpu":
+        columns = _unfold(x, kernel[-1], stride, padding, gradient.shape[-2:])
+        rows = gradient.transpose(0, 1).reshape(gradient.shape[1], -1)
+        return [
+            _add_product(target, part, columns)
+            for target, part in zip(targets, rows.split_with_sizes(widths), strict=True)
+        ]
+    shape = (sum(widths), x.shape[1], *kernel)
+    found = _convolution_backward(gradient, x, x.new_empty(1).expand(shape), stride, padding, to_weight=True)
+    return [_add(target, part) for target, part in zip(targets, found.split_with_sizes(widths), strict=True)]
+
+
+def _add_product(target: _Slice, rows: Tensor, columns: Tensor) -> Tensor | None:
+    """:func:`_add` of the product of (width, P) and (P, C * k * k), without a temporary where possible."""
+    weight = target.weight
+    if target.buffer is not None and weight.is_contiguous():
+        total = target.buffer.accumulator(weight)
+        part = total.view(len(total), -1)[: len(rows), : columns.shape[1]]
+        if total.dtype == rows.dtype:
+            part.addmm_(rows, columns)
+        else:
+            part += rows @ columns
+        return None
+    channels = columns.shape[1] // weight[0, 0].numel()
+    return _add(target, (rows @ columns).view(len(rows), channels, *weight.shape[2:]))
+
+
+def _add(target: _Slice, gradient: Tensor) -> Tensor | None:
+    """Add the gradient of a slice to the weight's buffer; without one, return the gradient of the whole weight."""
+    width, channels = gradient.shape[:2]
+    if target.buffer is not None:
+        target.buffer.accumulator(target.weight)[:width, :channels] += gradient
+        return None
+    whole = torch.zeros_like(target.weight)
+    whole[:width, :channels] = gradient
+    return whole
+
+
+def _unfold(x: Tensor, side: int, stride: int, padding: int, size: torch.Size) -> Tensor:
+    """(N * H * W, C * side * side): what the convolution reads for every pixel of its output of ``size`` (H, W)."""
+    padded = F.pad(x, (padding, padding, padding, padding)).contiguous()
+    image, channel, row, column = padded.stride()
+    windows = padded.as_strided(
+        (x.shape[1], side, side, x.shape[0], *size),
+        (channel, row, column, image, row * stride, column * stride),
+    )
+    return windows.reshape(x.shape[1] * side * side, -1).t()
+
+
+def _convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, *, to_weight: bool
+) -> Tensor:
+    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        gradient,
+        x,
+        weight,
+        None,
+        [stride] * 2,
+        [padding] * 2,
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        [not to_weight, to_weight, False],
+    )
+    return found[int(to_weight)]
