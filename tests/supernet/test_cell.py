@@ -161,7 +161,7 @@ def test_a_single_path_runs_one_operator_a_cell_and_is_straight_through():
     ran = []
 
     def run(x, outputs):
-        ran.extend(list(one.weights) for way in outputs)
+        ran.extend(list(one.weights) for one in outputs)
         return run_cell(x, outputs)
 
     def loss(outputs):
