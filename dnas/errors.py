@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user."""
+"""The exception and the warning that are meant for the user."""
 
 
 class UserError(Exception):
@@ -10,3 +10,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class OldFormatWarning(UserWarning):
+    """A file or option in the form of an earlier version was understood; the message says what it is called now."""

@@ -13,15 +13,15 @@ not say which). Without ``--table`` the operators are measured first, on this ma
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from derive import Architecture, Choices, decode
-from dnas.cli.branches import derive_from_run
-from dnas.cli.common import network_at_hand
-from dnas.cli.jobs import run_retraining, run_search
+from derive import Architecture, DeriveOptions
+from derive.base import logits_of
+from derive.multi_branch import decode
 from dnas.config import to_mapping
 from dnas.data import DataConfig, load_data_config
 from dnas.errors import UserError
@@ -29,7 +29,12 @@ from dnas.latency import LatencyTable, build_table, make_target
 from dnas.profile import count_multiply_adds, count_parameters
 from dnas.runs import RunFolder
 from dnas.training import RichProgress
-from search_spaces import FasterSegSpace, load_space
+from dnas.workflows.derivation import derive_network
+from dnas.workflows.networks import load_network
+from dnas.workflows.retraining import run_retraining
+from dnas.workflows.search import run_search
+from search_spaces import load_space
+from search_spaces.fasterseg import FasterSegSpace
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,10 @@ class Ablation:
                 run_search(
                     space, self.data, table, folder, seed=self.seed, resume=True, device="auto", progress=progress
                 )
-        found = {name: derive_from_run(self.out / f"search_{name}", "student").architecture for name in spaces}
+        found = {name: self.derived(name) for name in spaces}
         width = spaces["full"].end_ratios["student"]
-        teacher = derive_from_run(self.out / "search_full", "teacher").architecture
-        pruned = self.pruned(spaces["full"], [branch.scale for branch in teacher.branches])
+        teacher = self.derived("full", "teacher")
+        pruned = self.pruned(spaces["full"], [part["scale"] for part in teacher.summary()])
         yield Row("one_branch", f"O, s at ratio {width}, b = 1", found["one_branch"])
         branches = spaces["fixed_width"].settings.network.branches
         yield Row("fixed_width", f"O, s at ratio {width}, b = {branches}", found["fixed_width"])
@@ -110,19 +115,20 @@ class Ablation:
         yield Row("pruned_teacher", "T -> pruned T", pruned, "teacher")
         yield Row("distilled", "T -> S", found["full"], "teacher")
 
+    def derived(self, name: str, which: str = "student") -> Architecture:
+        """The network derived from one of the searches."""
+        return derive_network(self.out / f"search_{name}", DeriveOptions(which=which)).architecture
+
     def pruned(self, space: FasterSegSpace, branches: Sequence[int]) -> Architecture:
         """The teacher at the slimmest ratio everywhere."""
         logits = RunFolder.open(self.out / "search_full", "search").load_weights("architecture")
-        teacher = {
-            name.removeprefix("teacher."): value for name, value in logits.items() if name.startswith("teacher.")
-        }
         plan = space.plan()
-        slimmest = Choices(plan.grid, plan.operators, plan.ratios[:1], space.end_ratios["student"])
-        return decode(teacher, slimmest, branches)
+        slimmest = dataclasses.replace(plan, ratios=plan.ratios[:1])
+        return decode(logits_of(logits, "teacher"), slimmest, branches)
 
     def train(self, row: Row) -> float:
         """Retrain a row's network; returns the best mIoU on the validation images."""
-        teacher = None if row.teacher is None else network_at_hand(str(self.out / row.teacher))
+        teacher = None if row.teacher is None else load_network(str(self.out / row.teacher))
         with RichProgress() as progress:
             result = run_retraining(
                 {"architecture": to_mapping(row.architecture)},

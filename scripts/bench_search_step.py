@@ -256,19 +256,22 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
     from published_step import PublishedSearch, PublishedSupernet
 
     from dnas.data import DataConfig, open_dataset
-    from dnas.latency.expected import DecoupledWeights, ExpectedLatency
     from dnas.runs import RunFolder
-    from dnas.search import CoSearch
     from dnas.search.bilevel import BilevelSearch
-    from dnas.supernet import run_cell_reference
     from dnas.training import NoProgress
-    from search_spaces.fasterseg import FasterSegSpace
+    from search_spaces.fasterseg import (
+        CoSearch,
+        DecoupledWeights,
+        ExpectedLatency,
+        FasterSegSpace,
+        run_cell_reference,
+    )
 
     height, width = arguments.crop
     space = FasterSegSpace.parse(
         {
             "space": "fasterseg",
-            "target": {"input_size": [1024, 2048], "num_classes": CLASSES},
+            "task": {"input_size": [1024, 2048], "num_classes": CLASSES},
             "network": {"layers": arguments.layers},
             "search": {
                 "batch_size": arguments.batch,
@@ -286,10 +289,7 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
     problem = CoSearch(
         space.supernet(),
         space.architectures(0),
-        {
-            n: ExpectedLatency(space.plan(), r, lambda spec: 1e-3 * spec.out_channels)
-            for n, r in space.end_ratios.items()
-        },
+        {n: ExpectedLatency(space.plan(n), lambda spec: 1e-3 * spec.out_channels) for n in space.end_ratios},
         decoupled=DecoupledWeights(),
         pretrain_passes=config.pretrain_passes,
         search_passes=config.search_passes,

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dnas.cli.branches import derive_from_run
-from dnas.cli.jobs import run_search
+from derive import DeriveOptions
 from dnas.data import load_data_config
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
@@ -23,7 +22,10 @@ from dnas.report.curves import epoch_series, field_of
 from dnas.report.style import label_axes, legend_text, line_style, new_figure, save_png, styled
 from dnas.runs import RunFolder
 from dnas.training import RichProgress
-from search_spaces import FasterSegSpace, load_space
+from dnas.workflows.derivation import derive_network
+from dnas.workflows.search import run_search
+from search_spaces import load_space
+from search_spaces.fasterseg import FasterSegSpace
 
 VARIANTS = {"plain": "none", "decoupled": "solved"}
 SERIES = {
@@ -65,7 +67,7 @@ def rows(out: Path) -> list[str]:
         last = RunFolder.open(out / name, "search").records("epoch")[-1]
         miou, latency, ratio, skips = (factor * field_of(last, path) for path, (_, factor) in SERIES.items())
         entropies = ", ".join(f"{field_of(last, f'entropy.student.{kind}'):.2f}" for kind in ("alpha", "beta", "gamma"))
-        derived = derive_from_run(out / name, "student").latency_ms or 0.0
+        derived = derive_network(out / name, DeriveOptions()).latency_ms or 0.0
         lines.append(
             f"| {name} | {miou:.1f} | {latency:.2f} | {derived:.2f} | {skips:.0f} | {ratio:.2f} | {entropies} |"
         )

@@ -24,12 +24,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from derive import Architecture, DilatedArchitecture
+from derive import Architecture, DeriveOptions, DilatedArchitecture
 from derive.dilated import BaseNetwork
 from derive.dilated import with_rates as set_rates
-from dnas.cli.common import network_at_hand
-from dnas.cli.jobs import run_retraining, run_search
-from dnas.cli.rates import derive_rates
 from dnas.config import to_mapping
 from dnas.data import AugmentationConfig, DataConfig, batches, eval_transform, load_data_config, open_dataset
 from dnas.data.config import BUILT_IN
@@ -38,7 +35,12 @@ from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.networks import dilation_bounds, field_of_view, network_by_name
 from dnas.training import RichProgress, evaluate
-from search_spaces import RegSegSpace, load_space
+from dnas.workflows.derivation import derive_network
+from dnas.workflows.networks import load_network
+from dnas.workflows.retraining import run_retraining
+from dnas.workflows.search import run_search
+from search_spaces import load_space
+from search_spaces.regseg import RegSegSpace
 
 TRIES = 100_000
 BUILT_IN_IMAGES = ("images.train=200", "images.val=40", "images.test=40")
@@ -75,7 +77,7 @@ def main() -> None:
 def settings(options: argparse.Namespace) -> list[str]:
     """The options as overrides of the preset."""
     chosen = {
-        "target.input_size": options.size,
+        "task.input_size": options.size,
         "search.epochs": options.search_epochs,
         "search.architecture_learning_rate": options.rate_learning_rate,
         "retrain.epochs": options.retrain_epochs,
@@ -104,7 +106,7 @@ def architectures(space: RegSegSpace, data: DataConfig, out: Path, seed: int) ->
             run_search(
                 space, data, None, out / f"search_{seed}", seed=seed, resume=True, device="cpu", progress=progress
             )
-        derive_rates(out / f"search_{seed}", space).architecture.save(found)
+        derive_network(out / f"search_{seed}", DeriveOptions()).architecture.save(found)
     derived = Architecture.load(found)
     assert isinstance(derived, DilatedArchitecture)
     upper = space.settings.rates.upper or math.inf
@@ -188,11 +190,11 @@ def train(architecture: DilatedArchitecture, space: RegSegSpace, data: DataConfi
             device="cpu",
             progress=progress,
         )
-    at_hand = network_at_hand(str(out))
-    assert at_hand.augmentation is not None
+    loaded = load_network(str(out))
+    assert loaded.augmentation is not None
     test = open_dataset(data, "test")
-    top = top_accuracy(at_hand.network, data, at_hand.augmentation) if data.dataset == "rectangles" else None
-    return Score(evaluate(at_hand.network, test, at_hand.augmentation).miou, top, architecture.field_of_view())
+    top = top_accuracy(loaded.network, data, loaded.augmentation) if data.dataset == "rectangles" else None
+    return Score(evaluate(loaded.network, test, loaded.augmentation).miou, top, architecture.field_of_view())
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dnas.search.bilevel import BilevelSearch
-from dnas.supernet import MultiResolutionSupernet, RunCell, Sample
+from search_spaces.fasterseg import MultiResolutionSupernet, RunCell, Sample
 
 Arriving = list[tuple[Tensor, Tensor | None]]
 """The maps of a cell's predecessors with their weights; None is 1."""

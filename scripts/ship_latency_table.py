@@ -11,17 +11,15 @@ a temporary folder; the median relative difference of its entries goes into the 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from dnas.cli import main as dnas
 from dnas.errors import UserError
 from dnas.files import write_text
 from dnas.latency import resolve_device
@@ -83,12 +81,10 @@ def repeated_build(table: Path, space: str, chosen: list[str]) -> dict[str, Any]
 def run(*arguments: str) -> str:
     """Run one command of dnas; returns what it printed."""
     print(f"$ dnas {shlex.join(arguments)}", file=sys.stderr)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        status = dnas(list(arguments))
-    if status:
-        raise SystemExit(status)
-    return printed.getvalue()
+    done = subprocess.run([sys.executable, "-m", "dnas", *arguments], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return done.stdout
 
 
 def row(name: str, check: dict[str, Any]) -> list[str]:

@@ -1,17 +1,15 @@
-"""Search spaces: one module each, with presets beside it."""
+"""Search spaces: one package each, with its presets."""
 
-from search_spaces.base import SearchSpace
-from search_spaces.fasterseg import FasterSegConfig, FasterSegSpace
-from search_spaces.loading import load_space, preset_names, space_from
-from search_spaces.regseg import RegSegConfig, RegSegSpace
+from search_spaces.base import DerivedNetworks, SearchSpace, TaskConfig
+from search_spaces.registry import import_table, load_space, preset_names, space_from, space_names
 
 __all__ = [
-    "FasterSegConfig",
-    "FasterSegSpace",
-    "RegSegConfig",
-    "RegSegSpace",
+    "DerivedNetworks",
     "SearchSpace",
+    "TaskConfig",
+    "import_table",
     "load_space",
     "preset_names",
     "space_from",
+    "space_names",
 ]

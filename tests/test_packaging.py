@@ -103,7 +103,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: zipfile.ZipFile):
     assert held == expected
     assert {f"{package}/py.typed" for package in PACKAGES} <= held
     assert {"dnas/data/presets/camvid.yaml", "dnas/data/classes/camvid.yaml"} <= held
-    assert {"dnas/report/templates/report.html.j2", "search_spaces/fasterseg_demo.yaml"} <= held
+    assert {"dnas/report/templates/report.html.j2", "search_spaces/fasterseg/presets/fasterseg_demo.yaml"} <= held
     assert "dnas/runs/folder.py" in held  # a folder name that ignore rules like to swallow
 
 

@@ -1,46 +1,32 @@
-"""What several commands share: options, printing, opening data, and networks by whatever names them."""
+"""What several commands share: options, parsing and printing."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dnas.errors import UserError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import nn
-
-    from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset
     from dnas.latency.measure import Progress
-    from dnas.runs import RunFolder
     from dnas.training import RichProgress
 
 
-def table_path(reference: str) -> Path:
-    """The file of a latency table: a path, or the name of one that ships with dnas (see ``latency_tables``)."""
-    from latency_tables import table_file, table_names
+def find_table(reference: str) -> Path:
+    """The file of a latency table; see :func:`dnas.workflows.tables.find_table`."""
+    from dnas.workflows.tables import find_table as find
 
-    path = Path(reference)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return path
-    if reference not in table_names():
-        known = ", ".join(table_names()) or "none"
-        raise UserError(f"{reference}: no such latency table, neither a file nor one of those that ship: {known}")
-    with table_file(reference) as found:
-        return found
+    return find(reference)
 
 
 TableArgument = Annotated[
-    Path, typer.Argument(metavar="T.json", parser=table_path, help="A latency table: file, or name of a shipped one.")
+    Path, typer.Argument(metavar="T.json", parser=find_table, help="A latency table: file, or name of a shipped one.")
 ]
 FigureOption = Annotated[Path | None, typer.Option("--figure", help="Also draw it, as SVG or PNG.")]
 SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="A search space: name of a preset or YAML file.")]
@@ -89,16 +75,6 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def save_figure(path: Path, draw: Callable[[], Figure]) -> None:
-    """Write a figure as SVG or PNG, whichever the name of the file says."""
-    from dnas.report import save_png, save_svg
-
-    save = {".svg": save_svg, ".png": save_png}.get(path.suffix)
-    if save is None:
-        raise UserError(f"{path}: expected a name that ends in .svg or .png")
-    save(draw(), path)
-
-
 def training_progress() -> AbstractContextManager[RichProgress]:
     """A progress bar on the terminal."""
     from dnas.training import RichProgress
@@ -138,94 +114,3 @@ class MeasuringBar:
         minutes, seconds = divmod(round(progress.eta_s), 60)
         left = f"{minutes}:{seconds:02d} left  {progress.name}"
         self._bar.update(self._task, completed=progress.done, total=progress.total, left=left)
-
-
-def open_splits(config: DataConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Training and validation images."""
-    from dnas.data import open_dataset
-
-    return open_dataset(config, "train"), open_dataset(config, "val")
-
-
-def require_classes(found: int, expected: int, data: str, wanted_by: str) -> None:
-    """Raise :class:`UserError` unless the data has as many classes as something was made for."""
-    if found != expected:
-        raise UserError(f"{data} has {found} classes, {wanted_by} is for {expected}: use the data it is for")
-
-
-@dataclass(frozen=True)
-class NetworkAtHand:
-    """A network by name, architecture file or run; what is not known of it is None."""
-
-    name: str
-    network: nn.Module
-    num_classes: int
-    input_size: tuple[int, int] | None = None
-    labels: Labels | None = None
-    augmentation: AugmentationConfig | None = None
-    run: RunFolder | None = None
-
-
-def network_at_hand(reference: str, num_classes: int | None = None) -> NetworkAtHand:
-    """The network of a run of ``dnas retrain``, an architecture file, or a published network's name.
-
-    A run gives the best weights, the others fresh ones for ``num_classes`` (19, as in Cityscapes, if not given).
-    """
-    from derive import Architecture
-    from dnas.networks import create_network, list_networks, network_facts
-
-    path = Path(reference)
-    if path.is_dir():
-        return _network_of_run(path, num_classes)
-    if path.is_file() or reference.endswith((".yaml", ".yml")):
-        architecture = Architecture.load(path)
-        classes = num_classes or architecture.num_classes or 19
-        return NetworkAtHand(path.stem, architecture.build(classes), classes, architecture.input_size)
-    if reference in list_networks():
-        classes = num_classes or 19
-        return NetworkAtHand(
-            reference, create_network(reference, classes), classes, network_facts(reference).input_size
-        )
-    raise UserError(
-        f"{reference}: no run folder, no architecture file, and no network; networks: {', '.join(list_networks())}"
-    )
-
-
-def build_network(description: Mapping[str, Any], num_classes: int, source: str) -> nn.Module:
-    """The network that a retraining's configuration describes: by its architecture, or by name."""
-    from derive import architecture_from
-    from dnas.networks import create_network
-
-    if "name" in description:
-        return create_network(str(description["name"]), num_classes)
-    return architecture_from(description.get("architecture", {}), source).build(num_classes)
-
-
-def _network_of_run(path: Path, num_classes: int | None) -> NetworkAtHand:
-    from dnas.config import parse_config
-    from dnas.data import Labels
-    from dnas.runs import RunFolder, load_into
-    from dnas.training import RetrainConfig
-
-    run = RunFolder.open(path, "retrain")
-    source = str(path / "configuration.yaml")
-    try:
-        names = tuple(str(name) for name in run.configuration["classes"])
-        colours = tuple((int(r), int(g), int(b)) for r, g, b in run.configuration["colours"])
-        height, width = (int(side) for side in run.configuration["input_size"])
-        description, recipe = run.configuration["network"], run.configuration["retrain"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source}: not the configuration of a retraining ({error!r})") from None
-    if num_classes not in (None, len(names)):
-        raise UserError(f"{path}: was trained for {len(names)} classes, not {num_classes}")
-    network = build_network(description, len(names), source)
-    load_into(network, run.load_weights("best"), path)
-    return NetworkAtHand(
-        name=path.name,
-        network=network.eval(),
-        num_classes=len(names),
-        input_size=(height, width),
-        labels=Labels(names, colours),
-        augmentation=parse_config(RetrainConfig, recipe, source).augmentation,
-        run=run,
-    )

@@ -28,12 +28,14 @@ def demo(
 
     A few minutes on two CPU cores.
     """
-    from dnas.cli.branches import derive_from_run
-    from dnas.cli.common import network_at_hand
-    from dnas.cli.jobs import run_retraining, run_search
+    from derive import DeriveOptions
     from dnas.config import to_mapping
     from dnas.errors import UserError
     from dnas.training import RichProgress
+    from dnas.workflows.derivation import derive_network
+    from dnas.workflows.networks import load_network
+    from dnas.workflows.retraining import run_retraining
+    from dnas.workflows.search import run_search
     from search_spaces import load_space
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -47,7 +49,7 @@ def demo(
         _say(started, "2/7 searching teacher and student")
         run_search(space, data, table, out / "search", seed=seed, device="cpu", progress=progress)
         _say(started, "3/7 deriving the discrete networks")
-        found = {which: derive_from_run(out / "search", which) for which in ("teacher", "student")}
+        found = {which: derive_network(out / "search", DeriveOptions(which=which)) for which in ("teacher", "student")}
         for which, derivation in found.items():
             derivation.architecture.save(out / f"{which}.yaml")
         _say(started, "4/7 retraining the teacher, then the student distilled from it")
@@ -58,7 +60,7 @@ def demo(
                 out / which,
                 space.retrain,
                 source=which,
-                teacher=None if which == "teacher" else network_at_hand(str(out / "teacher")),
+                teacher=None if which == "teacher" else load_network(str(out / "teacher")),
                 seed=seed,
                 device="cpu",
                 progress=progress,
@@ -76,27 +78,27 @@ def _data(size: tuple[int, int]) -> DataConfig:
 
 def _search_rates(out: Path, seed: int, progress: Progress) -> None:
     """RegSeg's search, in which labels have to find their way from the feet of the rectangles to their tops."""
-    from dnas.cli.growth import snapshots
-    from dnas.cli.jobs import run_search
-    from dnas.cli.rates import derive_rates, write_rate_pictures
+    from derive import DeriveOptions
     from dnas.data import load_data_config
-    from dnas.runs import RunFolder
-    from search_spaces import RegSegSpace, load_space
+    from dnas.report import save_png
+    from dnas.workflows.derivation import deriver_of_run
+    from dnas.workflows.search import run_search
+    from search_spaces import load_space
 
     space = load_space(RATES_PRESET)
-    assert isinstance(space, RegSegSpace)
     data = load_data_config(
         RATES_DATA, [f"size={list(space.input_size)}", "images={train: 80, val: 16, test: 16}", "cache=true"]
     )
     run_search(space, data, None, out / "rates", seed=seed, device="cpu", progress=progress)
-    derivation = derive_rates(out / "rates", space)
+    run, deriver = deriver_of_run(out / "rates")
+    derivation = deriver.derive(run, DeriveOptions())
     derivation.architecture.save(out / "rates.yaml")
-    run = RunFolder.open(out / "rates", "search")
-    for taken in snapshots(run, space):
-        assert taken.top_right is not None
-        note(f"    step {taken.step:>3}: {100 * taken.top_right:5.1f} % of the top quarter right")
-    note(f"    {out / 'rates.yaml'}: field of view {derivation.field_of_view} pixels")
-    write_rate_pictures(run, space, out / "rates_pictures")
+    for line in deriver.progress_lines(run):
+        note(f"    {line}")
+    note(f"    {out / 'rates.yaml'}: {list(derivation.lines())[-1]}")
+    (out / "rates_pictures").mkdir(exist_ok=True)
+    for name, drawing in deriver.search_drawings(run).items():
+        save_png(drawing, out / "rates_pictures" / f"{name}.png")
 
 
 def _measure(out: Path) -> LatencyTable:
@@ -122,15 +124,14 @@ def _measure(out: Path) -> LatencyTable:
 
 
 def _finish(out: Path, started: float) -> None:
-    from dnas.cli.common import network_at_hand
-    from dnas.cli.rates import rate_sections, rate_space_of
-    from dnas.cli.reporting import gather_report
     from dnas.export import export_onnx
     from dnas.report import headline, write_report
-    from dnas.runs import RunFolder
+    from dnas.workflows.derivation import deriver_of_run
+    from dnas.workflows.networks import load_network
+    from dnas.workflows.report import gather_report
 
     _say(started, "6/7 exporting the student")
-    student = network_at_hand(str(out / "student"))
+    student = load_network(str(out / "student"))
     assert student.input_size is not None
     assert student.labels is not None
     assert student.augmentation is not None
@@ -152,9 +153,8 @@ def _finish(out: Path, started: float) -> None:
         title="dnas demo",
         commands=(f"dnas demo --out {out}",),
     )
-    rates = rate_space_of(out / "rates")
-    assert rates is not None
-    sections = rate_sections(RunFolder.open(out / "rates", "search"), rates)
+    run, deriver = deriver_of_run(out / "rates")
+    sections = deriver.search_sections(run)
     write_report(out / "report.html", replace(report, extra=[*report.extra, *sections]))
     for figures in report.networks:
         facts = ", ".join(f"{fact.label} {fact.value} {fact.unit}" for fact in headline(figures))

@@ -22,7 +22,7 @@ from dnas.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from derive import AnyArchitecture
+    from derive import Architecture
 
 app = typer.Typer(
     help="Latency tables: build, check, show, compare, merge, import and export them.",
@@ -121,8 +121,8 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Measure whole networks of SPACE, spread over its latencies, and compare them with the table's predictions."""
-    from dnas.cli.checking import check_table
     from dnas.latency import Effort, LatencyTable
+    from dnas.workflows.checking import check_table
     from search_spaces import load_space
 
     loaded = LatencyTable.load(table)
@@ -154,7 +154,7 @@ def check(
         print(line)
 
 
-def _architectures(paths: list[Path]) -> dict[str, AnyArchitecture]:
+def _architectures(paths: list[Path]) -> dict[str, Architecture]:
     """Architecture files by the shortest name that tells them apart."""
     from derive import Architecture
 

@@ -15,10 +15,9 @@ from dnas.cli.common import (
     JsonOption,
     SetOption,
     TableArgument,
+    find_table,
     note,
     print_json,
-    save_figure,
-    table_path,
 )
 
 if TYPE_CHECKING:
@@ -35,9 +34,9 @@ def import_table(
     ] = None,
 ) -> None:
     """Read a latency table in the format of FasterSeg's published code; its pickle is not executed."""
-    from dnas.latency.published import PUBLISHED_DEVICE, import_published_table
+    from search_spaces import import_table as read
 
-    table = import_published_table(source, device_name=PUBLISHED_DEVICE if device_name is None else device_name)
+    table = read(source, device_name)
     table.save(out)
     height, width = table.provenance.input_size
     note(f"{out}: {len(table)} entries for images of {height}x{width} on {table.provenance.device.name}")
@@ -66,13 +65,13 @@ def show(
     if space is not None:
         content["sensitivities"] = _sensitivities(loaded, space, settings or [])
     if figure is not None:
-        from dnas.report import table_chart
+        from dnas.report import save_figure, table_chart
 
         by_operator = {
             operator: [(entry.median, entry.p10, entry.p90) for entry in entries]
             for operator, entries in loaded.by_operator().items()
         }
-        save_figure(figure, lambda: table_chart(by_operator))
+        save_figure(table_chart(by_operator), figure)
     if as_json:
         print_json(content)
         return
@@ -86,8 +85,8 @@ def show(
 
 
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", parser=table_path, help="A latency table.")],
-    second: Annotated[Path, typer.Argument(metavar="B", parser=table_path, help="The table to compare with it.")],
+    first: Annotated[Path, typer.Argument(metavar="A", parser=find_table, help="A latency table.")],
+    second: Annotated[Path, typer.Argument(metavar="B", parser=find_table, help="The table to compare with it.")],
     largest: Annotated[int, typer.Option("--largest", min=0, help="How many of the largest differences to list.")] = 10,
     figure: FigureOption = None,
     as_json: JsonOption = False,
@@ -97,10 +96,10 @@ def diff(
 
     found = LatencyTable.load(first).diff(LatencyTable.load(second))
     if figure is not None:
-        from dnas.report import table_comparison
+        from dnas.report import save_figure, table_comparison
 
         names = (first.stem, second.stem) if first.stem != second.stem else ("A", "B")
-        save_figure(figure, lambda: table_comparison(found.by_operator(), *names))
+        save_figure(table_comparison(found.by_operator(), *names), figure)
     if as_json:
         print_json(found.to_mapping(largest))
         return
@@ -109,8 +108,8 @@ def diff(
 
 
 def merge(
-    first: Annotated[Path, typer.Argument(metavar="A", parser=table_path, help="A latency table.")],
-    second: Annotated[Path, typer.Argument(metavar="B", parser=table_path, help="The table to join with it.")],
+    first: Annotated[Path, typer.Argument(metavar="A", parser=find_table, help="A latency table.")],
+    second: Annotated[Path, typer.Argument(metavar="B", parser=find_table, help="The table to join with it.")],
     out: Annotated[Path, typer.Option("--out", help="The table to write.")],
     as_json: JsonOption = False,
 ) -> None:
@@ -176,16 +175,13 @@ def _diff_lines(found: TableDiff, largest: int) -> list[str]:
 
 
 def _sensitivities(table: LatencyTable, space: str, settings: list[str]) -> dict[str, object]:
-    from dataclasses import asdict
-
     from dnas.errors import UserError
-    from search_spaces import FasterSegSpace, load_space
+    from search_spaces import load_space
 
-    chosen = load_space(space, settings)
-    if not isinstance(chosen, FasterSegSpace):
-        raise UserError(f"{space}: has no sensitivities, only a fasterseg space has")
-    found = chosen.latency(table).sensitivities()
-    return {"change_ms": asdict(found), "weights": asdict(found.balanced())}
+    found = load_space(space, settings).describe_prices(table)
+    if not found:
+        raise UserError(f"{space}: a space of this kind has no sensitivities")
+    return found
 
 
 def _print_mapping(values: Mapping[str, object], indent: str = "  ") -> None:

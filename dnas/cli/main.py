@@ -5,16 +5,18 @@ Commands import what they need when they run: ``dnas --help`` answers without lo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 
 import dnas
 from dnas.cli import demo, derivation, latency, networks, searching
-from dnas.errors import UserError
+from dnas.errors import OldFormatWarning, UserError
 from dnas.library_settings import missing_settings
 
 app = typer.Typer(
@@ -60,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(missing_settings(os.environ))  # before a command loads torch
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status: Any = app(given, standalone_mode=False)
+        with _notes_for_old_formats():
+            status: Any = app(given, standalone_mode=False)
     except UserError as error:
         return _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort) as error:
@@ -76,6 +79,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = describe()
         return _fail(text, 2) if text else 2
     return status if isinstance(status, int) else 0
+
+
+@contextlib.contextmanager
+def _notes_for_old_formats() -> Iterator[None]:
+    """Print the warnings about old formats as notes of one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", OldFormatWarning)
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, OldFormatWarning):
+                print(f"dnas: note: {message}", file=sys.stderr)
+            else:
+                show(message, category, *place)
+
+        warnings.showwarning = note
+        yield
 
 
 def _fail(message: str, status: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -12,15 +12,15 @@ from dnas.cli.common import (
     DataSetOption,
     DeviceOption,
     JsonOption,
-    NetworkAtHand,
-    network_at_hand,
     note,
     parse_size,
     print_json,
-    require_classes,
     training_progress,
 )
 from dnas.errors import UserError
+
+if TYPE_CHECKING:
+    from dnas.workflows.networks import LoadedNetwork
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of dnas retrain.")]
 SizeOption = Annotated[
@@ -41,20 +41,21 @@ def evaluate(
     from dnas.data import load_data_config, open_dataset
     from dnas.training import evaluate as score
     from dnas.training import resolve_device
+    from dnas.workflows.networks import require_classes
 
     if split not in ("train", "val", "test"):
         raise UserError(f"split {split!r}: expected train, val or test")
-    at_hand = _of_run(run)
+    loaded = _of_run(run)
     split_name = cast("Literal['train', 'val', 'test']", split)
     dataset = open_dataset(load_data_config(data, data_settings or []), split_name)
-    require_classes(dataset.labels.num_classes, at_hand.num_classes, dataset.name, str(run))
-    assert at_hand.augmentation is not None
+    require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(run))
+    assert loaded.augmentation is not None
     with training_progress() as progress:
         progress.begin(f"evaluating {len(dataset)} images", len(dataset))
         result = score(
-            at_hand.network,
+            loaded.network,
             dataset,
-            at_hand.augmentation,
+            loaded.augmentation,
             device=resolve_device(device),
             batch_size=batch_size,
             progress=progress,
@@ -82,18 +83,18 @@ def export(
     """Write a retrained network for a runtime, and check that it still computes the same."""
     from dnas import export as exporting
 
-    at_hand = _of_run(run)
-    assert at_hand.labels is not None
-    assert at_hand.augmentation is not None
+    loaded = _of_run(run)
+    assert loaded.labels is not None
+    assert loaded.augmentation is not None
     if precision not in ("fp32", "fp16"):
         raise UserError(f"precision {precision!r}: expected fp32 or fp16")
     chosen = cast("Literal['fp32', 'fp16']", precision)
-    input_size = parse_size(size) or at_hand.input_size or (0, 0)
-    names, mean, std = at_hand.labels.names, at_hand.augmentation.mean, at_hand.augmentation.std
+    input_size = parse_size(size) or loaded.input_size or (0, 0)
+    names, mean, std = loaded.labels.names, loaded.augmentation.mean, loaded.augmentation.std
     if file_format in ("onnx", "torch"):
         write = exporting.export_onnx if file_format == "onnx" else exporting.export_torch
         parity = write(
-            at_hand.network,
+            loaded.network,
             out,
             input_size,
             dynamic_batch=dynamic_batch,
@@ -106,7 +107,7 @@ def export(
         if dynamic_batch:
             raise UserError("--dynamic-batch is for onnx and torch; a TensorRT engine has one batch size")
         parity = exporting.export_tensorrt(
-            at_hand.network, out, input_size, class_names=names, mean=mean, std=std, precision=chosen
+            loaded.network, out, input_size, class_names=names, mean=mean, std=std, precision=chosen
         )
     else:
         raise UserError(f"format {file_format!r}: expected onnx, torch or tensorrt")
@@ -134,17 +135,18 @@ def benchmark(
 ) -> None:
     """Measure latency, frames a second, parameters, multiply-adds and peak memory."""
     from dnas.export import benchmark as measure
+    from dnas.workflows.networks import load_network
 
     wanted = parse_size(size)
     options = {"device": device, "backend": backend, "precision": precision, "threads": threads, "seconds": seconds}
     if network.endswith((".onnx", ".pt2", ".engine", ".plan")):
         result = measure(network, wanted, **options)  # type: ignore[arg-type]
     else:
-        at_hand = network_at_hand(network, classes)
-        input_size = wanted or at_hand.input_size
+        loaded = load_network(network, classes)
+        input_size = wanted or loaded.input_size
         if input_size is None:
             raise UserError(f"{network}: give the input size, --size HEIGHTxWIDTH")
-        result = measure(at_hand.network, input_size, **options)  # type: ignore[arg-type]
+        result = measure(loaded.network, input_size, **options)  # type: ignore[arg-type]
     if as_json:
         print_json(result)
         return
@@ -192,7 +194,9 @@ def networks(as_json: JsonOption = False) -> None:
         )
 
 
-def _of_run(run: Path) -> NetworkAtHand:
+def _of_run(run: Path) -> LoadedNetwork:
+    from dnas.workflows.networks import load_network
+
     if not run.is_dir():
         raise UserError(f"{run}: no such folder, expected a run of dnas retrain")
-    return network_at_hand(str(run))
+    return load_network(str(run))

@@ -16,8 +16,8 @@ from dnas.cli.common import (
     SetOption,
     SpaceArgument,
     TensorBoardOption,
+    find_table,
     note,
-    table_path,
     training_progress,
 )
 from dnas.errors import UserError
@@ -33,7 +33,7 @@ def search(
         Path | None,
         typer.Option(
             "--table",
-            parser=table_path,
+            parser=find_table,
             help="Latency table of the target device, file or shipped name; a search of dilation rates can do without.",
         ),
     ] = None,
@@ -48,11 +48,11 @@ def search(
     tensorboard: TensorBoardOption = False,
 ) -> None:
     """Search the architectures of SPACE on images, priced by a latency table."""
-    from dnas.cli.branches import STUDENT, load_selection
-    from dnas.cli.jobs import run_search
     from dnas.data import load_data_config
     from dnas.latency import LatencyTable
     from dnas.training import end_processes
+    from dnas.workflows.derivation import deriver_of_run
+    from dnas.workflows.search import run_search
     from search_spaces import load_space
 
     chosen = load_space(space, settings or [])
@@ -73,11 +73,9 @@ def search(
         )
     end_processes()
     scores = ", ".join(f"{name} mIoU {100 * miou:.1f} %" for name, miou in result.miou.items())
-    student = load_selection(out).get(STUDENT, {})
-    if student.get("latency_ms") is not None:
-        wanted = "" if student["target_ms"] is None else f"target {student['target_ms']:.3f} ms   "
-        ends = ",".join(map(str, student["chosen"]))
-        note(f"{wanted}predicted {student['latency_ms']:.3f} ms for the student derived, branches {ends}")
+    run, deriver = deriver_of_run(out)
+    if summary := deriver.search_summary(run):
+        note(summary)
     note(f"{out}: searched {result.epochs} epochs; {scores}. Next: dnas derive {out} --out architecture.yaml")
 
 
@@ -101,12 +99,12 @@ def retrain(
 ) -> None:
     """Train a derived (or published) network from scratch, distilled from a teacher if there is one."""
     from derive import Architecture
-    from dnas.cli.common import network_at_hand
-    from dnas.cli.jobs import run_retraining
     from dnas.config import apply_overrides, parse_config, to_mapping
     from dnas.data import load_data_config
     from dnas.networks import list_networks
     from dnas.training import RetrainConfig, end_processes
+    from dnas.workflows.networks import load_network
+    from dnas.workflows.retraining import run_retraining
 
     classes, space = None, recipe
     description: dict[str, object]
@@ -122,7 +120,7 @@ def retrain(
     values = apply_overrides(_recipe(space, required=recipe is not None), settings or [])
     config = parse_config(RetrainConfig, values, f"{network}: retrain")
     images = load_data_config(data, data_settings or [])
-    guide = None if teacher is None else network_at_hand(teacher)
+    guide = None if teacher is None else load_network(teacher)
     if guide is not None and guide.run is None:
         raise UserError(f"{teacher}: expected the run folder of a retrained teacher")
     with training_progress() as progress:
@@ -167,11 +165,11 @@ def report(
     pictures: Annotated[Path | None, typer.Option("--pictures", help="Also write the figures as PNG there.")] = None,
 ) -> None:
     """Write one self-contained HTML page about a search and its retrained networks."""
-    from dnas.cli.reporting import gather_report, write_pictures
     from dnas.report import write_report
+    from dnas.workflows.report import gather_report, write_pictures
 
     data = gather_report(search_run, student, teacher, networks=networks, examples=examples)
     write_report(out, data)
     if pictures is not None:
-        write_pictures(data, pictures, search_run)
+        write_pictures(data, pictures, search_run, (student, teacher))
     note(f"{out}: written")

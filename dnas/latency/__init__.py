@@ -5,7 +5,6 @@ from dnas.latency.build import BuildInterrupted, build_table
 from dnas.latency.check import Agreement, Correction, agreement, fit_correction, measure_networks, noise_floor
 from dnas.latency.measure import Progress, WorkItem, measure, measure_many
 from dnas.latency.provenance import Provenance
-from dnas.latency.published import import_published_table
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.latency.statistics import Effort, Measurement
 from dnas.latency.table import LatencyTable, TableDiff
@@ -29,7 +28,6 @@ __all__ = [
     "agreement",
     "build_table",
     "fit_correction",
-    "import_published_table",
     "make_target",
     "measure",
     "measure_many",

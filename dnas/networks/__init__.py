@@ -1,6 +1,5 @@
 """The published discrete networks, by name, and field-of-view arithmetic."""
 
-from dnas.fields import DeclaresLayer, Field, Layer, dilation_bounds, field_of_layers
 from dnas.networks import dwrseg, eseg, fasterseg, regseg  # each registers its networks
 from dnas.networks.field_of_view import field_of_view
 from dnas.networks.lookup import TorchvisionSegmentation, network_by_name
@@ -14,6 +13,7 @@ from dnas.networks.registry import (
     register_network,
 )
 from dnas.networks.segmentation import SegmentationNetwork
+from dnas.receptive_field import DeclaresLayer, Field, Layer, dilation_bounds, field_of_layers
 
 __all__ = [
     "DeclaresLayer",

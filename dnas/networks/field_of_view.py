@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from dnas.fields import field_of_outputs
 from dnas.networks.segmentation import SegmentationNetwork
+from dnas.receptive_field import field_of_outputs
 
 
 def field_of_view(network: nn.Module, *, input_size: tuple[int, int] = (64, 64), channels: int = 3) -> int:
     """Field of view in pixels: of a :class:`SegmentationNetwork` that of its backbone, else that of the outputs.
 
-    See :func:`dnas.fields.field_of_outputs` for the way it is found.
+    See :func:`dnas.receptive_field.field_of_outputs` for the way it is found.
     """
     module = network.backbone if isinstance(network, SegmentationNetwork) else network
     return field_of_outputs(module, input_size=input_size, channels=channels)

@@ -18,10 +18,10 @@ from dnas.ops import ConvNormAct, fit_channels, make_operator, resize
 
 @dataclass(frozen=True)
 class CellSpec:
-    """One cell: ``operator`` from ``in_channels`` to ``channels`` at downsample rate ``scale`` (that of its output)."""
+    """One cell: ``operator`` from ``in_channels`` to ``channels``, whose output is at downsample rate ``out_scale``."""
 
     operator: str
-    scale: int
+    out_scale: int
     in_channels: int
     channels: int
     stride: int = 1
@@ -37,7 +37,7 @@ class BranchSpec:
 
     def skip_channels(self, scale: int, stem_channels: int) -> int:
         """Channels of the map at ``scale`` that this branch's path reads when it goes coarser."""
-        return next((cell.in_channels for cell in self.cells if cell.scale > scale), stem_channels)
+        return next((cell.in_channels for cell in self.cells if cell.out_scale > scale), stem_channels)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class MultiBranchNetwork(nn.Module):
     def _climb(self, index: int, stem: Tensor, outputs: list[Tensor]) -> Tensor:
         """The map of one branch at scale 8."""
         path = self.paths[index]
-        last_at = {8: stem} | {self.nodes[node].cell.scale: outputs[node] for node in path}
+        last_at = {8: stem} | {self.nodes[node].cell.out_scale: outputs[node] for node in path}
         branch = self.spec.branches[index]
         x = fit_channels(last_at[branch.scale], branch.channels)
         for scale, fuse in self.fuses[index].items():  # type: ignore[operator]

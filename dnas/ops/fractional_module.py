@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from dnas.errors import UserError
-from dnas.fields import Layer
 from dnas.ops.fractional import Method, fractional_conv2d
+from dnas.receptive_field import Layer
 
 
 class FractionalConv2d(nn.Module):

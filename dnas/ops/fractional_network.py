@@ -13,9 +13,9 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from dnas.errors import UserError
-from dnas.fields import dilation_bounds
 from dnas.ops.fractional_blocks import layers_by_block
 from dnas.ops.fractional_module import FractionalConv2d, fractional_layers
+from dnas.receptive_field import dilation_bounds
 
 Pattern = str | re.Pattern[str]
 #: From the rates of all fractional layers, by name, to whole rates; see :func:`round_dilations`.

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from dnas.report.blocks import Fact, Section
+from dnas.report.blocks import Fact, Figure, Section
 
 Record = Mapping[str, Any]
 
@@ -33,21 +32,6 @@ class LatencySummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DerivedArchitecture:
-    """A derived network as a graph over scales.
-
-    Nodes carry ``label``, ``operator`` (stem, skip, conv, conv_x2, zoomed_conv, zoomed_conv_x2, fuse or head),
-    ``scale`` (8 means one eighth of the input), ``position`` (column), ``channels`` and ``branches`` (the branch
-    scales that the node serves; more than one is the shared prefix). A graph of dilated blocks is what
-    :func:`dnas.report.dilated.dilated_drawing` takes. ``name`` tells teacher from student.
-    """
-
-    name: str
-    graph: nx.DiGraph
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class NetworkFigures:
     """One row of the comparison; ``None`` where a figure was not measured.
 
@@ -63,23 +47,6 @@ class NetworkFigures:
     target_ms: float | None = None
     parameters: int | None = None
     multiply_adds: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BranchChoice:
-    """One combination of branches that a search could end in; latencies in ms, ``miou`` a share (0 to 1).
-
-    ``latency_ms`` is that of the derived network, ``argmax_ms`` what its likeliest choices alone would take;
-    ``lost_log_probability`` is what leading it to the target cost.
-    """
-
-    branches: Sequence[int]
-    miou: float | None = None
-    latency_ms: float | None = None
-    score: float | None = None
-    argmax_ms: float | None = None
-    lost_log_probability: float = 0.0
-    chosen: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,18 +99,18 @@ class Reproduction:
 class ReportData:
     """Everything that a report can show. Whatever is left empty leaves its section out.
 
-    ``selections`` holds the combinations of branches by architecture; ``search_records`` and ``retrain_records`` (by
-    network name) are the lines of a run's ``log.jsonl``; ``class_iou`` maps a network's name to its IoU per class (0 to
-    1, ``None`` for a class that never occurs); ``extra`` sections are appended before the footer as they are.
+    ``search`` holds the sections on the search, ``architectures`` the figures of the derived networks;
+    ``retrain_records`` (by network name) are the lines of a run's ``log.jsonl``; ``class_iou`` maps a network's name to
+    its IoU per class (0 to 1, ``None`` for a class that never occurs); ``extra`` sections are appended before the
+    footer as they are.
     """
 
     title: str
     subtitle: str = ""
     summary: Sequence[Fact] = ()
     latency: LatencySummary | None = None
-    search_records: Sequence[Record] = ()
-    selections: Mapping[str, Sequence[BranchChoice]] = field(default_factory=dict)
-    architectures: Sequence[DerivedArchitecture] = ()
+    search: Sequence[Section] = ()
+    architectures: Sequence[Figure] = ()
     networks: Sequence[NetworkFigures] = ()
     retrain_records: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     agreement: LatencyAgreement | None = None

@@ -1,13 +1,12 @@
-"""The report's sections on a search: its curves, its collapse monitor, and the choice of branches."""
+"""The report's section on a search: its curves and its collapse monitor."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from dnas.report import curves
 from dnas.report.blocks import Block, Figure, Section, Table
-from dnas.report.data import BranchChoice, Record
-from dnas.report.numbers import MISSING, format_ms, percent
+from dnas.report.data import Record
 from dnas.report.style import svg_text
 
 
@@ -63,31 +62,3 @@ def _warnings(records: Sequence[Record]) -> Table | None:
     ]
     caption = "The search looked as if it collapsed. See the curves above before trusting what was derived from it."
     return Table(header=("warning", "epochs", "reason"), rows=rows, caption=caption)
-
-
-def selection_section(selections: Mapping[str, Sequence[BranchChoice]]) -> Section | None:
-    """The combinations of branches with their scores, one table an architecture."""
-    blocks: list[Block] = [_selection_table(name, choices) for name, choices in selections.items() if choices]
-    if not blocks:
-        return None
-    lead = "Every combination of branches, scored by ACC x (LAT / T)^w on validation images (FasterSeg, Appendix B)."
-    return Section(title="Choice of branches", lead=lead, blocks=blocks)
-
-
-def _selection_table(name: str, choices: Sequence[BranchChoice]) -> Table:
-    led = any(choice.lost_log_probability > 0 for choice in choices)
-    rows = []
-    for choice in choices:
-        row = [
-            ", ".join(f"1/{scale}" for scale in choice.branches) + (" (chosen)" if choice.chosen else ""),
-            percent(choice.miou),
-            format_ms(choice.latency_ms),
-            MISSING if choice.score is None else f"{choice.score:.4f}",
-        ]
-        rows.append([*row, format_ms(choice.argmax_ms), f"{choice.lost_log_probability:.2f}"] if led else row)
-    header = [f"{name}: branches", "mIoU (%)", "predicted (ms)", "score"]
-    caption = "The mIoU is that of the supernet's output for these branches, the latency that of the derived network."
-    if led:
-        header += ["argmax (ms)", "lost log-probability"]
-        caption += " Networks were led to the latency target from what the argmax gives, at the loss shown."
-    return Table(header=header, rows=rows, numeric=range(1, len(header)), caption=caption)

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dnas.report import charts, curves, pictures
-from dnas.report.architecture import architecture_drawing
 from dnas.report.blocks import Bar, Block, Definitions, Fact, Figure, Gallery, Picture, Section, Swatch, Table
 from dnas.report.data import (
     ClassLabels,
-    DerivedArchitecture,
     Example,
     LatencySummary,
     NetworkFigures,
     ReportData,
     Reproduction,
 )
-from dnas.report.dilated import dilated_drawing, is_dilated
 from dnas.report.numbers import MISSING, count, format_count, format_ms, percent, three_digits
-from dnas.report.search_sections import search_section, selection_section
 from dnas.report.style import svg_text
 
 
@@ -45,8 +41,7 @@ def build_sections(data: ReportData) -> list[Section]:
         _comparison(data.networks),
         _architectures(data),
         _examples(data),
-        search_section(data.search_records),
-        selection_section(data.selections),
+        *data.search,
         _retraining(data),
         _latency_table(data.latency),
         _agreement(data),
@@ -85,51 +80,10 @@ def _comparison(networks: Sequence[NetworkFigures]) -> Section | None:
 
 
 def _architectures(data: ReportData) -> Section | None:
-    blocks: list[Block] = []
-    for item in data.architectures:
-        if is_dilated(item.graph):
-            blocks.append(_dilated_architecture(item))
-            continue
-        drawing = architecture_drawing(item.graph)
-        caption = (
-            f"{item.name}: each box is a cell, with its operator and its output channels (also the box's height). "
-            "Left to right is depth; a step down halves the resolution. "
-        )
-        if any(len(_branch_set(attributes)) > 1 for _, attributes in item.graph.nodes(data=True)):
-            caption += (
-                "Cells with a grey frame are computed once and shared by the branches; coloured ones belong to one. "
-            )
-        blocks.append(
-            Figure(
-                svg=svg_text(drawing),
-                caption=caption + item.note,
-                description=f"Graph of the derived {item.name}: {item.graph.number_of_nodes()} cells over scales",
-                width=round(float(drawing.get_figwidth()) * 92),
-            )
-        )
-    if not blocks:
+    if not data.architectures:
         return None
-    return Section(title="Derived architecture", lead="What the search decided, part by part.", blocks=blocks)
-
-
-def _dilated_architecture(item: DerivedArchitecture) -> Figure:
-    drawing = dilated_drawing(item.graph)
-    caption = (
-        f"{item.name}: the dilated blocks with the dilation rates of their branches, from the first layers (stem) to "
-        "the last (head), the deeper the blue the larger the rate; below each, how many pixels of the image a value "
-        "behind it depends on. "
-    )
-    return Figure(
-        svg=svg_text(drawing),
-        caption=caption + item.note,
-        description=f"The dilated blocks of {item.name} with their rates and fields of view",
-        width=round(float(drawing.get_figwidth()) * 92),
-    )
-
-
-def _branch_set(attributes: dict[str, object]) -> set[str]:
-    branches = attributes.get("branches")
-    return {str(branch) for branch in branches} if isinstance(branches, (list, tuple, set, frozenset)) else set()
+    lead = "What the search decided, part by part."
+    return Section(title="Derived architecture", lead=lead, blocks=list(data.architectures))
 
 
 def _examples(data: ReportData) -> Section | None:

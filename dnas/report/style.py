@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dnas.errors import UserError
 from dnas.files import write_atomically, write_text
 
 P = ParamSpec("P")
@@ -130,6 +131,14 @@ def save_png(figure: Figure, path: str | Path, *, dots_per_inch: int = 150) -> N
     """Write the figure as a PNG file on a white ground, atomically."""
     data = png_bytes(figure, dots_per_inch=dots_per_inch)
     write_atomically(path, lambda file: file.write(data))
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG or PNG, whichever the name of the file says; any other is a :class:`UserError`."""
+    save = {".svg": save_svg, ".png": save_png}.get(path.suffix)
+    if save is None:
+        raise UserError(f"{path}: expected a name that ends in .svg or .png")
+    save(figure, path)
 
 
 def png_bytes(figure: Figure, *, dots_per_inch: int = 150) -> bytes:

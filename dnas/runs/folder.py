@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -72,10 +72,12 @@ class RunFolder:
         *,
         device: str | torch.device | None = None,
         tensorboard: bool = False,
+        upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> RunFolder:
         """Begin a run of ``kind`` ("search" or "retrain") in ``path``, or go on with the one there.
 
         With ``resume`` a folder without a run begins one (the process may have been killed before it came that far).
+        ``upgrade`` brings the configuration of a run that an earlier version wrote into today's form.
         Raises :class:`UserError` when the folder holds a run and ``resume`` is false; when the run there is of another
         kind, seed or configuration (names the first dotted key that differs); when another process uses it.
         """
@@ -89,7 +91,7 @@ class RunFolder:
         lock = _lock(path, patience=_RESUME_PATIENCE if resume else 0.0)
         try:
             if _holds_run(path):
-                environment = _continue(path, kind, wanted, seed, device)
+                environment = _continue(path, kind, wanted, seed, device, upgrade)
             else:
                 environment = _begin(path, kind, wanted, seed, device)
         except BaseException:
@@ -249,9 +251,17 @@ def _begin(path: Path, kind: str, configuration: dict[str, Any], seed: int, devi
     return environment
 
 
-def _continue(path: Path, kind: str, configuration: dict[str, Any], seed: int, device: Any) -> dict[str, Any]:
+def _continue(
+    path: Path,
+    kind: str,
+    configuration: dict[str, Any],
+    seed: int,
+    device: Any,
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None,
+) -> dict[str, Any]:
     environment = _read_environment(path)
     stored = read_yaml(path / _CONFIGURATION, "configuration of a run")
+    stored = stored if upgrade is None else upgrade(stored)
     if environment["kind"] != kind:
         raise UserError(f"{path}: the run there is a {environment['kind']}, it cannot be resumed as a {kind}")
     for before, now in (({"seed": environment["seed"]}, {"seed": seed}), (stored, configuration)):
@@ -263,6 +273,7 @@ def _continue(path: Path, kind: str, configuration: dict[str, Any], seed: int, d
             )
     with _file_errors(path):
         log.repair(path / _LOG)
+        write_text(path / _CONFIGURATION, dump_yaml(configuration))
         environment["resumed"] = [*environment.get("resumed", []), describe_environment(device)]
         write_json(path / _ENVIRONMENT, environment)
     return environment

@@ -16,8 +16,8 @@ from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.calibration import untracked_norms
 from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
-from dnas.search.goal import LatencyController, LatencyGoal
-from dnas.search.gradients import GradientMonitor, reached_norms
+from dnas.search.gradients import GradientMonitor
+from dnas.search.latency_target import LatencyControl, LatencyTarget
 from dnas.search.optim import SupernetSGD
 from dnas.search.problem import BilevelProblem, Pass
 from dnas.search.session import SearchSession
@@ -40,7 +40,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         config: SearchConfig,
         device: torch.device,
         progress: Progress,
-        goal: LatencyGoal | None = None,
+        latency_target: LatencyTarget | None = None,
     ) -> None:
         halves = split_halves(len(data[0]), run.seed)
         seeds = [mix_seed("half", number, run.seed) for number in range(len(halves))]
@@ -62,14 +62,11 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             betas=(0.5, 0.999),
             weight_decay=config.architecture_weight_decay,
         )
-        self.goal = goal
-        self.controller: LatencyController | None = None
-        if goal is not None and goal.target_ms is not None:
-            self.controller = LatencyController(
-                goal.target_ms,
-                initial_weight=config.latency_weight,
-                steps=config.search_epochs * min(map(len, self.streams)),
-            )
+        self.control = LatencyControl(
+            latency_target,
+            weight=config.latency_weight,
+            steps=config.search_epochs * min(map(len, self.streams)),
+        )
         self._warned: frozenset[str] = frozenset()
         self._named = {id(parameter): name for name, parameter in problem.architecture.named_parameters()}
         self._gradients = self._gradient_monitor()
@@ -78,32 +75,21 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         return GradientMonitor([self._named[id(parameter)] for parameter in self.parameters])
 
     def extra_state(self) -> dict[str, Any]:
-        """The state of the controller on lambda, where there is one, and the warnings that stand."""
-        state: dict[str, Any] = {"warned": sorted(self._warned)}
-        if self.controller is not None:
-            state["latency_controller"] = self.controller.state()
-        return state
+        """The state of the controller of lambda, where there is one, and the warnings that stand."""
+        return {"warned": sorted(self._warned), **self.control.state()}
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
-        """Take up :meth:`extra_state`."""
+        """Restore :meth:`extra_state`."""
         self._warned = frozenset(state.get("warned", ()))
-        if self.controller is not None:
-            self.controller.load_state(state["latency_controller"])
+        self.control.load_state(state)
 
     def observe(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The latency of the networks derived now, both terms' gradients, and warnings; new ones are printed too."""
-        found: dict[str, Any] = {"latency_gradient": self._gradients.record() or None}
-        if self.goal is not None:
-            outputs = dict(self.goal.derived(self.problem.logits()))
-            found["derived"] = {
-                "latency_ms": sum(outputs.values()) / len(outputs),
-                "outputs": outputs,
-                "target_ms": self.goal.target_ms,
-            }
+        found = {"latency_gradient": self._gradients.record() or None, **self.control.record(self.problem.logits())}
         warnings: dict[str, str] = {}
         if record["phase"] == "search":
             done = (record["epoch"] + 1 - self.config.pretrain_epochs) / self.config.search_epochs
-            warnings = collapse_warnings({**record, **found}, progress=done, goal=self.goal)
+            warnings = collapse_warnings({**record, **found}, progress=done, target=self.control.target)
         for name, reason in warnings.items():
             if name not in self._warned:
                 architecture = name.split(".")[0]
@@ -201,7 +187,9 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
                 latencies += [] if found.latency is None else [found.latency]
         self._average(of_loss)
         latency_ms = float(torch.stack(latencies).mean()) if latencies else 0.0
-        weight = self._latency_weight(latency_ms, of_loss, of_latency) if latencies else self.config.latency_weight
+        weight = self.config.latency_weight
+        if latencies:
+            weight = self.control.weight(latency_ms, of_loss, of_latency, self.problem.logits)
         self._gradients.add(of_loss, of_latency, weight)
         for parameter, one, other in zip(self.parameters, of_loss, of_latency, strict=True):
             parameter.grad = one + weight * other
@@ -219,13 +207,6 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             latency = latency.detach()
         of_loss = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return _ArchitectureGradients(loss.detach(), of_loss, latency, of_latency)
-
-    def _latency_weight(self, expected_ms: float, of_loss: Sequence[Tensor], of_latency: Sequence[Tensor]) -> float:
-        """Lambda for this step: the configured one, or the controller's."""
-        if self.controller is None or self.goal is None:
-            return self.config.latency_weight
-        derived_ms = self.goal.derived_ms(self.problem.logits())
-        return self.controller.update(expected_ms, derived_ms, *reached_norms(of_loss, of_latency))
 
 
 @dataclass(frozen=True)

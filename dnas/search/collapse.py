@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dnas.search.goal import LatencyGoal
+from dnas.search.latency_target import LatencyTarget
 
 SKIP_SHARE = 0.8
 """Of an architecture's cells, those whose likeliest operator is a skip."""
@@ -23,7 +23,7 @@ FASTEST = 1.01
 """Latency of the derived network over the fastest of the space."""
 
 
-def collapse_warnings(record: Mapping[str, Any], *, progress: float, goal: LatencyGoal | None) -> dict[str, str]:
+def collapse_warnings(record: Mapping[str, Any], *, progress: float, target: LatencyTarget | None) -> dict[str, str]:
     """What looks collapsed in an epoch's record, by a name that stays while it lasts, each with its reason.
 
     ``progress`` is the share of the search's epochs that are done, pretraining not counted.
@@ -44,10 +44,10 @@ def collapse_warnings(record: Mapping[str, Any], *, progress: float, goal: Laten
                     f"its {kind} is decided (entropy {entropy:.3f}) after {100 * progress:.0f} % of the search"
                 )
     derived = (record.get("derived") or {}).get("latency_ms")
-    if goal is not None and derived is not None and derived <= FASTEST * goal.fastest_ms:
-        wanted = goal.target_ms is not None and goal.target_ms <= 1.05 * goal.fastest_ms
+    if target is not None and derived is not None and derived <= FASTEST * target.fastest_ms:
+        wanted = target.target_ms is not None and target.target_ms <= 1.05 * target.fastest_ms
         if not wanted:
-            found[f"{goal.architecture}.latency"] = (
+            found[f"{target.architecture}.latency"] = (
                 f"derived now, it would be the fastest network of the space ({derived:.3f} ms)"
             )
     return {key: reason + _cause(record, key.split(".")[0]) for key, reason in found.items()}

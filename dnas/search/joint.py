@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from dnas.data import SegmentationDataset
 from dnas.data.seeding import mix_seed
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.config import JointSearchConfig
+from dnas.search.latency_target import LatencyControl, LatencyTarget
 from dnas.search.problem import JointProblem, Pass
 from dnas.search.session import SearchSession, spread
 from dnas.training.losses import resize_logits
@@ -38,6 +40,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         config: JointSearchConfig,
         device: torch.device,
         progress: Progress,
+        latency_target: LatencyTarget | None = None,
     ) -> None:
         everything, seeds = [range(len(data[0]))], [mix_seed("joint", run.seed)]
         super().__init__(problem, data, run, config, device, progress, parts=everything, seeds=seeds)
@@ -50,6 +53,20 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
             leave_out=self.parameters,
         )
         self.architecture_optimizer = _architecture_optimizer(config, self.parameters)
+        steps = (config.epochs - config.pretrain_epochs) * len(self.streams[0])
+        self.control = LatencyControl(latency_target, weight=config.latency_weight, steps=steps)
+
+    def extra_state(self) -> dict[str, Any]:
+        """The state of the controller of lambda, where there is one."""
+        return self.control.state()
+
+    def restore_extra(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`extra_state`."""
+        self.control.load_state(state)
+
+    def observe(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The latency of the network derived now."""
+        return self.control.record(self.problem.logits())
 
     def run_epoch(self, epoch: int, interrupt: Interrupt) -> None:
         """As of all searches; before the very first one, the predictions of the untrained network are kept."""
@@ -91,7 +108,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
             set_learning_rate(self.architecture_optimizer, factor * config.architecture_learning_rate)
             generator = torch.Generator().manual_seed(mix_seed("architecture", self.run.seed, epoch, step))
             passes = self.problem.weight_passes(phase, generator)
-            loss, latency_ms = self._step(batch, passes, searching=phase == "search")
+            loss, latency_ms, weight = self._step(batch, passes, searching=phase == "search")
             total += loss
             self.run.log(
                 {
@@ -102,7 +119,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
                     "loss_weights": loss,
                     "loss_architecture": None,
                     "latency_ms": latency_ms,
-                    "latency_weight": config.latency_weight,
+                    "latency_weight": weight,
                     "learning_rate": factor * config.learning_rate,
                     "seconds": time.perf_counter() - started,
                 }
@@ -114,21 +131,28 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
 
     def _step(
         self, batch: tuple[Tensor, Tensor], passes: Sequence[Pass], *, searching: bool
-    ) -> tuple[float, float | None]:
-        """One step of both optimisers; returns the mean loss and, where there is one, the mean latency in ms."""
+    ) -> tuple[float, float | None, float]:
+        """One step of both optimisers; returns the mean loss, the mean latency in ms (if any) and its weight."""
         images, labels = self._move(batch)
         self.weight_optimizer.zero_grad(set_to_none=True)
         self.architecture_optimizer.zero_grad(set_to_none=True)
+        of_latency = [torch.zeros_like(p) for p in self.parameters]
         losses, latencies = [], []
         for forward in passes:
             loss = self._loss(images, labels, forward) / len(passes)
             losses.append(loss.detach())
+            loss.backward()  # type: ignore[no-untyped-call]
             latency = self.problem.latency(forward)
             if latency is not None:
-                loss = loss + self.config.latency_weight * latency / len(passes)
+                found = torch.autograd.grad(latency / len(passes), self.parameters, allow_unused=True)
+                for total, gradient in zip(of_latency, found, strict=True):
+                    total += 0 if gradient is None else gradient
                 latencies.append(latency.detach())
-            loss.backward()  # type: ignore[no-untyped-call]
         self._average(p.grad for p in [*self.weights, *self.parameters])
+        latency_ms, weight = None, self.config.latency_weight
+        if latencies:
+            latency_ms = float(torch.stack(latencies).mean())
+            weight = self._add_latency(latency_ms, of_latency, searching=searching)
         if self.config.gradient_clipping is not None:
             torch.nn.utils.clip_grad_norm_(self.weights, self.config.gradient_clipping)
         value = self._finite(torch.stack(losses).sum(), "weights")
@@ -136,7 +160,17 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         if searching:
             self.architecture_optimizer.step()
             self.problem.project()
-        return value, float(torch.stack(latencies).mean()) if latencies else None
+        return value, latency_ms, weight
+
+    def _add_latency(self, latency_ms: float, of_latency: Sequence[Tensor], *, searching: bool) -> float:
+        """Add the latency's gradient to that of the loss; returns its weight."""
+        of_loss = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        weight = self.config.latency_weight
+        if searching:
+            weight = self.control.weight(latency_ms, of_loss, of_latency, self.problem.logits)
+        for parameter, one, other in zip(self.parameters, of_loss, of_latency, strict=True):
+            parameter.grad = one + weight * other
+        return weight
 
 
 def _architecture_optimizer(config: JointSearchConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

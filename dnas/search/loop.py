@@ -10,8 +10,8 @@ from dnas.data import SegmentationDataset
 from dnas.runs import Interrupt, RunFolder
 from dnas.search.bilevel import BilevelSearch
 from dnas.search.config import JointSearchConfig, SearchConfig
-from dnas.search.goal import LatencyGoal
 from dnas.search.joint import JointSearch
+from dnas.search.latency_target import LatencyTarget
 from dnas.search.problem import BilevelProblem, JointProblem
 from dnas.training.collector import settled_objects
 from dnas.training.device import resolve_device
@@ -38,7 +38,7 @@ def search(
     *,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
-    goal: LatencyGoal | None = None,
+    latency_target: LatencyTarget | None = None,
 ) -> SearchResult:
     """Search on the first of ``data`` (training images), validate on the second; keep state and logits in ``run``.
 
@@ -48,8 +48,8 @@ def search(
     on a batch of all images (RegSeg, section 3.4). The architecture parameters after the last epoch are
     ``architecture.safetensors``.
 
-    ``goal``, for a two-level search, says what its networks cost once derived: this is logged, and where it has a
-    target the weight of the latency is controlled so that they meet it.
+    ``latency_target`` says what derived networks cost: this is logged, and where it has a target the weight of the
+    latency is controlled so that they reach it.
 
     When ``run`` holds a state, the search goes on after its last finished epoch and ends like one that never stopped,
     bit by bit on the CPU. Ctrl-C raises ``Interrupted`` after the current step; no finished epoch is lost. With
@@ -57,7 +57,7 @@ def search(
 
     Raises :class:`UserError` for too few images, data of another number of classes, and a loss that is not finite.
     """
-    job = _session(problem, data, run, config, resolve_device(device), progress or NoProgress(), goal)
+    job = _session(problem, data, run, config, resolve_device(device), progress or NoProgress(), latency_target)
     try:
         first = job.restore()
         with Interrupt(job.progress.message) as interrupt, settled_objects():
@@ -77,11 +77,11 @@ def _session(
     config: SearchConfig | JointSearchConfig,
     device: torch.device,
     progress: Progress,
-    goal: LatencyGoal | None,
+    latency_target: LatencyTarget | None,
 ) -> BilevelSearch | JointSearch:
     """The loop for a configuration; a problem of the other kind is a TypeError."""
     if isinstance(config, SearchConfig) and isinstance(problem, BilevelProblem):
-        return BilevelSearch(problem, data, run, config, device, progress, goal)
-    if isinstance(config, JointSearchConfig) and isinstance(problem, JointProblem) and goal is None:
-        return JointSearch(problem, data, run, config, device, progress)
+        return BilevelSearch(problem, data, run, config, device, progress, latency_target)
+    if isinstance(config, JointSearchConfig) and isinstance(problem, JointProblem):
+        return JointSearch(problem, data, run, config, device, progress, latency_target)
     raise TypeError(f"a {type(problem).__name__} cannot be searched by a {type(config).__name__}")

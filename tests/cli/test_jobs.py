@@ -5,7 +5,8 @@ import json
 import onnx
 import pytest
 
-from derive import Architecture, latency_bounds
+from derive import Architecture
+from derive.multi_branch import latency_bounds
 from dnas.cli import main
 from dnas.latency import LatencyTable
 from search_spaces import load_space
@@ -13,7 +14,8 @@ from search_spaces import load_space
 DATA = ["--data", "streets", "--data-set", "size=[64,96]", "--data-set", "images={train: 12, val: 4, test: 4}"]
 SPACE = """
 space: fasterseg
-target: {input_size: [64, 96], num_classes: 11, select_ms: 1.0}
+task: {input_size: [64, 96], num_classes: 11}
+branch_selection: {reference_ms: 1.0}
 network: {layers: 4, ratios: [1, 2], student_ratio: 1, teacher_ratio: 2}
 search:
   pretrain_epochs: 1
@@ -122,7 +124,7 @@ def test_the_run_folder_keeps_the_choice_of_branches(jobs, tmp_path, capsys):
 def test_derive_leads_the_student_to_another_target(jobs, tmp_path, capsys, share):
     """Between the fastest and the slowest network of the space by the table, low and high."""
     table, space = LatencyTable.load(jobs / "table.json"), load_space(str(jobs / "space.yaml"))
-    bounds = latency_bounds(space.plan(), 1, table.lookup)
+    bounds = latency_bounds(space.plan(), table.lookup)
     fastest, slowest = min(p[0].latency_ms for p in bounds.values()), max(p[1].latency_ms for p in bounds.values())
     target = fastest + share * (slowest - fastest)
     out = tmp_path / "a.yaml"
@@ -219,7 +221,7 @@ def test_report_of_the_runs_is_one_page(jobs, tmp_path, capsys):
         *("--teacher", jobs / "teacher", "--networks", "2", "--examples", "1", "--pictures", tmp_path / "pictures"),
     )
     page = out.read_text()
-    for heading in ("Teacher and student", "Derived architecture", "Search", "Choice of branches", "Retraining"):
+    for heading in ("Teacher and student", "Derived architecture", "Search", "Selection of branches", "Retraining"):
         assert heading in page
     assert (tmp_path / "pictures" / "architecture_student.png").stat().st_size > 1000
 
@@ -264,9 +266,9 @@ def test_a_mistake_is_one_line_and_status_two(jobs, tmp_path, capsys):
         ([*search, *other_classes], "6 classes"),
         ([*search, *DATA, "--set", "search.epochz=1"], "search.epochz: unknown key"),
         ([*search, *DATA, "--set", "network.ratios=[1, 2, 3]"], "dnas latency build"),
-        ([*search, *DATA, "--set", "target.input_size=[96, 96]"], "input size"),
-        ([*search, *DATA, "--set", "target.target_ms=0.0001"], "the fastest network of the space takes"),
-        ([*search, *DATA, "--set", "target.target_ms=1000000"], "the slowest network of the space takes"),
+        ([*search, *DATA, "--set", "task.input_size=[96, 96]"], "input size"),
+        ([*search, *DATA, "--set", "latency_target_ms=0.0001"], "the fastest network of the space takes"),
+        ([*search, *DATA, "--set", "latency_target_ms=1000000"], "the slowest network of the space takes"),
         (["search", space, "--out", jobs / "search", "--table", table, *DATA], "--resume"),
         (["search", space, "--out", out, "--table", cut, *DATA], "cut.json"),
         (["derive", tmp_path, "--out", out], "no run folder"),

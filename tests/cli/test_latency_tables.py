@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from dnas.cli import main
-from dnas.cli.common import parse_duration, table_path
+from dnas.cli.common import parse_duration
 from dnas.errors import UserError
 from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_target
 from dnas.latency.provenance import start_provenance
+from dnas.workflows.tables import find_table
 
 
 def run(capsys, *arguments):
@@ -130,14 +131,14 @@ def test_a_table_is_a_file_or_a_shipped_name(tmp_path, monkeypatch, capsys):
     import latency_tables
 
     for name in latency_tables.table_names():
-        assert LatencyTable.load(table_path(name)).entries
+        assert LatencyTable.load(find_table(name)).entries
     with pytest.raises(UserError, match="one of those that ship"):
-        table_path("nothing_of_this_name")
+        find_table("nothing_of_this_name")
     assert "one of those that ship" in fail(capsys, "latency", "show", "nothing_of_this_name")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").write_text("{}")
-    assert table_path("plain").read_text() == "{}"
-    assert table_path("none.json").name == "none.json"
+    assert find_table("plain").read_text() == "{}"
+    assert find_table("none.json").name == "none.json"
 
 
 def test_a_budget_and_all_settings_are_in_the_command_but_no_folder(tmp_path, capsys):
@@ -165,7 +166,7 @@ def test_a_budget_and_all_settings_are_in_the_command_but_no_folder(tmp_path, ca
 
 SPACE = """
 space: regseg
-target: {input_size: [64, 64], num_classes: 2}
+task: {input_size: [64, 64], num_classes: 2}
 network: {name: regseg_small, options: {rates: [[1, 1], [1, 1]], width: 32, split_equal: true}}
 rates: {layers: backbone.blocks.*.dilated.branches.*, upper: 4}
 """

@@ -10,8 +10,8 @@ from derive import Architecture
 from dnas.cli import main
 from dnas.networks.fasterseg import TABLE_7
 from dnas.runs import RunFolder
-from dnas.supernet import Grid
 from search_spaces import load_space
+from search_spaces.fasterseg import Grid
 
 
 def run(capsys, *arguments):
@@ -119,7 +119,8 @@ def test_the_published_results_come_out(published, tmp_path, capsys):
 
 
 def test_a_table_of_another_size_is_refused(published, tmp_path, capsys):
-    from dnas.latency import LatencyTable, import_published_table
+    from dnas.latency import LatencyTable
+    from search_spaces.fasterseg.published_table import import_published_table
 
     imported = import_published_table(published / "latency_lookup_table.npy")
     other = type(imported.provenance)(**{**imported.provenance.__dict__, "input_size": (512, 1024)})

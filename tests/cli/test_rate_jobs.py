@@ -5,15 +5,15 @@ import json
 import pytest
 
 from derive import Architecture, DilatedArchitecture
+from derive.dilated.snapshots import snapshots
 from dnas.cli import main
-from dnas.cli.growth import snapshots
-from dnas.cli.rates import rate_space_of
 from dnas.files import dump_yaml
 from dnas.runs import RunFolder
+from dnas.workflows.derivation import deriver_of_run
 
 SPACE = {
     "space": "regseg",
-    "target": {"input_size": [64, 64], "num_classes": 6},
+    "task": {"input_size": [64, 64], "num_classes": 6},
     "network": {
         "name": "regseg_small",
         "options": {"rates": [[1, 1], [1, 1]], "width": 32, "split_equal": True},
@@ -42,7 +42,10 @@ def jobs(tmp_path_factory):
 def test_derive_tells_rates_as_json(jobs, capsys):
     assert main(["derive", str(jobs / "search"), "--out", str(jobs / "b.yaml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found.keys() == {"rule", "rates", "searched_rates", "field_of_view", "branches", "latency_ms"}
+    assert found.keys() == {
+        *("rule", "rates", "searched_rates", "field_of_view", "branches"),
+        *("latency_ms", "target_ms", "measured_ms"),
+    }
     assert (found["rule"], found["branches"], found["latency_ms"]) == ("paper", [], None)
     last = RunFolder.open(jobs / "search").records("epoch")[-1]
     assert list(found["rates"]) == list(found["searched_rates"]) == list(last["rates"])
@@ -74,7 +77,7 @@ def test_the_report_plots_the_rates(jobs):
     names = {path.name for path in (jobs / "pictures").iterdir()}
     assert names >= {"rates.png", "sampling_positions.png", "growth.png", "derived.png"}
     run = RunFolder.open(jobs / "search")
-    taken = snapshots(run, rate_space_of(jobs / "search"))
+    taken = snapshots(run, deriver_of_run(jobs / "search")[1].space)
     assert [(snapshot.epochs, snapshot.step, list(snapshot.predictions)) for snapshot in taken] == [
         (0, 0, [0, 1]),
         (1, 2, [0, 1]),
@@ -104,9 +107,9 @@ def test_a_searched_rate_can_cost_latency(jobs, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--which", "teacher"], "has no teacher"),
-        (["--branches", "8"], "knows no --branches"),
-        (["--rule", "published-code"], "only --rule paper"),
+        (["--which", "teacher"], "holds no architecture named teacher"),
+        (["--branches", "8"], "leave --branches out"),
+        (["--rule", "published-code"], "expected paper"),
     ],
 )
 def test_what_such_a_search_has_not(jobs, capsys, arguments, message):

@@ -4,18 +4,22 @@ import zlib
 
 import pytest
 
-from derive import Choices, decode_as_published, latency_bounds
-from dnas.cli.branches import derive_from_run, load_selection
-from dnas.cli.jobs import run_search
+from derive import DeriveOptions
+from derive.multi_branch import decode_as_published, latency_bounds
+from derive.multi_branch.branches import SELECTION
 from dnas.data import DataConfig
+from dnas.files import read_json
 from dnas.latency import Effort, LatencyTable, Measurement, make_target
 from dnas.latency.provenance import start_provenance
 from dnas.runs import RunFolder
+from dnas.workflows.derivation import derive_network
+from dnas.workflows.search import run_search
 from search_spaces import space_from
 
 SPACE = {
     "space": "fasterseg",
-    "target": {"input_size": [64, 64], "num_classes": 6, "select_ms": 1.0},
+    "task": {"input_size": [64, 64], "num_classes": 6},
+    "branch_selection": {"reference_ms": 1.0},
     "network": {"layers": 4, "ratios": [1, 2], "branches": 2, "student_ratio": 1, "teacher_ratio": 2},
     "search": {
         "pretrain_epochs": 1,
@@ -42,8 +46,8 @@ def space_of(**changes):
     """The space with other values by dotted key."""
     values = {key: dict(part) if isinstance(part, dict) else part for key, part in SPACE.items()}
     for key, value in changes.items():
-        section, name = key.split("__")
-        values[section][name] = value
+        *section, name = key.split("__")
+        (values[section[0]] if section else values)[name] = value
     return space_from(values, "test")
 
 
@@ -59,18 +63,18 @@ def test_the_derived_student_has_the_latency_asked_for(tmp_path, share):
     """A low and a high target: the student of the run is within 5 % of it, and the run folder says how."""
     free = space_of()
     table = table_of(free)
-    bounds = latency_bounds(free.plan(), 1, table.lookup).values()
+    bounds = latency_bounds(free.plan(), table.lookup).values()
     fastest, slowest = min(pair[0].latency_ms for pair in bounds), max(pair[1].latency_ms for pair in bounds)
     target = fastest + share * (slowest - fastest)
-    space = space_of(target__target_ms=target)
+    space = space_of(latency_target_ms=target)
     run_search(space, DATA, table, tmp_path / "run", seed=1, device="cpu")
-    derivation = derive_from_run(tmp_path / "run", "student")
+    derivation = derive_network(tmp_path / "run", DeriveOptions())
     assert derivation.target_ms == target
     assert derivation.latency_ms == pytest.approx(target, rel=0.05)
     signatures = derivation.architecture.signatures(space.num_classes, space.input_size)
     assert derivation.latency_ms == pytest.approx(sum(map(table.lookup, signatures)))
     assert float(derivation.architecture.provenance["target_ms"]) == target
-    kept = load_selection(tmp_path / "run")
+    kept = read_json(tmp_path / "run" / SELECTION, "selection")
     assert kept["student"]["latency_ms"] == derivation.latency_ms
     assert kept["student"]["target_ms"] == target
     assert kept["teacher"]["target_ms"] is None
@@ -90,7 +94,7 @@ def test_one_and_three_branches_are_scored_too(tmp_path, count, combinations):
     space = space_of(network__branches=count, search__search_epochs=1)
     table = table_of(space)
     run_search(space, DATA, table, tmp_path / "run", device="cpu")
-    kept = load_selection(tmp_path / "run")["student"]
+    kept = read_json(tmp_path / "run" / SELECTION, "selection")["student"]
     assert {tuple(score["branches"]) for score in kept["scores"]} == combinations
     for score in kept["scores"]:
         assert score["score"] == pytest.approx(score["miou"] * score["latency_ms"] ** -0.07)
@@ -104,13 +108,12 @@ def test_the_published_code_s_rule_decodes_a_run_of_its_grid(tmp_path):
     space = space_of(network__layers=8, search__search_epochs=1, search__pretrain_epochs=0)
     table = table_of(space)
     run_search(space, DATA, table, tmp_path / "run", device="cpu")
-    derivation = derive_from_run(tmp_path / "run", "student", rule="published-code")
+    derivation = derive_network(tmp_path / "run", DeriveOptions(rule="published-code"))
     assert derivation.rule == derivation.architecture.provenance["rule"] == "published-code"
     tables = RunFolder.open(tmp_path / "run").load_weights("architecture")
     logits = {name.removeprefix("student."): x for name, x in tables.items() if name.startswith("student.")}
     plan = space.plan()
-    choices = Choices(plan.grid, plan.operators, plan.ratios, 1)
     ends = tuple(branch.scale for branch in derivation.architecture.branches)
-    assert derivation.architecture.branches == decode_as_published(logits, choices, ends).branches
+    assert derivation.architecture.branches == decode_as_published(logits, plan, ends).branches
     assert derivation.latency_ms > 0
     assert derivation.architecture.build(6) is not None

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dnas.fields import fields_around
 from dnas.networks import Layer, create_network, dilation_bounds, field_of_layers, field_of_view
 from dnas.networks.regseg_blocks import DBlock
 from dnas.ops import fractional_layers, make_fractional
+from dnas.receptive_field import fields_around
 
 #: RegSeg v1, Table 4, rows 1 to 9: dilation rates of the last 13 blocks and the printed field of view.
 TABLE_4 = [

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from derive.multi_branch.drawing import architecture_drawing
+from derive.multi_branch.routing import Box, best_route
 from dnas.report import (
-    BranchChoice,
     ClassLabels,
-    DerivedArchitecture,
     Example,
     Fact,
     Figure,
@@ -27,8 +27,8 @@ from dnas.report import (
     Reproduction,
     Section,
     agreement_scatter,
-    architecture_drawing,
     class_iou_bars,
+    drawn,
     examples_sheet,
     headline,
     render_report,
@@ -36,13 +36,13 @@ from dnas.report import (
     save_png,
     save_svg,
     search_curves,
+    search_section,
     svg_text,
     write_report,
 )
 from dnas.report.curves import pretraining_epochs, step_series
 from dnas.report.numbers import format_count
 from dnas.report.pictures import encode_map, mistakes, wrong_share
-from dnas.report.routing import Box, best_route
 
 HOSTILE = '<script>alert("x")</script> $\\frac{ & _under'
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -172,18 +172,12 @@ def full_report() -> ReportData:
             slowest=[(HOSTILE, 3.0), ("skip", 0.0)],
             details={HOSTILE: HOSTILE},
         ),
-        search_records=search_log(),
-        architectures=[DerivedArchitecture(name=HOSTILE, graph=graph(), note=HOSTILE)],
+        search=[search_section(search_log())],
+        architectures=[drawn(architecture_drawing(graph()), HOSTILE, HOSTILE)],
         networks=[
             NetworkFigures(name="teacher", miou=0.5, latency_ms=9.0, parameters=5_000_000, multiply_adds=10**10),
             NetworkFigures(name=HOSTILE, miou=0.45, latency_ms=4.0, parameters=900, multiply_adds=None),
         ],
-        selections={
-            HOSTILE: [
-                BranchChoice(branches=(8, 32), miou=0.5, latency_ms=4.0, score=0.51, argmax_ms=3.0, chosen=True),
-                BranchChoice(branches=(16, 32), latency_ms=4.1, argmax_ms=3.0, lost_log_probability=1.25),
-            ]
-        },
         retrain_records={"teacher": retrain_log(), HOSTILE: retrain_log()},
         agreement=LatencyAgreement(
             predicted_ms=[1.0, 2.0, 3.0],
@@ -271,8 +265,7 @@ def test_missing_sections_are_left_out() -> None:
     full = full_report()
     titles = {
         "latency": "Latency table",
-        "search_records": "Search",
-        "selections": "Choice of branches",
+        "search": "Search",
         "architectures": "Derived architecture",
         "networks": "Teacher and student",
         "retrain_records": "Retraining",
@@ -285,10 +278,7 @@ def test_missing_sections_are_left_out() -> None:
         assert parse(render_report(alone)).titles == [title]
 
 
-def test_choice_of_branches_and_warnings_are_told(page: str) -> None:
-    assert "1/8, 1/32 (chosen)" in page
-    assert "lost log-probability" in page
-    assert "1.25" in page
+def test_warnings_are_told(page: str) -> None:
     assert page.count("student.skips") == 1  # a warning that lasts is one row, with the reason it began with
 
 
@@ -329,7 +319,7 @@ def test_format_count(value: float, text: str) -> None:
 def test_svg_is_deterministic_and_ignores_the_users_settings() -> None:
     data = full_report()
     drawings = [
-        lambda: search_curves(data.search_records),
+        lambda: search_curves(search_log()),
         lambda: retraining_curves(data.retrain_records),
         lambda: architecture_drawing(graph()),
         lambda: agreement_scatter(data.agreement),

@@ -7,16 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from derive import Choices, decode, latency_bounds, network_price
+from derive.multi_branch import decode, latency_bounds, network_price
 from dnas.config import to_mapping
 from dnas.data import AugmentationConfig, DataConfig, open_dataset
 from dnas.data.seeding import mix_seed
-from dnas.latency.expected import DecoupledWeights, ExpectedLatency, NetworkPlan
 from dnas.networks import network_by_name
 from dnas.ops import make_fractional
 from dnas.runs import RunFolder, seed_everything
-from dnas.search import CoSearch, JointSearchConfig, LatencyGoal, RateSearch, SearchConfig, search
-from dnas.supernet import ArchitectureParameters, Grid, MultiResolutionSupernet
+from dnas.search import JointSearchConfig, LatencyTarget, SearchConfig, search
+from search_spaces.fasterseg import ArchitectureParameters, CoSearch, Grid, MultiResolutionSupernet
+from search_spaces.fasterseg.expected_latency import DecoupledWeights, ExpectedLatency, NetworkPlan
+from search_spaces.regseg import RateSearch
 
 multiprocessing.get_start_method()  # asking settles it, as the first data worker would
 
@@ -47,11 +48,14 @@ def make_problem(config, seed=0, *, num_classes=6, kind=CoSearch, decoupled=Deco
         )
         for name, ratio in END_RATIOS.items()
     }
-    plan = NetworkPlan(GRID, OPERATORS, RATIOS, 1, num_classes, (64, 64))
+    plans = {
+        name: NetworkPlan(GRID, OPERATORS, RATIOS, 1, num_classes, (64, 64), ratio)
+        for name, ratio in END_RATIOS.items()
+    }
     return kind(
         supernet,
         architectures,
-        {name: ExpectedLatency(plan, ratio, price) for name, ratio in END_RATIOS.items()},
+        {name: ExpectedLatency(plan, price) for name, plan in plans.items()},
         decoupled=decoupled,
         pretrain_passes=config.pretrain_passes,
         search_passes=config.search_passes,
@@ -103,18 +107,18 @@ def run_joint(path, config=None, *, problem=None, train=4, **options):
     return run_search(path, config or make_joint_config(), problem=problem or make_rate_problem(), data=data, **options)
 
 
-def make_goal(share):
+def make_target(share):
     """A target at ``share`` of the way from the fastest network to the slowest."""
-    plan = NetworkPlan(GRID, OPERATORS, RATIOS, 1, 6, (64, 64))
-    bounds = latency_bounds(plan, END_RATIOS["student"], price).values()
+    plan = NetworkPlan(GRID, OPERATORS, RATIOS, 1, 6, (64, 64), END_RATIOS["student"])
+    bounds = latency_bounds(plan, price).values()
     fastest, slowest = (sum(pair[end].latency_ms for pair in bounds) / len(bounds) for end in (0, 1))
-    choices, cost = Choices(GRID, OPERATORS, RATIOS, END_RATIOS["student"]), network_price(plan, price)
+    cost = network_price(plan, price)
 
     def derived(logits):
         mine = {name.removeprefix("student."): x for name, x in logits.items() if name.startswith("student.")}
-        return {str(scale): cost(decode(mine, choices, (scale,))) for scale in GRID.scales}
+        return {str(scale): cost(decode(mine, plan, (scale,))) for scale in GRID.scales}
 
-    return LatencyGoal(
+    return LatencyTarget(
         architecture="student",
         target_ms=fastest + share * (slowest - fastest),
         fastest_ms=fastest,
@@ -123,10 +127,12 @@ def make_goal(share):
     )
 
 
-def run_search(path, config, *, problem=None, data=None, seed=3, resume=False, progress=None, goal=None):
+def run_search(path, config, *, problem=None, data=None, seed=3, resume=False, progress=None, latency_target=None):
     problem = problem or make_problem(config)
     with RunFolder.create(path, "search", to_mapping(config), seed, resume, device="cpu") as run:
-        return search(problem, data or make_data(), run, config, device="cpu", progress=progress, goal=goal)
+        return search(
+            problem, data or make_data(), run, config, device="cpu", progress=progress, latency_target=latency_target
+        )
 
 
 def lasting(path):
@@ -145,7 +151,7 @@ def tiny():
         run=run_search,
         lasting=lasting,
         price=price,
-        goal=make_goal,
+        latency_target=make_target,
     )
 
 

@@ -25,8 +25,8 @@ from torch import nn
 sys.path.insert(0, sys.argv[1])
 from conftest import make_config, make_data, make_joint_config, make_problem, make_rate_problem, run_search
 
-from dnas.search import CoSearch
 from dnas.training import end_processes
+from search_spaces.fasterseg import CoSearch
 
 torch.set_num_threads(1)
 root, ports = Path(sys.argv[2]), sys.argv[3:]
@@ -157,7 +157,7 @@ def test_the_failure_of_one_process_ends_all_with_its_message(tmp_path):
     broken.write_bytes(broken.read_bytes()[:40])
     space = {
         "space": "regseg",
-        "target": {"input_size": [64, 64], "num_classes": 2},
+        "task": {"input_size": [64, 64], "num_classes": 2},
         "network": {"name": "regseg_small", "options": {"rates": [[1, 1]], "width": 32, "split_equal": True}},
         "rates": {"layers": "backbone.blocks.*.branches.*", "upper": 4},
         "search": {"epochs": 50, "batch_size": 1, "augmentation": {"crop": [64, 64]}},

@@ -9,8 +9,9 @@ import torch
 from dnas.config import parse_config, to_mapping
 from dnas.errors import UserError
 from dnas.runs import Interrupted, RunFolder
-from dnas.search import JointSearchConfig, RateSearch, SearchConfig
+from dnas.search import JointSearchConfig, SearchConfig
 from dnas.training import NoProgress, SegmentationMetrics
+from search_spaces.regseg import RateSearch
 
 
 class Watched(RateSearch):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, sys.argv[1])
-from conftest import lasting, make_config, make_goal, run_joint, run_search
+from conftest import lasting, make_config, make_target, run_joint, run_search
 
 from dnas.runs import RunFolder
 
@@ -89,7 +89,7 @@ def search(path, kill=None, resume=False):
     if sys.argv[3] == "joint":
         run_joint(path, resume=resume)
     else:
-        run_search(path, config, resume=resume, goal=make_goal(0.7) if sys.argv[3] == "target" else None)
+        run_search(path, config, resume=resume, latency_target=make_target(0.7) if sys.argv[3] == "target" else None)
 
 
 def compare(path, other):

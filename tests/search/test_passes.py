@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dnas.search import CoSearch, bilevel
+from dnas.search import bilevel
 from dnas.search.optim import SplitBF16Weight, SupernetSGD
 from dnas.search.optim.split_bf16 import EVERYTHING
-from dnas.supernet import run_cell, run_cell_reference
+from search_spaces.fasterseg import CoSearch, run_cell, run_cell_reference
 
 
 @pytest.mark.parametrize("clipping", [None, 5.0])

@@ -1,0 +1,207 @@
+"""From a search of dilation rates to a network with integer rates."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from derive.base import TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
+from derive.dilated.architecture import BaseNetwork, DilatedArchitecture, with_rates
+from derive.dilated.rounding import by_block, round_rates, round_to_target
+from dnas.data.seeding import mix_seed
+from dnas.errors import UserError
+from dnas.latency.table import LatencyTable
+from dnas.ops import floor_and_ceil
+from dnas.runs import RunFolder
+from dnas.search import SearchProblem
+from search_spaces.regseg import DilationLatency, RateSearch, RegSegSpace
+from search_spaces.regseg.problem import ARCHITECTURE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+    from dnas.report import Section
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DilatedDerivation(Derivation):
+    """Integer rates derived from searched ones, and the network's field of view in pixels."""
+
+    architecture: DilatedArchitecture
+    field_of_view: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The content of ``dnas derive --json``."""
+        return {
+            **super().to_mapping(),
+            "rates": self.architecture.rates,
+            "searched_rates": self.architecture.searched_rates,
+            "field_of_view": self.field_of_view,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The rates of every block."""
+        searched, whole = by_block(self.architecture.searched_rates), by_block(self.architecture.rates)
+        for block, rates in whole.items():
+            before = ", ".join(f"{rate:.2f}" for rate in searched[block])
+            yield f"  {block:<32} ({before}) -> ({', '.join(f'{rate:g}' for rate in rates)})"
+        yield f"field of view {self.field_of_view} pixels"
+        if text := self.latency_line():
+            yield text
+
+
+class DilatedDeriver(Deriver[RegSegSpace]):
+    """Rounds searched dilation rates (RegSeg v3, section 3.4)."""
+
+    architectures = (ARCHITECTURE,)
+
+    def draw(self, count: int, seed: int) -> Sequence[DilatedArchitecture]:
+        """Networks whose rates lie, each network with a limit of its own, anywhere up to the space's largest rate."""
+        generator = random.Random(mix_seed("check", seed))
+        choices = self.space.rate_choices()
+        found = []
+        for index in range(count):
+            share = (index + 0.5) / count
+            limits = {name: 1 + round(share * (largest - 1)) for name, largest in choices.items()}
+            found.append(self._architecture({name: generator.randint(1, limit) for name, limit in limits.items()}))
+        return found
+
+    def predict_ms(self, architecture: Architecture, table: LatencyTable) -> float:
+        """The latency of the network as measured, and what its rates change."""
+        choices, base = self.space.rate_choices(), self._base()
+        same = isinstance(architecture, DilatedArchitecture) and architecture.network == base
+        if not isinstance(architecture, DilatedArchitecture) or not same or architecture.rates.keys() != choices.keys():
+            raise UserError(
+                f"is no network of {self.space.name}: that has {base.name} with rates of {', '.join(choices)}"
+            )
+        if beyond := [name for name, rate in architecture.rates.items() if rate > choices[name]]:
+            raise UserError(f"the rates of {', '.join(beyond)} exceed {self.space.name}'s rates.upper")
+        return _latency(self.space.latency(table), architecture.rates)
+
+    def latency_bounds(self, table: LatencyTable) -> Mapping[str, Range]:
+        """Every layer at its cheapest and at its most expensive rate."""
+        latency = self.space.latency(table)
+        prices = latency.prices.values()
+        fastest = sum(float(values.min()) for values in prices) + latency.rest_ms
+        slowest = sum(float(values.max()) for values in prices) + latency.rest_ms
+        return {"logits": (fastest, slowest)}
+
+    def derived_ms(self, table: LatencyTable) -> Callable[[Mapping[str, Tensor]], Mapping[str, float]]:
+        """Of the rounded rates."""
+        latency = self.space.latency(table)
+
+        def derived(logits: Mapping[str, Tensor]) -> dict[str, float]:
+            rates = {name: float(rate) for name, rate in logits_of(logits, ARCHITECTURE).items()}
+            whole = floor_and_ceil(rates)
+            return {"logits": _latency(latency, {name: min(r, len(latency.prices[name])) for name, r in whole.items()})}
+
+        return derived
+
+    def derive(self, run: RunFolder, options: DeriveOptions) -> DilatedDerivation:
+        """The network of integer rates, by RegSeg's rule within the space's bounds; led to a latency target, if any.
+
+        Where the rule misses the target by more than 5 %, the nearest rates that reach it are taken.
+        """
+        if options.branches is not None:
+            raise UserError(f"{run.path}: a search of dilation rates has no branches; leave --branches out")
+        # The one network of a search without a teacher is its student.
+        which, rule = self.check_options(
+            dataclasses.replace(options, which=ARCHITECTURE) if options.which == "student" else options, run.path
+        )
+        table = self.table_of(run, options)
+        target = options.target_ms or self.space.settings.latency_target_ms if options.use_target else None
+        if options.target_ms is not None and table is None:
+            raise UserError(f"{run.path}: a latency target needs a latency table (--table)")
+        latency = None if table is None else self.space.latency(table)
+        problem = self.space.bounded(self.space.network(), latency)
+        searched = self.searched(run, problem)
+        rates = round_rates(problem, searched)
+        if target is not None and latency is not None and abs(_latency(latency, rates) / target - 1) > TOLERANCE:
+            rates = self._towards(target, latency, problem, searched, rates)
+        provenance = provenance_of(run, which, rule)
+        if target is not None:
+            provenance["target_ms"] = str(target)
+        architecture = dataclasses.replace(
+            self._architecture(rates),
+            searched_rates={name: round(rate, 4) for name, rate in searched.items()},
+            provenance=provenance,
+        )
+        return DilatedDerivation(
+            architecture=architecture,
+            rule=rule,
+            latency_ms=None if latency is None else _latency(latency, rates),
+            target_ms=None if latency is None else target,
+            field_of_view=architecture.field_of_view(),
+        )
+
+    def _towards(
+        self,
+        target_ms: float,
+        latency: DilationLatency,
+        problem: RateSearch,
+        searched: Mapping[str, float],
+        rounded: Mapping[str, int],
+    ) -> dict[str, int]:
+        prices = {
+            name: values.tolist()[: max(rounded[name], math.ceil(min(layer.upper, len(values))))]
+            for (name, layer), values in zip(problem.layers.items(), latency.prices.values(), strict=True)
+        }
+        for tolerance in (0.4 * TOLERANCE, TOLERANCE):
+            bounds = (target_ms * (1 - tolerance) - latency.rest_ms, target_ms * (1 + tolerance) - latency.rest_ms)
+            found = round_to_target(searched, rounded, prices, bounds)
+            if found is not None:
+                return found
+        return dict(rounded)
+
+    def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
+        """The searched network at the architecture's rates."""
+        if not isinstance(architecture, DilatedArchitecture):
+            raise UserError(f"is no network with dilation rates, as those of {self.space.name} are")
+        return with_rates(problem.weights, architecture.rates)
+
+    def progress_lines(self, run: RunFolder) -> list[str]:
+        """The scores of the predictions that the search kept."""
+        from derive.dilated.snapshots import snapshots
+
+        return [f"step {taken.step:>3}: {taken.note()}" for taken in snapshots(run, self.space)]
+
+    def search_sections(self, run: RunFolder) -> list[Section]:
+        """The rates over time, and their rounding."""
+        from derive.dilated.report import rate_sections
+
+        return rate_sections(run, self)
+
+    def search_drawings(self, run: RunFolder) -> dict[str, Drawing]:
+        """The figures of the report."""
+        from derive.dilated.report import rate_drawings
+
+        return rate_drawings(run, self)
+
+    def searched(self, run: RunFolder, problem: RateSearch) -> dict[str, float]:
+        """The rates of the last finished epoch in the order of the network's layers, which the file does not keep."""
+        found = {name: float(rate) for name, rate in logits_of(run.load_weights("architecture"), ARCHITECTURE).items()}
+        if found.keys() != problem.layers.keys():
+            raise UserError(f"{run.path}: holds rates of other layers than its configuration says")
+        return {name: found[name] for name in problem.layers}
+
+    def _architecture(self, rates: Mapping[str, int]) -> DilatedArchitecture:
+        return DilatedArchitecture(
+            network=self._base(),
+            rates=dict(rates),
+            num_classes=self.space.num_classes,
+            input_size=self.space.input_size,
+        )
+
+    def _base(self) -> BaseNetwork:
+        network = self.space.settings.network
+        return BaseNetwork(name=network.name, options=network.options)
+
+
+def _latency(latency: DilationLatency, rates: Mapping[str, int]) -> float:
+    return float(latency({name: torch.tensor(float(rate)) for name, rate in rates.items()}))

@@ -1,0 +1,105 @@
+"""Selection of branches: every combination scored, and one chosen (FasterSeg, Appendix B)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from derive.base import Derivation
+from derive.multi_branch.architecture import MultiBranchArchitecture
+
+SELECTION = "selection.json"
+"""The scores of all combinations in the run folder of a search."""
+
+
+@dataclass(frozen=True)
+class BranchScore:
+    """One combination of branches: mIoU in the supernet, latency of the derived network, and ACC * (LAT / T) ** w.
+
+    ``argmax_ms``: the latency of the likeliest choices. For a latency target ``changes`` names all that is not the
+    likeliest choice, ``lost_log_probability`` is what that cost, and ``reached`` says whether the network is within
+    5 %; without a target ``reached`` is None.
+    """
+
+    branches: tuple[int, ...]
+    miou: float | None
+    latency_ms: float | None
+    score: float | None
+    argmax_ms: float | None = None
+    lost_log_probability: float = 0.0
+    changes: tuple[str, ...] = ()
+    reached: bool | None = None
+
+    def line(self) -> str:
+        """The score in words."""
+        parts = [f"branches {branches_text(self.branches):<6}"]
+        parts += [] if self.miou is None else [f"mIoU {100 * self.miou:5.1f} %"]
+        parts += [] if self.latency_ms is None else [f"predicted {self.latency_ms:7.3f} ms"]
+        parts += [] if self.score is None else [f"score {self.score:.4f}"]
+        parts += [self.adjustment()] if self.reached is not None else []
+        return "  ".join(parts)
+
+    def adjustment(self) -> str:
+        """What reaching the latency target took."""
+        if not self.changes:
+            return "argmax unchanged"
+        text = f"argmax {self.argmax_ms:.3f} ms, {len(self.changes)} changes, "
+        text += f"log-probability -{self.lost_log_probability:.2f}"
+        return text if self.reached else f"{text}, target not reached"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiBranchDerivation(Derivation):
+    """A derivation with, where branches were selected, the scores of all combinations."""
+
+    scores: tuple[BranchScore, ...] = ()
+
+    @property
+    def chosen(self) -> BranchScore | None:
+        """The score of the combination that was derived."""
+        architecture = cast("MultiBranchArchitecture", self.architecture)
+        ends = tuple(branch.scale for branch in architecture.branches)
+        return next((score for score in self.scores if score.branches == ends), None)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The content of ``dnas derive --json``."""
+        return {
+            **super().to_mapping(),
+            "branches": self.architecture.summary(),
+            "scores": [dataclasses.asdict(score) for score in self.scores],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The scores, the cells of the chosen combination, and its latency."""
+        if len(self.scores) > 1:
+            yield from (score.line() for score in self.scores)
+        for branch in self.architecture.summary():
+            yield f"branch 1/{branch['scale']}"
+            for cell in branch["cells"]:
+                down = f" -> 1/{2 * cell['scale']}" if cell["stride"] == 2 else ""
+                yield (
+                    f"  1/{cell['scale']:<3} {cell['operator']:<15} ratio {cell['ratio']:<3} "
+                    f"{cell['out_channels']} channels{down}"
+                )
+        if self.chosen is not None and self.chosen.changes:
+            yield f"changed from the likeliest choices to reach the target, {self.chosen.adjustment()}:"
+            yield from (f"  {change}" for change in self.chosen.changes)
+        if text := self.latency_line():
+            yield text
+
+
+def select(scores: Sequence[BranchScore], target_ms: float | None) -> BranchScore:
+    """The best score, of those that reach the target if there is one; if none does, the nearest to it."""
+    if target_ms is not None and not any(score.reached for score in scores):
+        return min(scores, key=lambda score: abs((score.latency_ms or 0.0) - target_ms))
+    allowed = [score for score in scores if score.reached is not False]
+    if all(score.score is not None for score in allowed):
+        return max(allowed, key=lambda score: score.score or 0.0)
+    return allowed[-1]
+
+
+def branches_text(branches: Sequence[int]) -> str:
+    """(16, 32) as text: ``16,32``."""
+    return ",".join(map(str, branches))

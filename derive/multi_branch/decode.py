@@ -1,0 +1,250 @@
+"""From logits to a discrete architecture: FasterSeg section 3.4, as a pure function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from derive.multi_branch.architecture import Branch, Cell, MultiBranchArchitecture
+from search_spaces.fasterseg import Grid, NetworkPlan
+
+Place = tuple[int, int]
+"""(level, layer) of a cell, or of the cell that a connection leads into."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One choice of everything that a derived network is made of.
+
+    ``entered``: by final scale, the layers at which its branch enters the levels from 1. ``operators``: of every cell.
+    ``ratios``: expansion ratio of every searched connection, by the cell that it leads into.
+    """
+
+    entered: Mapping[int, tuple[int, ...]]
+    operators: Mapping[Place, str]
+    ratios: Mapping[Place, int]
+
+
+def decode(
+    logits: Mapping[str, Tensor], plan: NetworkPlan, branches: Sequence[int], provenance: Mapping[str, object] = {}
+) -> MultiBranchArchitecture:
+    """The discrete architecture of the branches that end at the scales ``branches``.
+
+    ``logits`` are those of :meth:`ArchitectureParameters.named_logits`; without gamma every ratio is the widest.
+    Operators and ratios are the argmax of alpha and gamma; a branch goes coarser where the product of its beta_0 is
+    largest (footnote 2); skips of stride 1 are left out, and their neighbours meet at the narrowest width in between.
+    """
+    likelihoods = Likelihoods(logits, plan)
+    return assemble(likelihoods, likelihoods.likeliest(branches), provenance)
+
+
+def downsampling_layers(logits: Mapping[str, Tensor], grid: Grid, level: int) -> tuple[tuple[int, ...], float]:
+    """The layers at which the branch of ``level`` enters levels 1 to ``level``, and the margin to the second best.
+
+    The joint argmax of the product of beta_0. The margin is the ratio of the second best product to the best, from 0
+    (no doubt) to 1 (a tie). The first cell of a level has no choice, so no beta: it is entered there only if the grid
+    leaves nothing else.
+    """
+    scored = scored_paths(_entry_scores(logits, grid), grid, level)
+    margin = math.exp(scored[1][0] - scored[0][0]) if len(scored) > 1 else 0.0
+    return scored[0][1], margin
+
+
+UNSEARCHED = -1e6
+"""Score of entering a level at its first cell, which has no beta."""
+
+
+def _entry_scores(logits: Mapping[str, Tensor], grid: Grid) -> dict[Place, float]:
+    """The logarithm of beta_0 of every cell that has a choice of predecessor."""
+    return {
+        (level, grid.layers - rows + row): float(probability)
+        for level in grid.levels
+        for rows in [grid.beta_rows(level)]
+        if rows
+        for row, probability in enumerate(F.log_softmax(logits[f"beta_{grid.scales[level]}"].double(), -1)[:, 0])
+    }
+
+
+def scored_paths(scores: Mapping[Place, float], grid: Grid, level: int) -> list[tuple[float, tuple[int, ...]]]:
+    """All ways to ``level`` with the logarithm of their product of beta_0, the best first, the earlier of equals."""
+    return sorted(
+        (
+            (sum(scores.get((i + 1, layer), UNSEARCHED) for i, layer in enumerate(layers)), layers)
+            for layers in combinations(range(1, grid.layers), level)
+            if all(layer > i for i, layer in enumerate(layers))
+        ),
+        key=lambda pair: (-pair[0], pair[1]),
+    )
+
+
+class Likelihoods:
+    """The logits of one architecture as (log-)probabilities by place, in float64, computed once.
+
+    ``paths``: by final scale, all ways there with their score, the best first; ``operators``: probabilities by cell;
+    ``ratios``: log-probabilities by connection, certainty of the widest where ratios were not searched.
+    """
+
+    def __init__(self, logits: Mapping[str, Tensor], plan: NetworkPlan) -> None:
+        self.plan, grid = plan, plan.grid
+        self.entries = _entry_scores(logits, grid)
+        self.paths = {scale: scored_paths(self.entries, grid, level) for level, scale in enumerate(grid.scales)}
+        self.operators: dict[Place, list[float]] = {}
+        self.ratios: dict[Place, list[float]] = {}
+        certain = [-math.inf] * len(plan.ratios)
+        certain[plan.ratios.index(max(plan.ratios))] = 0.0
+        for level, scale in enumerate(grid.scales):
+            operators = F.softmax(logits[f"alpha_{scale}"].double(), -1).tolist()
+            searched = logits.get(f"gamma_{scale}")
+            ratios = None if searched is None else F.log_softmax(searched.double(), -1).tolist()
+            for layer in range(level, grid.layers):
+                self.operators[level, layer] = operators[grid.alpha_row(level, layer)]
+                if layer:
+                    self.ratios[level, layer] = certain if ratios is None else ratios[grid.gamma_row(level, layer)]
+
+    def likeliest(self, branches: Sequence[int]) -> Selection:
+        """The argmax of everything."""
+        names, ratios = self.plan.operators, self.plan.ratios
+        return Selection(
+            entered={scale: self.paths[scale][0][1] for scale in branches},
+            operators={place: names[row.index(max(row))] for place, row in self.operators.items()},
+            ratios={place: ratios[row.index(max(row))] for place, row in self.ratios.items()},
+        )
+
+    def loss(self, selection: Selection) -> float:
+        """By how much the log-probability of ``selection`` is less than that of the likeliest, from 0.
+
+        The sum over the paths of its branches and over all cells and connections on them, each counted once.
+        """
+        cells, connections, lost = set(), set(), 0.0
+        for scale, entered in selection.entered.items():
+            scores = self.paths[scale]
+            lost += scores[0][0] - next(score for score, layers in scores if layers == entered)
+            path = levels_of(entered, self.plan.grid)
+            cells |= {(level, layer) for layer, level in enumerate(path)}
+            connections |= {(level, layer) for layer, level in enumerate(path) if layer}
+        for place in sorted(cells):
+            row = self.operators[place]
+            lost += _log(max(row)) - _log(row[self.plan.operators.index(selection.operators[place])])
+        for place in sorted(connections):
+            row = self.ratios[place]
+            lost += max(row) - row[self.plan.ratios.index(selection.ratios[place])]
+        return lost
+
+
+def levels_of(entered: Sequence[int], grid: Grid) -> list[int]:
+    """The level of every layer's cell on a branch that enters the levels from 1 at the layers ``entered``."""
+    return [sum(at <= layer for at in entered) for layer in range(grid.layers)]
+
+
+def _log(probability: float) -> float:
+    return math.log(max(probability, 1e-300))
+
+
+def assemble(
+    likelihoods: Likelihoods, selection: Selection, provenance: Mapping[str, object] = {}
+) -> MultiBranchArchitecture:
+    """The architecture of a selection; the margins compare each choice with the best other one."""
+    found = [_build_branch(likelihoods, selection, scale) for scale in selection.entered]
+    return MultiBranchArchitecture(
+        end_ratio=likelihoods.plan.end_ratio,
+        branches=_trim(found),
+        provenance={str(k): str(v) for k, v in provenance.items()},
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A cell on a branch's path before skips narrowed it: ``read`` of its ``width`` channels are used further on."""
+
+    operator: str
+    level: int
+    layer: int
+    stride: int
+    scale: int
+    in_channels: int
+    width: int
+    read: int
+    margin: float
+
+
+def _build_branch(likelihoods: Likelihoods, selection: Selection, scale: int) -> tuple[int, float, int, list[_Found]]:
+    plan = likelihoods.plan
+    grid = plan.grid
+    path = levels_of(selection.entered[scale], grid)
+    cells: list[_Found] = []
+    channels = 8 * plan.end_ratio
+    for layer, level in enumerate(path):
+        target = path[layer + 1] if layer < grid.last else level
+        operator = selection.operators[level, layer]
+        ratio = selection.ratios[target, layer + 1] if layer < grid.last else plan.end_ratio
+        width = ratio * grid.scales[target]
+        if operator == "skip" and target == level:
+            channels = min(channels, width)
+            cells[-1:] = [_narrow(cell, channels) for cell in cells[-1:]]
+            continue
+        weights = likelihoods.operators[level, layer]
+        index = plan.operators.index(operator)
+        cells.append(
+            _Found(
+                operator=operator,
+                level=level,
+                layer=layer,
+                stride=1 if target == level else 2,
+                scale=grid.scales[target],
+                in_channels=channels,
+                width=width,
+                read=width,
+                margin=weights[index] - max([*weights[:index], *weights[index + 1 :], 0.0]),
+            )
+        )
+        channels = width
+    return scale, _path_margin(likelihoods, selection, scale), channels, cells
+
+
+def _path_margin(likelihoods: Likelihoods, selection: Selection, scale: int) -> float:
+    """The best score of another path over that of the selected one."""
+    scores = {layers: score for score, layers in likelihoods.paths[scale]}
+    mine = scores.pop(selection.entered[scale])
+    return math.exp(min(max(scores.values()) - mine, 700.0)) if scores else 0.0
+
+
+def _narrow(cell: _Found, channels: int) -> _Found:
+    return _Found(**{**cell.__dict__, "read": channels})
+
+
+def _trim(found: Sequence[tuple[int, float, int, list[_Found]]]) -> tuple[Branch, ...]:
+    """Branches whose cells make no more channels than somebody reads; cells of a shared prefix stay equal."""
+
+    def prefix(cells: Sequence[_Found]) -> tuple[tuple[object, ...], ...]:
+        return tuple((c.operator, c.scale, c.stride, c.in_channels, c.width) for c in cells)
+
+    read: dict[tuple[tuple[object, ...], ...], int] = {}
+    for _, _, _, cells in found:
+        for index, cell in enumerate(cells):
+            key = prefix(cells[: index + 1])
+            read[key] = max(read.get(key, 0), cell.read)
+    branches = []
+    for scale, margin, channels, cells in found:
+        trimmed = []
+        for index, cell in enumerate(cells):
+            # The channels of a skip of stride 2 come from two halves and are cheap: its readers take a slice.
+            made = cell.width if cell.operator == "skip" else read[prefix(cells[: index + 1])]
+            trimmed.append(
+                Cell(
+                    operator=cell.operator,
+                    scale=cell.scale // cell.stride,
+                    stride=cell.stride,
+                    in_channels=cell.in_channels,
+                    channels=made,
+                    layer=cell.layer,
+                    width=cell.width,
+                    margin=round(cell.margin, 6),
+                )
+            )
+        branches.append(Branch(scale=scale, channels=channels, cells=tuple(trimmed), path_margin=round(margin, 6)))
+    return tuple(branches)

@@ -1,0 +1,212 @@
+"""From a search of multi-branch networks to the networks themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor, nn
+
+from derive.base import Architecture, DeriveOptions, Deriver, Range, logits_of, provenance_of
+from derive.multi_branch.architecture import MultiBranchArchitecture
+from derive.multi_branch.branches import SELECTION, BranchScore, MultiBranchDerivation, branches_text, select
+from derive.multi_branch.decode import Likelihoods, assemble, decode
+from derive.multi_branch.inherit import inherit_weights
+from derive.multi_branch.published_files import predicted_latency_ms
+from derive.multi_branch.published_rule import decode_as_published
+from derive.multi_branch.sampling import sample_architectures
+from derive.multi_branch.target import TargetedDecoder, latency_bounds, network_price
+from dnas.errors import UserError
+from dnas.files import write_json
+from dnas.latency.table import LatencyTable
+from dnas.runs import RunFolder
+from dnas.search import SearchProblem
+from search_spaces.fasterseg import FasterSegSpace, MultiResolutionSupernet, combination_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+    from dnas.report import Section
+
+STUDENT = "student"
+
+
+class MultiBranchDeriver(Deriver[FasterSegSpace]):
+    """Derives FasterSeg's student and teacher (section 3.4)."""
+
+    architectures = (STUDENT, "teacher")
+    rules = ("paper", "published-code")
+
+    def draw(self, count: int, seed: int) -> Sequence[MultiBranchArchitecture]:
+        """Random students; combinations of branches take turns."""
+        size, classes = self.space.input_size, self.space.num_classes
+        return [
+            dataclasses.replace(architecture, num_classes=classes, input_size=size)
+            for architecture in sample_architectures(self.space.plan(), count, seed)
+        ]
+
+    def predict_ms(self, architecture: Architecture, table: LatencyTable) -> float:
+        """The sum of the table's entries."""
+        if not isinstance(architecture, MultiBranchArchitecture):
+            raise UserError(f"is no network of branches and cells, as those of {self.space.name} are")
+        return network_price(self.space.plan(), table.lookup)(architecture)
+
+    def latency_bounds(self, table: LatencyTable) -> Mapping[str, Range]:
+        """Of the student, by combination of branches."""
+        bounds = latency_bounds(self.space.plan(), table.lookup)
+        return {
+            combination_name(ends): (fastest.latency_ms, slowest.latency_ms)
+            for ends, (fastest, slowest) in bounds.items()
+        }
+
+    def derived_ms(self, table: LatencyTable) -> Callable[[Mapping[str, Tensor]], Mapping[str, float]]:
+        """Of the likeliest student, by combination of branches."""
+        plan = self.space.plan()
+        price = network_price(plan, table.lookup)
+
+        def derived(logits: Mapping[str, Tensor]) -> dict[str, float]:
+            likelihoods = Likelihoods(logits_of(logits, STUDENT), plan)
+            return {
+                combination_name(ends): price(assemble(likelihoods, likelihoods.likeliest(ends)))
+                for ends in plan.combinations()
+            }
+
+        return derived
+
+    def derive(self, run: RunFolder, options: DeriveOptions) -> MultiBranchDerivation:
+        """The discrete network of a finished search.
+
+        Without ``branches`` the combination is selected by ACC * (LAT / T) ** w (FasterSeg, Appendix B) from the mIoU
+        that combinations have in the supernet and the latencies of their derived networks.
+
+        A student with a latency target is derived for it under the rule "paper", and selected among the combinations
+        that reach it. "published-code" is that code's decoder and pricing.
+        """
+        which, rule = self.check_options(options, run.path)
+        table, plan = self.table_of(run, options), self.space.plan(which)
+        if options.branches is not None and options.branches not in plan.combinations():
+            known = ", ".join(map(branches_text, plan.combinations()))
+            raise UserError(f"branches {branches_text(options.branches)}: the supernet has heads for {known}")
+        can_target = which == STUDENT and rule == "paper" and table is not None
+        if options.target_ms is not None and not can_target:
+            raise UserError(f"{run.path}: a latency target is for the student, by the rule paper, with a latency table")
+        target = options.target_ms or self.space.settings.latency_target_ms
+        job = _Job(
+            run,
+            self.space,
+            which,
+            rule,
+            _logits(run, which),
+            table,
+            target if can_target and options.use_target else None,
+        )
+        wanted = plan.combinations() if options.branches is None else (options.branches,)
+        found = [job.derive(ends) for ends in wanted]
+        scores = tuple(score for _, score in found)
+        best = select(scores, job.target_ms)
+        architecture = next(architecture for architecture, score in found if score is best)
+        return MultiBranchDerivation(
+            architecture=architecture, rule=rule, latency_ms=best.latency_ms, target_ms=job.target_ms, scores=scores
+        )
+
+    def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
+        """See :func:`derive.multi_branch.inherit_weights`."""
+        if not isinstance(architecture, MultiBranchArchitecture):
+            raise UserError(f"is no network of branches and cells, as those of {self.space.name} are")
+        return inherit_weights(cast("MultiResolutionSupernet", problem.weights), architecture)
+
+    def finish_search(self, run: RunFolder) -> None:
+        """Write the scores and the selection of branches of every architecture."""
+        content = {}
+        for which in self.architectures:
+            derivation = self.derive(run, DeriveOptions(which=which))
+            chosen = derivation.chosen
+            content[which] = {
+                "rule": derivation.rule,
+                "target_ms": derivation.target_ms,
+                "chosen": None if chosen is None else chosen.branches,
+                "latency_ms": derivation.latency_ms,
+                "scores": [dataclasses.asdict(score) for score in derivation.scores],
+            }
+        write_json(run.path / SELECTION, content)
+
+    def search_summary(self, run: RunFolder) -> str:
+        """The latency of the student that would be derived now."""
+        derivation = self.derive(run, DeriveOptions())
+        ends = "" if derivation.chosen is None else f", branches {branches_text(derivation.chosen.branches)}"
+        return f"student: {derivation.latency_line()}{ends}"
+
+    def search_sections(self, run: RunFolder) -> list[Section]:
+        """The search's curves, and the selection of branches."""
+        from derive.multi_branch.report import selection_sections
+
+        return [*super().search_sections(run), *selection_sections(run)]
+
+    def search_drawings(self, run: RunFolder) -> dict[str, Drawing]:
+        """The curves of the search and of its monitor."""
+        from dnas.report import monitor_curves
+
+        found, records = super().search_drawings(run), run.records()
+        return {**found, "monitor": monitor_curves(records)} if records else found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What every combination of branches is derived from."""
+
+    run: RunFolder
+    space: FasterSegSpace
+    which: str
+    rule: str
+    logits: Mapping[str, Tensor]
+    table: LatencyTable | None
+    target_ms: float | None
+
+    def derive(self, ends: tuple[int, ...]) -> tuple[MultiBranchArchitecture, BranchScore]:
+        """The network of a combination of branches, and its score."""
+        plan = self.space.plan(self.which)
+        provenance: Mapping[str, object] = provenance_of(self.run, self.which, self.rule)
+        if self.target_ms is not None and self.table is not None:
+            found = TargetedDecoder(self.logits, plan, self.table.lookup).decode(ends, self.target_ms, provenance)
+            chosen = found.chosen
+            score = BranchScore(
+                ends,
+                *self._scored(ends, chosen.latency_ms),
+                argmax_ms=found.likeliest.latency_ms,
+                lost_log_probability=chosen.lost,
+                changes=found.changes,
+                reached=found.reaches(self.target_ms),
+            )
+            told = chosen.architecture.with_provenance(
+                target_ms=self.target_ms,
+                predicted_ms=round(chosen.latency_ms, 6),
+                argmax_ms=round(found.likeliest.latency_ms, 6),
+                lost_log_probability=round(chosen.lost, 6),
+            )
+            return self._complete(told), score
+        decoder = decode if self.rule == "paper" else decode_as_published
+        architecture = self._complete(decoder(self.logits, plan, ends, provenance))
+        ms = None if self.table is None else predicted_latency_ms(architecture, self.table.lookup, self.rule)
+        return architecture, BranchScore(ends, *self._scored(ends, ms), argmax_ms=ms)
+
+    def _complete(self, architecture: MultiBranchArchitecture) -> MultiBranchArchitecture:
+        size = self.space.input_size
+        return dataclasses.replace(architecture, num_classes=self.space.num_classes, input_size=size)
+
+    def _scored(self, ends: tuple[int, ...], ms: float | None) -> tuple[float | None, float | None, float | None]:
+        """mIoU, latency and score."""
+        validated = [record["miou_outputs"] for record in self.run.records("epoch") if record.get("miou_outputs")]
+        by_output: Mapping[str, Any] = validated[-1].get(self.which, {}) if validated else {}
+        miou = by_output.get(combination_name(ends))
+        if miou is None or ms is None:
+            return miou, ms, None
+        selection = self.space.settings.branch_selection
+        return miou, ms, miou * (ms / selection.reference_ms) ** selection.exponent
+
+
+def _logits(run: RunFolder, which: str) -> dict[str, Tensor]:
+    logits = logits_of(run.load_weights("architecture"), which)
+    if not logits:
+        raise UserError(f"{run.path}: holds no architecture named {which}, expected student or teacher")
+    return logits

@@ -1,0 +1,44 @@
+"""Copy a supernet's weights into a derived network."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from derive.multi_branch.architecture import Cell, MultiBranchArchitecture
+from dnas.networks.multi_branch import MultiBranchNetwork, scales_below
+from search_spaces.fasterseg import MultiResolutionSupernet
+
+
+@torch.no_grad()
+def inherit_weights(supernet: MultiResolutionSupernet, architecture: MultiBranchArchitecture) -> MultiBranchNetwork:
+    """The derived network with the weights that its choices have in the supernet.
+
+    It computes what the supernet computes for the one-hot sample of these choices. The architecture must have been
+    decoded from this supernet's logits: every cell needs its ``layer`` and ``width``.
+    """
+    network = MultiBranchNetwork(architecture.spec(), supernet.num_classes).to(next(supernet.parameters()))
+    ratio, grid = architecture.end_ratio, supernet.grid
+    ends = cast("Any", supernet.ends[str(ratio)])
+    network.stem.load_state_dict(supernet.stems[str(ratio)].state_dict())
+    for branch, path in zip(architecture.branches, network.paths, strict=True):
+        for cell, index in zip(branch.cells, path, strict=True):
+            network.cells[index] = _extract(supernet, grid.level_of(cell.scale), cell)
+    for fuses, branch, spec in zip(network.fuses, architecture.branches, architecture.spec().branches, strict=True):
+        for scale in scales_below(branch.scale):
+            step = ends.fuse(branch.scale, scale)
+            cast("nn.ModuleDict", fuses)[str(scale)] = step.extract(spec.skip_channels(scale, 8 * ratio))
+    network.head = copy.deepcopy(ends.head(tuple(branch.scale for branch in architecture.branches)))
+    return network.train(supernet.training)
+
+
+def _extract(supernet: MultiResolutionSupernet, level: int, cell: Cell) -> nn.Module:
+    if cell.layer is None or cell.width is None:
+        raise ValueError(f"cell {cell.operator} at scale {cell.scale} does not say where in the supernet it came from")
+    mixed = (supernet.keep if cell.stride == 1 else supernet.down)[f"{level}_{cell.layer}"]
+    operator: Any = cast("nn.ModuleDict", mixed)[cell.operator]
+    module: nn.Module = operator.extract(cell.in_channels, cell.width, cell.channels)
+    return module

@@ -1,0 +1,87 @@
+"""Finding the deriver of a search space, and the class of an architecture file.
+
+Those of this package are known by themselves; those of others by the entry point groups ``dnas.derivers`` (under the
+name of the search space) and ``dnas.architectures`` (under the ``kind`` in the file).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from derive.base import VERSION, Architecture, Derivation, DeriveOptions, Deriver
+from derive.dilated.architecture import DilatedArchitecture
+from derive.dilated.deriver import DilatedDeriver
+from derive.multi_branch.architecture import MultiBranchArchitecture
+from derive.multi_branch.deriver import MultiBranchDeriver
+from derive.multi_branch.published_files import derive_published
+from dnas.config import parse_config
+from dnas.errors import UserError
+from dnas.files import read_yaml
+from search_spaces import SearchSpace
+
+DERIVER_ENTRY_POINTS = "dnas.derivers"
+ARCHITECTURE_ENTRY_POINTS = "dnas.architectures"
+DERIVERS: Mapping[str, type[Deriver[Any]]] = {"fasterseg": MultiBranchDeriver, "regseg": DilatedDeriver}
+ARCHITECTURES: Mapping[str, type[Architecture]] = {
+    "multi_branch": MultiBranchArchitecture,
+    "dilated": DilatedArchitecture,
+}
+
+
+def deriver_of(space: SearchSpace[Any]) -> Deriver[Any]:
+    """The half of ``space`` that derives; :class:`UserError` where none is installed."""
+    name = str(space.settings.space)
+    found = DERIVERS.get(name) or _entry_point(DERIVER_ENTRY_POINTS, name, Deriver)
+    if found is None:
+        raise UserError(
+            f"{space.name}: nothing derives networks of the space {name}: its package has no entry point {name} in the "
+            f"group {DERIVER_ENTRY_POINTS}"
+        )
+    return found(space)
+
+
+def derive_file(path: Path, options: DeriveOptions) -> Derivation:
+    """The discrete network of a file of searched parameters that other software wrote: FasterSeg's published logits."""
+    return derive_published(path, options)
+
+
+def load_architecture(path: str | Path) -> Architecture:
+    """Read and check an architecture file; see :meth:`Architecture.load`."""
+    return architecture_from(read_yaml(path, "architecture file"), str(path))
+
+
+def architecture_from(values: Mapping[str, Any], source: str) -> Architecture:
+    """What plain containers describe; a mistake in them is a :class:`UserError` that begins with ``source``."""
+    version, kind = values.get("version"), values.get("kind", "multi_branch")
+    if version is None:
+        raise UserError(f"{source}: no version, so no architecture, or a truncated one; dnas derive makes it anew")
+    if version != VERSION:
+        raise UserError(f"{source}: architecture version {version!r}, this dnas reads version {VERSION}")
+    found = None
+    if isinstance(kind, str):
+        found = ARCHITECTURES.get(kind) or _entry_point(ARCHITECTURE_ENTRY_POINTS, kind, Architecture)
+    if found is None:
+        known = sorted(
+            {*ARCHITECTURES, *(entry.name for entry in metadata.entry_points(group=ARCHITECTURE_ENTRY_POINTS))}
+        )
+        raise UserError(f"{source}: kind: given {json.dumps(kind)}, expected one of {', '.join(known)}")
+    architecture: Architecture = parse_config(found, values, source)
+    try:
+        architecture.check()
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return architecture
+
+
+def _entry_point(group: str, name: str, expected: type) -> Any:
+    """The class that another package has under ``name``; None where there is none."""
+    for entry in metadata.entry_points(group=group, name=name):
+        loaded = entry.load()
+        if not (isinstance(loaded, type) and issubclass(loaded, expected)):
+            raise UserError(f"entry point {name} of {group}: {entry.value} is no subclass of {expected.__name__}")
+        return loaded
+    return None

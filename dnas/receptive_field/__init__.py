@@ -1,0 +1,6 @@
+"""Field-of-view arithmetic: of sequences of layers, and of any network by running it once."""
+
+from dnas.receptive_field.arithmetic import Field, Layer, field_of_layers
+from dnas.receptive_field.view import DeclaresLayer, dilation_bounds, field_of_outputs, fields_around
+
+__all__ = ["DeclaresLayer", "Field", "Layer", "dilation_bounds", "field_of_layers", "field_of_outputs", "fields_around"]

@@ -1,0 +1,96 @@
+"""Networks by whatever names them, and the images that they are trained and scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from derive import Architecture, architecture_from
+from dnas.config import parse_config
+from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, open_dataset
+from dnas.errors import UserError
+from dnas.networks import create_network, list_networks, network_facts
+from dnas.runs import RunFolder, load_into
+from dnas.training import RetrainConfig
+
+
+def open_splits(config: DataConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Training and validation images."""
+    return open_dataset(config, "train"), open_dataset(config, "val")
+
+
+def require_classes(found: int, expected: int, data: str, wanted_by: str) -> None:
+    """Raise :class:`UserError` unless the data has as many classes as something was made for."""
+    if found != expected:
+        raise UserError(f"{data} has {found} classes, {wanted_by} is for {expected}: use the data it is for")
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network by name, architecture file or run; what is not known of it is None."""
+
+    name: str
+    network: nn.Module
+    num_classes: int
+    input_size: tuple[int, int] | None = None
+    labels: Labels | None = None
+    augmentation: AugmentationConfig | None = None
+    run: RunFolder | None = None
+
+
+def load_network(reference: str, num_classes: int | None = None) -> LoadedNetwork:
+    """The network of a run of ``dnas retrain``, an architecture file, or a published network's name.
+
+    A run gives the best weights, the others fresh ones for ``num_classes`` (19, as in Cityscapes, if not given).
+    """
+    path = Path(reference)
+    if path.is_dir():
+        return _network_of_run(path, num_classes)
+    if path.is_file() or reference.endswith((".yaml", ".yml")):
+        architecture = Architecture.load(path)
+        classes = num_classes or architecture.num_classes or 19
+        return LoadedNetwork(path.stem, architecture.build(classes), classes, architecture.input_size)
+    if reference in list_networks():
+        classes = num_classes or 19
+        return LoadedNetwork(
+            reference, create_network(reference, classes), classes, network_facts(reference).input_size
+        )
+    raise UserError(
+        f"{reference}: no run folder, no architecture file, and no network; networks: {', '.join(list_networks())}"
+    )
+
+
+def build_network(description: Mapping[str, Any], num_classes: int, source: str) -> nn.Module:
+    """The network that a retraining's configuration describes: by its architecture, or by name."""
+    if "name" in description:
+        return create_network(str(description["name"]), num_classes)
+    return architecture_from(description.get("architecture", {}), source).build(num_classes)
+
+
+def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
+    run = RunFolder.open(path, "retrain")
+    source = str(path / "configuration.yaml")
+    try:
+        names = tuple(str(name) for name in run.configuration["classes"])
+        colours = tuple((int(r), int(g), int(b)) for r, g, b in run.configuration["colours"])
+        height, width = (int(side) for side in run.configuration["input_size"])
+        description, recipe = run.configuration["network"], run.configuration["retrain"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source}: not the configuration of a retraining ({error!r})") from None
+    if num_classes not in (None, len(names)):
+        raise UserError(f"{path}: was trained for {len(names)} classes, not {num_classes}")
+    network = build_network(description, len(names), source)
+    load_into(network, run.load_weights("best"), path)
+    return LoadedNetwork(
+        name=path.name,
+        network=network.eval(),
+        num_classes=len(names),
+        input_size=(height, width),
+        labels=Labels(names, colours),
+        augmentation=parse_config(RetrainConfig, recipe, source).augmentation,
+        run=run,
+    )

@@ -1,0 +1,240 @@
+"""From run folders to the content of a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from derive import TABLE, Architecture, Deriver, architecture_from
+from dnas.config import parse_config
+from dnas.data import DataConfig, SegmentationDataset, eval_transform, open_dataset
+from dnas.errors import UserError
+from dnas.export import benchmark
+from dnas.latency import Effort, LatencyTable
+from dnas.profile import count_multiply_adds, count_parameters
+from dnas.report import (
+    ClassLabels,
+    Example,
+    Figure,
+    LatencySummary,
+    NetworkFigures,
+    ReportData,
+    Reproduction,
+    agreement_scatter,
+    drawn,
+    examples_sheet,
+    headline,
+    retraining_curves,
+    save_png,
+)
+from dnas.runs import RunFolder
+from dnas.training import Evaluation, evaluate
+from dnas.workflows.checking import CheckResult, check_table
+from dnas.workflows.derivation import deriver_of_run
+from dnas.workflows.networks import LoadedNetwork, load_network
+
+
+def gather_report(
+    search_run: Path | None,
+    student: Path | None,
+    teacher: Path | None,
+    *,
+    networks: int = 12,
+    examples: int = 4,
+    title: str = "dnas",
+    commands: tuple[str, ...] = (),
+) -> ReportData:
+    """Everything that the given runs can show; at least one must be given.
+
+    Networks are evaluated, benchmarked and checked against the latency table here and now, on this machine's CPU or
+    the device of the table.
+    """
+    if search_run is None and student is None and teacher is None:
+        raise UserError("report: give at least one of --search, --student and --teacher")
+    loaded = {name: load_network(str(path)) for name, path in (("student", student), ("teacher", teacher)) if path}
+    search, deriver = (None, None) if search_run is None else deriver_of_run(search_run)
+    table = _table_of(search_run)
+    architectures = {name: a for name, found in loaded.items() if (a := _architecture_of(found)) is not None}
+    check = None
+    if deriver is not None and table is not None and networks >= 2:
+        check = _check(deriver, table, architectures, networks)
+    scores = {name: _evaluate(found) for name, found in loaded.items()}
+    first = next(iter(loaded.values()), None)
+    figures = [_figures(name, found, scores[name], table, check) for name, found in loaded.items()]
+    reference = search or (first.run if first else None)
+    assert reference is not None
+    return ReportData(
+        title=title,
+        subtitle=_subtitle(reference),
+        latency=None if table is None else _summary(table),
+        search=[] if search is None or deriver is None else deriver.search_sections(search),
+        architectures=[_drawn(name, architecture) for name, architecture in architectures.items()],
+        summary=headline(figures[0]) if figures else (),
+        networks=figures,
+        retrain_records={name: found.run.records() for name, found in loaded.items() if found.run},
+        agreement=None if check is None else check.for_report(),
+        labels=None
+        if first is None or first.labels is None
+        else ClassLabels(names=first.labels.names, colours=first.labels.colours),
+        examples=[] if first is None else _examples(first, examples),
+        class_iou={name: score.iou for name, score in scores.items()},
+        reproduction=_reproduction(reference, commands),
+    )
+
+
+def write_pictures(
+    data: ReportData, folder: Path, search_run: Path | None = None, networks: tuple[Path | None, ...] = ()
+) -> None:
+    """The figures of a report as PNG files, for a README or a talk.
+
+    ``search_run`` and ``networks`` are the run folders that the report is about.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if search_run is not None:
+        run, deriver = deriver_of_run(search_run)
+        for name, drawing in deriver.search_drawings(run).items():
+            save_png(drawing, folder / f"{name}.png")
+    if data.retrain_records:
+        save_png(retraining_curves(data.retrain_records), folder / "retraining.png")
+    for name, path in zip(("student", "teacher"), networks, strict=False):
+        architecture = None if path is None else _architecture_of(load_network(str(path)))
+        if architecture is not None:
+            save_png(architecture.drawing(name), folder / f"architecture_{name}.png")
+    if data.agreement is not None:
+        save_png(agreement_scatter(data.agreement), folder / "latency_check.png")
+    if data.examples and data.labels is not None:
+        save_png(examples_sheet(data.examples, data.labels), folder / "examples.png")
+
+
+def _drawn(name: str, architecture: Architecture) -> Figure:
+    description = f"The parts of the derived {name}, {architecture.graph().number_of_nodes()} in all"
+    return drawn(architecture.drawing(), architecture.caption(name), description)
+
+
+def _table_of(search_run: Path | None) -> LatencyTable | None:
+    path = None if search_run is None else search_run / TABLE
+    return None if path is None or not path.exists() else LatencyTable.load(path)
+
+
+def _architecture_of(found: LoadedNetwork) -> Architecture | None:
+    """The architecture of a retrained network; None for a network by name."""
+    described = found.run.configuration["network"].get("architecture") if found.run else None
+    return None if described is None else architecture_from(described, found.name)
+
+
+def _check(
+    deriver: Deriver[Any], table: LatencyTable, architectures: dict[str, Architecture], networks: int
+) -> CheckResult:
+    effort = Effort(rounds=5, time_per_entry=0.3)
+    derived = {name: found for name, found in architectures.items() if _is_of(deriver, found, table)}
+    return check_table(table, deriver.space, networks, derived=derived, effort=effort)
+
+
+def _is_of(deriver: Deriver[Any], architecture: Architecture, table: LatencyTable) -> bool:
+    """Whether a network is one of the space's."""
+    try:
+        deriver.predict_ms(architecture, table)
+    except UserError:
+        return False
+    return True
+
+
+def _evaluate(found: LoadedNetwork) -> Evaluation:
+    assert found.augmentation is not None
+    return evaluate(found.network, _validation_data(found), found.augmentation, device="cpu")
+
+
+def _validation_data(found: LoadedNetwork) -> SegmentationDataset:
+    assert found.run is not None
+    source = str(found.run.path / "configuration.yaml")
+    return open_dataset(parse_config(DataConfig, found.run.configuration["data"], source), "val")
+
+
+def _figures(
+    name: str, found: LoadedNetwork, score: Evaluation, table: LatencyTable | None, check: CheckResult | None
+) -> NetworkFigures:
+    assert found.input_size is not None
+    size = found.input_size
+    predicted = measured = target = None
+    architecture = _architecture_of(found)
+    if architecture is not None and "target_ms" in architecture.provenance:
+        target = float(architecture.provenance["target_ms"])
+    if check is not None and name in check.names:
+        predicted, measured = check.predicted[check.names.index(name)], check.measured[check.names.index(name)]
+    else:
+        threads = None if table is None else table.provenance.threads
+        measured = benchmark(found.network, size, threads=threads, seconds=1.0)["latency_ms"]["median"]
+    return NetworkFigures(
+        name=name,
+        miou=score.miou,
+        pixel_accuracy=score.pixel_accuracy,
+        latency_ms=measured,
+        predicted_latency_ms=predicted,
+        target_ms=target,
+        parameters=count_parameters(found.network),
+        multiply_adds=count_multiply_adds(found.network, size),
+    )
+
+
+def _examples(found: LoadedNetwork, count: int) -> list[Example]:
+    """Predictions on validation images spread over the split."""
+    assert found.augmentation is not None
+    data, transform = _validation_data(found), eval_transform(found.augmentation)
+    chosen = [i * len(data) // max(1, count) for i in range(min(count, len(data)))]
+    examples = []
+    for index in chosen:
+        image, mask = data[index]
+        normalised, labels = transform(image, mask)
+        with torch.no_grad():
+            logits = found.network(normalised[None])
+        examples.append(
+            Example(
+                name=data.file_name(index),
+                image=image.permute(1, 2, 0).numpy().astype(np.uint8),
+                prediction=logits[0].argmax(0).numpy(),
+                truth=labels.numpy(),
+            )
+        )
+    return examples
+
+
+def _summary(table: LatencyTable) -> LatencySummary:
+    provenance = table.provenance
+    return LatencySummary(
+        device=provenance.device.name,
+        backend=provenance.backend,
+        precision=provenance.precision,
+        entries=len(table),
+        input_size=provenance.input_size,
+        slowest=[(key, entry.median) for key, entry in table.slowest(8)],
+        details={
+            "threads": provenance.threads,
+            "batch": provenance.batch,
+            "memory format": provenance.memory_format,
+            "measured": provenance.date,
+            "took": f"{provenance.seconds:.0f} s",
+            **provenance.software,
+        },
+    )
+
+
+def _subtitle(run: RunFolder) -> str:
+    data = run.configuration["data"]
+    preset = run.configuration.get("preset")
+    where = "" if data.get("size") is None else " at {}x{}".format(*data["size"])
+    return f"{'' if preset is None else f'{preset}, '}{data['dataset']}{where}"
+
+
+def _reproduction(run: RunFolder, commands: tuple[str, ...]) -> Reproduction:
+    environment: dict[str, Any] = run.environment
+    versions = {name: environment.get(name) for name in ("dnas", "python", "torch", "torchvision", "numpy", "cuda")}
+    return Reproduction(
+        commands=commands or tuple(filter(None, [environment.get("command")])),
+        seed=run.seed,
+        versions={name: str(version) for name, version in versions.items() if version is not None},
+        commit=environment.get("git_commit"),
+        details={name: environment.get(name) for name in ("device", "platform", "threads", "date")},
+    )

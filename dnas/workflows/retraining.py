@@ -1,0 +1,63 @@
+"""Training a network on images, in a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dnas.config import to_mapping
+from dnas.data import DataConfig
+from dnas.data.seeding import mix_seed
+from dnas.errors import UserError
+from dnas.runs import RunFolder, seed_everything
+from dnas.training import Progress, RetrainConfig, RetrainResult, resolve_device, retrain
+from dnas.workflows.networks import LoadedNetwork, build_network, open_splits, require_classes
+
+
+def run_retraining(
+    network: Mapping[str, Any],
+    data: DataConfig,
+    out: Path,
+    config: RetrainConfig,
+    *,
+    source: str,
+    num_classes: int | None = None,
+    transfer: bool = False,
+    teacher: LoadedNetwork | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+    tensorboard: bool = False,
+    progress: Progress | None = None,
+) -> RetrainResult:
+    """Train a network from scratch; ``network`` is {"architecture": {...}} or {"name": ...}, as the run keeps it.
+
+    ``num_classes`` is what it was searched for: data with another number is refused unless ``transfer``.
+    """
+    chosen = resolve_device(device)
+    splits = open_splits(data)
+    labels = splits[0].labels
+    if num_classes is not None and num_classes != labels.num_classes and not transfer:
+        raise UserError(
+            f"{splits[0].name} has {labels.num_classes} classes, {source} was searched for {num_classes}: "
+            "use the data it is for, or say --transfer"
+        )
+    if teacher is not None:
+        require_classes(labels.num_classes, teacher.num_classes, splits[0].name, f"the teacher {teacher.name}")
+    configuration = {
+        "network": dict(network),
+        "data": to_mapping(data),
+        "retrain": to_mapping(config),
+        "teacher": None if teacher is None or teacher.run is None else str(teacher.run.path.resolve()),
+        "classes": list(labels.names),
+        "colours": [list(colour) for colour in labels.colours],
+        "input_size": list(splits[1].image_size),
+    }
+    seed_everything(mix_seed("network", seed))
+    built: nn.Module = build_network(network, labels.num_classes, source)
+    frozen = None if teacher is None else teacher.network
+    with RunFolder.create(out, "retrain", configuration, seed, resume, device=chosen, tensorboard=tensorboard) as run:
+        return retrain(built, splits, run, config, teacher=frozen, device=chosen, progress=progress)

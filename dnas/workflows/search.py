@@ -1,0 +1,80 @@
+"""Searching a space on images, in a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from derive import TABLE, deriver_of
+from dnas.config import to_mapping
+from dnas.data import DataConfig
+from dnas.errors import UserError
+from dnas.latency import LatencyTable
+from dnas.runs import RunFolder
+from dnas.search import SearchResult, search
+from dnas.training import Progress, resolve_device
+from dnas.workflows.networks import open_splits, require_classes
+from search_spaces import SearchSpace
+from search_spaces.old_formats import upgraded
+
+
+def run_search(
+    space: SearchSpace[Any],
+    data: DataConfig,
+    table: LatencyTable | None,
+    out: Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+    allow_mismatch: bool = False,
+    tensorboard: bool = False,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Search ``space`` on ``data`` under the latencies of ``table``, in the run folder ``out``, which keeps the table.
+
+    Everything that could fail later is checked first: the table's size, device and entries, the latency target, the
+    number of classes. A space that can do without prices takes None.
+    """
+    chosen = resolve_device(device)
+    _check_prices(space, table, allow_mismatch)
+    deriver = deriver_of(space)
+    target = space.latency_target(table, deriver)
+    splits = open_splits(data)
+    require_classes(splits[0].labels.num_classes, space.num_classes, splits[0].name, f"task of {space.name}")
+    problem = space.problem(table, seed)
+    configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
+    with RunFolder.create(
+        out, "search", configuration, seed, resume, device=chosen, tensorboard=tensorboard, upgrade=_upgrade
+    ) as run:
+        if run.is_owner and table is not None:
+            table.save(out / TABLE)
+        result = search(problem, splits, run, space.search, device=chosen, progress=progress, latency_target=target)
+        if run.is_owner:
+            deriver.finish_search(run)
+        return result
+
+
+def _check_prices(space: SearchSpace[Any], table: LatencyTable | None, allow_mismatch: bool) -> None:
+    """Raise :class:`UserError` unless ``table`` holds what ``space`` needs."""
+    if table is None:
+        if space.requires_table:
+            raise UserError(
+                f"{space.name}: its search is priced: give --table, a file of dnas latency build {space.name}"
+            )
+        return
+    # Compared with the device of the table's kind, or the CPU where this machine has none of that kind.
+    kind = table.provenance.device.type
+    here = "cpu" if kind == "cuda" and not torch.cuda.is_available() else kind
+    table.check_usable(input_size=space.input_size, device=here, allow_mismatch=allow_mismatch)
+    missing = table.missing([item.spec for item in space.inventory()])
+    if missing:
+        table.lookup(missing[0])  # raises, naming the entry and the command that measures it
+
+
+def _upgrade(configuration: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a search as an earlier version wrote it, in today's form."""
+    space = configuration.get("space")
+    return {**configuration, "space": upgraded(space)[0]} if isinstance(space, dict) else configuration

@@ -1,0 +1,169 @@
+"""Architecture parameters, and the samples of them that a supernet runs and a latency model prices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dnas.choices import gumbel_choices
+from dnas.errors import UserError
+from search_spaces.fasterseg.grid import Grid
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One draw of an architecture, immutable: what ``supernet(images, sample)`` needs.
+
+    Every tuple has an entry a level of the grid. ``alpha``: (cells, operators) weights of the operators. ``beta``:
+    (cells, 2) weights of the predecessors, finer first. ``gamma``: (connections, ratios) probabilities of the
+    expansion ratios, which price the sample. ``choice``: the index of the ratio that each connection runs with.
+    ``gate``: (connections,) ones that carry the straight-through gradient of the choice back to gamma, or None.
+    ``end_ratio``: expansion ratio of stem and head.
+    ``operators``: with single-path sampling the index of the one operator that each cell runs, else None: all of
+    them, weighted by alpha. ``operator_gate``: (cells,) ones for that choice as ``gate`` is for the ratio's, or None.
+    Either way alpha prices the sample.
+    """
+
+    alpha: tuple[Tensor, ...]
+    beta: tuple[Tensor, ...]
+    gamma: tuple[Tensor, ...]
+    choice: tuple[tuple[int, ...], ...]
+    gate: tuple[Tensor, ...] | None
+    end_ratio: int
+    operators: tuple[tuple[int, ...], ...] | None = None
+    operator_gate: tuple[Tensor, ...] | None = None
+
+    def operator_weights(self, level: int, row: int) -> dict[int, Tensor | None]:
+        """The operators that run in the cell of ``row`` in alpha, by index, with their weights; None is 1."""
+        if self.operators is None:
+            return dict(enumerate(self.alpha[level][row].unbind()))
+        gate = None if self.operator_gate is None else self.operator_gate[level][row]
+        return {self.operators[level][row]: gate}
+
+    def map_weights(self, function: Callable[[Tensor], Tensor]) -> Sample:
+        """A sample whose alpha, beta and gamma are each passed through ``function``."""
+        return dataclasses.replace(
+            self,
+            alpha=tuple(map(function, self.alpha)),
+            beta=tuple(map(function, self.beta)),
+            gamma=tuple(map(function, self.gamma)),
+        )
+
+
+class ArchitectureParameters(nn.Module):
+    """The logits of one architecture (FasterSeg Appendix D): alpha, beta and, where widths are searched, gamma.
+
+    ``alpha``: operators, O in Eq. 2. ``beta``: predecessors in Eq. 1, i.e. where to downsample. ``gamma``: expansion
+    ratios, chi in Eq. 2. The teacher has ``search_ratios=False``: it always takes the widest ratio (section 3.3).
+    Logits start near zero (``noise`` times a normal draw), so that nothing is preferred.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        operators: int,
+        ratios: Sequence[int],
+        *,
+        end_ratio: int,
+        search_ratios: bool = True,
+        generator: torch.Generator | None = None,
+        noise: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.grid, self.ratios, self.end_ratio, self.search_ratios = grid, tuple(ratios), end_ratio, search_ratios
+
+        def logits(rows: int, columns: int) -> nn.Parameter:
+            return nn.Parameter(noise * torch.randn(rows, columns, generator=generator))
+
+        levels = grid.levels
+        self.alpha = nn.ParameterList([logits(grid.alpha_rows(level), operators) for level in levels])
+        self.beta = nn.ParameterList([logits(grid.beta_rows(level), 2) for level in levels])
+        columns = len(self.ratios) if search_ratios else 0
+        self.gamma = nn.ParameterList([logits(grid.gamma_rows(level), columns) for level in levels])
+
+    def named_logits(self) -> dict[str, Tensor]:
+        """Every table of logits under the name ``alpha_SCALE``, ``beta_SCALE`` or ``gamma_SCALE``, detached."""
+        tables = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
+        return {
+            f"{kind}_{scale}": table.detach().clone()
+            for kind, levels in tables.items()
+            for scale, table in zip(self.grid.scales, levels, strict=True)
+            if table.numel()
+        }
+
+    @torch.no_grad()
+    def load_logits(self, logits: dict[str, Tensor]) -> None:
+        """Set the logits from :meth:`named_logits`; a missing name or wrong shape is a :class:`UserError`."""
+        for name, current in self.named_logits().items():
+            given = logits.get(name)
+            if given is None or given.shape != current.shape:
+                shape = "nothing" if given is None else f"shape {tuple(given.shape)}"
+                raise UserError(f"logits {name}: given {shape}, expected shape {tuple(current.shape)}")
+            kind, scale = name.split("_")
+            getattr(self, kind)[self.grid.level_of(int(scale))].copy_(given)
+
+    def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Sample:
+        """Softmax of alpha and beta; a hard straight-through Gumbel-softmax choice of gamma (Appendix C).
+
+        Where widths are not searched, the widest.
+        """
+        if not self.search_ratios:
+            return self.at_width("largest")
+        choices, gates = gumbel_choices(self.gamma, generator, temperature)
+        return self._with_choice(choices, gates)
+
+    def with_operators(self, sample: Sample, generator: torch.Generator, temperature: float = 1.0) -> Sample:
+        """``sample`` with one operator a cell, a hard straight-through Gumbel-softmax choice of alpha.
+
+        The gradient is that of the entry of the softmax that was chosen: of the operators that do not run nothing is
+        known (GDAS, Dong and Yang 2019, section 3.2).
+        """
+        operators, gates = gumbel_choices(self.alpha, generator, temperature)
+        return dataclasses.replace(sample, operators=operators, operator_gate=gates)
+
+    def with_likeliest_operators(self, sample: Sample) -> Sample:
+        """``sample`` with the likeliest operator of every cell alone."""
+        operators = tuple(tuple(table.argmax(dim=-1).tolist()) for table in self.alpha)
+        return dataclasses.replace(sample, operators=operators, operator_gate=None)
+
+    def at_width(self, width: str, generator: torch.Generator | None = None) -> Sample:
+        """The sample with every ratio ``"smallest"``, ``"largest"``, ``"likeliest"`` or ``"random"`` (uniform)."""
+        count = len(self.ratios)
+        choices: list[tuple[int, ...]] = []
+        for level in self.grid.levels:
+            rows = self.grid.gamma_rows(level)
+            if width == "random":
+                drawn = torch.randint(count, (rows,), generator=generator).tolist()
+            elif width == "likeliest" and self.search_ratios:
+                drawn = self.gamma[level].argmax(dim=-1).tolist()
+            elif width in ("smallest", "largest", "likeliest"):
+                drawn = [0 if width == "smallest" else count - 1] * rows
+            else:
+                raise ValueError(f"width {width!r} is none of smallest, largest, likeliest, random")
+            choices.append(tuple(drawn))
+        return self._with_choice(choices, None)
+
+    def gamma_probabilities(self) -> tuple[Tensor, ...]:
+        """(connections, ratios) a level; certainty of the widest where widths are not searched."""
+        if self.search_ratios:
+            return tuple(F.softmax(table, dim=-1) for table in self.gamma)
+        widest = F.one_hot(torch.tensor(len(self.ratios) - 1), len(self.ratios))
+        reference = self.alpha[0]
+        return tuple(
+            widest.to(reference).expand(self.grid.gamma_rows(level), len(self.ratios)) for level in self.grid.levels
+        )
+
+    def _with_choice(self, choices: Sequence[tuple[int, ...]], gate: tuple[Tensor, ...] | None) -> Sample:
+        return Sample(
+            alpha=tuple(F.softmax(table, dim=-1) for table in self.alpha),
+            beta=tuple(F.softmax(table, dim=-1) for table in self.beta),
+            gamma=self.gamma_probabilities(),
+            choice=tuple(choices),
+            gate=gate,
+            end_ratio=self.end_ratio,
+        )

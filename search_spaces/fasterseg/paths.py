@@ -1,0 +1,68 @@
+"""Probabilities of the paths that a branch takes through the grid.
+
+Every cell picks one predecessor: the cell of the finer level (beta's first column) or of its own level. Followed
+backwards from its last cell, a branch is then a random walk towards the stem. All functions are differentiable in
+beta and exact; walks of several branches coalesce in the first cell that they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from search_spaces.fasterseg.grid import Grid
+
+
+def finer_probabilities(beta: Sequence[Tensor], grid: Grid) -> list[Tensor]:
+    """For every layer, (levels,) probabilities that a cell reads the finer level.
+
+    0 for level 0, which has no finer one, and 1 for the first cell of every other level, which has no other.
+    """
+    reference = beta[-1] if len(beta) > 1 else torch.zeros(())
+    zero, one = reference.new_zeros(()), reference.new_ones(())
+    layers = []
+    for layer in range(grid.layers):
+        row = []
+        for level in grid.levels:
+            if level == 0 or layer < level:
+                row.append(zero)
+            else:
+                row.append(one if layer == level else beta[level][grid.beta_row(level, layer), 0])
+        layers.append(torch.stack(row))
+    return layers
+
+
+def visits(finer: Sequence[Tensor], level: int, grid: Grid) -> list[Tensor]:
+    """For every layer, (levels,) probabilities that the branch ending at ``level`` passes each cell."""
+    current = torch.nn.functional.one_hot(torch.tensor(level), len(grid.scales)).to(finer[-1])
+    layers = [current]
+    for layer in range(grid.last, 0, -1):
+        moved = current * finer[layer]
+        stayed = current - moved
+        current = stayed + torch.cat([moved[1:], moved.new_zeros(1)])
+        layers.append(current)
+    return layers[::-1]
+
+
+def downsampling(finer: Sequence[Tensor], visited: Sequence[Tensor], level: int) -> list[Tensor]:
+    """For every layer from 1, the probability that the branch enters ``level`` there, coming from the finer level."""
+    return [v[level] * f[level] for v, f in zip(visited[1:], finer[1:], strict=True)]
+
+
+def meetings(finer: Sequence[Tensor], fine: int, coarse: int, grid: Grid) -> list[Tensor]:
+    """For every layer, (levels,) probabilities that two branches first share a cell there, walking backwards.
+
+    The branches end at the levels ``fine`` < ``coarse``. Before that cell, towards the stem, they are one.
+    """
+    size = len(grid.scales)
+    apart = finer[-1].new_zeros(size, size)
+    apart[fine, coarse] = 1.0
+    layers = [finer[-1].new_zeros(size)]
+    for layer in range(grid.last, 0, -1):
+        step = torch.diag(1 - finer[layer]) + torch.diag(finer[layer][1:], -1)
+        apart = step.T @ apart @ step
+        layers.append(torch.diagonal(apart))
+        apart = apart - torch.diag(torch.diagonal(apart))
+    return layers[::-1]

@@ -1,0 +1,174 @@
+"""FasterSeg's problem: teacher and student architectures over the weights of one multi-resolution supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dnas.choices import mean_entropy
+from dnas.errors import UserError
+from dnas.search.problem import Pass
+from search_spaces.fasterseg.cells import RunCell, run_cell
+from search_spaces.fasterseg.ends import combination_name
+from search_spaces.fasterseg.expected_latency import DecoupledWeights, ExpectedLatency
+from search_spaces.fasterseg.parameters import ArchitectureParameters, Sample
+from search_spaces.fasterseg.supernet import MultiResolutionSupernet, can_batch
+
+WIDTHS = ("smallest", "largest", "random", "likeliest", "sampled")
+
+
+class CoSearch:
+    """Two (or more) sets of architecture parameters, one supernet; see :class:`~dnas.search.problem.SearchProblem`.
+
+    ``latencies`` prices every architecture; only those named in ``constrained`` are pulled towards low latency
+    (FasterSeg section 3.3: the student, not the teacher), with gradients shared by ``decoupled`` (Eq. 3).
+    """
+
+    def __init__(
+        self,
+        supernet: MultiResolutionSupernet,
+        architectures: Mapping[str, ArchitectureParameters],
+        latencies: Mapping[str, ExpectedLatency],
+        *,
+        constrained: Sequence[str] = ("student",),
+        decoupled: DecoupledWeights,
+        pretrain_passes: Sequence[str],
+        search_passes: Sequence[str],
+        temperature: float = 1.0,
+        single_path: bool = False,
+        recompute: bool = False,
+        batch_equal_passes: bool = False,
+    ) -> None:
+        """``single_path``: one operator a cell and pass. ``recompute``: run everything again in the backward pass.
+
+        ``batch_equal_passes``: weight passes of the same widths run as one batch
+        (:meth:`MultiResolutionSupernet.forward_batched`).
+        """
+        self.supernet, self._architectures = supernet, dict(architectures)
+        self.weights: nn.Module = supernet
+        self.architecture: nn.Module = nn.ModuleDict(dict(architectures))
+        self.latencies, self.constrained, self.decoupled = latencies, tuple(constrained), decoupled
+        self.passes = {
+            "pretrain": [self._parse(text) for text in pretrain_passes],
+            "search": [self._parse(text) for text in search_passes],
+        }
+        self.temperature, self.single_path = temperature, single_path
+        self.recompute, self.batch_equal_passes = recompute, batch_equal_passes
+        self.run_cell: RunCell = run_cell
+
+    def _parse(self, text: str) -> tuple[str, str]:
+        name, _, width = text.partition(".")
+        if name not in self._architectures or width not in WIDTHS:
+            raise UserError(
+                f"pass {text!r}: expected ARCHITECTURE.WIDTH with one of {', '.join(self._architectures)} "
+                f"and one of {', '.join(WIDTHS)}"
+            )
+        return name, width
+
+    def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
+        """One pass for each entry of the phase's list; with ``batch_equal_passes`` equal ones are merged."""
+        with torch.no_grad():
+            drawn = [
+                self._sampled(name, generator)
+                if width == "sampled"
+                else self._pass(name, self._architectures[name].at_width(width, generator), generator)
+                for name, width in self.passes[phase]
+            ]
+        return merged(drawn) if self.batch_equal_passes else drawn
+
+    def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
+        """One sampled pass for every architecture, those that search their widths first."""
+        drawn = [self._sampled(name, generator) for name in self._architectures]
+        return sorted(drawn, key=lambda one: not self._architectures[one.architecture].search_ratios)
+
+    def _sampled(self, name: str, generator: torch.Generator) -> Pass:
+        return self._pass(name, self._architectures[name].sample(generator, self.temperature), generator)
+
+    def _pass(self, name: str, sample: Sample, generator: torch.Generator) -> Pass:
+        """The pass of a sample, with operators drawn where one runs at a time."""
+        if self.single_path:
+            sample = self._architectures[name].with_operators(sample, generator, self.temperature)
+        return Pass(name, sample)
+
+    def validation_passes(self) -> Mapping[str, Pass]:
+        """Every architecture at its likeliest widths, and likeliest operators where one runs at a time."""
+        passes = {}
+        with torch.no_grad():
+            for name in self._architectures:
+                parameters = self._architectures[name]
+                sample = parameters.at_width("likeliest")
+                passes[name] = Pass(name, parameters.with_likeliest_operators(sample) if self.single_path else sample)
+        return passes
+
+    def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
+        """Logits at 1/8 by combination of branches, such as ``8_32``."""
+        if isinstance(forward.sample, Sample):
+            logits = self.supernet(images, forward.sample, self.run_cell, recompute=self.recompute, full_size=False)
+            return {combination_name(scales): value for scales, value in logits.items()}
+        found = self.supernet.forward_batched(
+            images, forward.sample, self.run_cell, recompute=self.recompute, full_size=False
+        )
+        return {
+            f"{number}.{combination_name(scales)}": value
+            for number, logits in enumerate(found)
+            for scales, value in logits.items()
+        }
+
+    def latency(self, forward: Pass) -> Tensor | None:
+        """Mean over the combinations of branches."""
+        if forward.architecture not in self.constrained:
+            return None
+        latency = self.latencies[forward.architecture](forward.sample, self.decoupled)
+        return torch.stack(list(latency.values())).mean()
+
+    def monitor(self) -> dict[str, Any]:
+        """Entropies, share of skips, mean ratio (and its range) and expected latencies of every architecture."""
+        record: dict[str, Any] = {"latency_ms": {}, "entropy": {}, "skip_share": {}, "mean_ratio": {}}
+        choices = [ratio for parameters in self._architectures.values() for ratio in parameters.ratios]
+        record["ratio_range"] = [min(choices), max(choices)]
+        with torch.no_grad():
+            for name in self._architectures:
+                parameters = self._architectures[name]
+                sample = parameters.at_width("likeliest")
+                latency = self.latencies[name](sample)
+                record["latency_ms"][name] = float(torch.stack(list(latency.values())).mean())
+                record["entropy"][name] = {
+                    "alpha": mean_entropy(list(parameters.alpha)),
+                    "beta": mean_entropy(list(parameters.beta)),
+                    "gamma": mean_entropy(list(parameters.gamma)),
+                }
+                operators = torch.cat([table.argmax(dim=1) for table in sample.alpha])
+                skip = self.supernet.operators.index("skip") if "skip" in self.supernet.operators else -1
+                record["skip_share"][name] = float((operators == skip).double().mean())
+                ratios = torch.tensor(parameters.ratios, dtype=torch.float64)
+                expected = torch.cat([table.double().cpu() @ ratios for table in sample.gamma])
+                record["mean_ratio"][name] = float(expected.mean())
+        return record
+
+    def logits(self) -> dict[str, Tensor]:
+        """``student.alpha_8`` and so on."""
+        return {
+            f"{name}.{table}": values
+            for name in self._architectures
+            for table, values in self._architectures[name].named_logits().items()
+        }
+
+
+def merged(passes: Sequence[Pass]) -> list[Pass]:
+    """Merge passes that can share a batch into one, whose sample is a tuple of theirs, in the place of the first."""
+    groups: list[list[Pass]] = []
+    for one in passes:
+        equal = next((group for group in groups if can_batch(group[0].sample, one.sample)), None)
+        if equal is None:
+            groups.append([one])
+        else:
+            equal.append(one)
+    return [group[0] if len(group) == 1 else _merge(group) for group in groups]
+
+
+def _merge(passes: Sequence[Pass]) -> Pass:
+    names = dict.fromkeys(one.architecture for one in passes)
+    return Pass("+".join(names), tuple(one.sample for one in passes), len(passes))

@@ -1,0 +1,221 @@
+"""The multi-resolution supernet of FasterSeg section 3.1."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from dnas.networks.multi_branch import Stem, scales_below
+from dnas.ops import fit_channels
+from dnas.ops.recomputation import recomputed
+from search_spaces.fasterseg.cells import CellOutput, MixedOperator, RunCell, run_cell, run_recomputed, weighted_sum
+from search_spaces.fasterseg.ends import SuperEnds
+from search_spaces.fasterseg.grid import Grid
+from search_spaces.fasterseg.parameters import Sample
+from search_spaces.fasterseg.paths import downsampling, finer_probabilities, visits
+
+
+class MultiResolutionSupernet(nn.Module):
+    """All cells of a grid, each a mixture of all operators at any expansion ratio, with the stems and heads.
+
+    ``supernet(images, sample)`` runs one sample: cells mix the outputs of their two predecessors by beta (Eq. 1), apply
+    the operators weighted by alpha (Eq. 2), once without and once with stride 2, at the widths that the sample chose.
+    Every branch ends in the last layer at its scale and climbs back to 1/8, fused on its way with the maps its path
+    left behind: in the relaxed network these are the mean over the layers at which the path may go coarser. The result
+    has logits for every combination of branches that the head can aggregate.
+
+    Weights are shared by all samples; only stem and head exist once for every ratio of ``end_ratios``.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        operators: Sequence[str],
+        ratios: Sequence[int],
+        end_ratios: Sequence[int],
+        branches: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.grid, self.operators, self.ratios = grid, tuple(operators), tuple(ratios)
+        self.end_ratios, self.num_classes = tuple(sorted(set(end_ratios))), num_classes
+        self.combinations = grid.branch_combinations(branches)
+        self.keep = nn.ModuleDict()
+        self.down = nn.ModuleDict()
+        for level, layer in grid.cells():
+            self._add_cell(level, layer)
+        self.stems = nn.ModuleDict({str(ratio): Stem(ratio) for ratio in self.end_ratios})
+        self.ends = nn.ModuleDict(
+            {
+                str(ratio): SuperEnds(ratio, grid.scales, self.combinations, max(max(ratios), ratio), num_classes)
+                for ratio in self.end_ratios
+            }
+        )
+
+    def _add_cell(self, level: int, layer: int) -> None:
+        scale, last = self.grid.scales[level], layer == self.grid.last
+        in_ratio = max(self.ratios) if layer else max(self.end_ratios)
+        out_ratios = self.end_ratios if last else self.ratios
+        widths = [ratio * scale for ratio in out_ratios]
+        self.keep[f"{level}_{layer}"] = MixedOperator.of(self.operators, in_ratio * scale, widths)
+        if not last and level + 1 < len(self.grid.scales):
+            widths = [ratio * 2 * scale for ratio in self.ratios]
+            self.down[f"{level}_{layer}"] = MixedOperator.of(self.operators, in_ratio * scale, widths, stride=2)
+
+    def forward(
+        self,
+        images: Tensor,
+        sample: Sample,
+        run: RunCell = run_cell,
+        *,
+        recompute: bool = False,
+        full_size: bool = True,
+    ) -> dict[tuple[int, ...], Tensor]:
+        """(N, 3, H, W) images -> logits (N, classes, H, W) for every combination, such as (8, 32), of final scales.
+
+        ``run`` computes a cell. With ``recompute`` the backward pass runs stem, cells and heads a second time, and
+        only what they read is kept for it. Without ``full_size`` the logits are left at 1/8, for a loss that resizes
+        them itself.
+        """
+        return self.forward_batched(images, [sample], run, recompute=recompute, full_size=full_size)[0]
+
+    def forward_batched(
+        self,
+        images: Tensor,
+        samples: Sequence[Sample],
+        run: RunCell = run_cell,
+        *,
+        recompute: bool = False,
+        full_size: bool = True,
+    ) -> list[dict[tuple[int, ...], Tensor]]:
+        """The logits of several samples in one pass, whose cells run on the maps of all samples as one batch.
+
+        The samples must have the same widths and operators (:func:`can_batch`); the operators' weights may differ. Maps
+        are normalised by the statistics of their own sample. Stems, the cells of the last layer and the heads run once
+        for each sample.
+        """
+        inputs, outputs = self._run_cells(images, samples, run, recompute)
+        size = (images.shape[-2], images.shape[-1]) if full_size else None
+        found = []
+        for sample, own_inputs, own_outputs in zip(samples, inputs, outputs, strict=True):
+            ends = cast("SuperEnds", self.ends[str(sample.end_ratio)])
+            found.append(ends(own_outputs, self._skips(own_inputs, sample), size, recompute=recompute))
+        return found
+
+    def _run_cells(
+        self, images: Tensor, samples: Sequence[Sample], run: RunCell, recompute: bool
+    ) -> tuple[list[dict[tuple[int, int], Tensor]], list[dict[int, Tensor]]]:
+        """For every sample the mixed input of every cell (Eq. 1) by (level, layer), and the last map of every scale."""
+        one = functools.partial(run_recomputed, run=run) if recompute else run
+        stems = [self._run_stem(images, sample, recompute) for sample in samples]
+        inputs = {(0, 0): _as_batch(stems)}
+        outputs: list[dict[int, Tensor]] = [{} for _ in samples]
+        for level, layer in self.grid.cells():
+            x = inputs[level, layer]
+            if layer == self.grid.last:
+                for part, sample, own in zip(_parts(x, len(samples)), samples, outputs, strict=True):
+                    (own[self.grid.scales[level]],) = one(part, [self._output(level, layer, None, [sample])])
+                continue
+            targets = self._targets(level, layer)
+            found = one(x, [self._output(level, layer, target, samples) for target in targets])
+            for target, out in zip(targets, found, strict=True):
+                inputs[target] = inputs[target] + out if target in inputs else out
+        parts = {cell: _parts(x, len(samples)) for cell, x in inputs.items()}
+        parts[0, 0] = stems
+        return [{cell: x[index] for cell, x in parts.items()} for index in range(len(samples))], outputs
+
+    def _run_stem(self, images: Tensor, sample: Sample, recompute: bool) -> Tensor:
+        stem = self.stems[str(sample.end_ratio)]
+        out: Tensor = recomputed(stem, images, networks=[stem]) if recompute else stem(images)
+        return out
+
+    def _targets(self, level: int, layer: int) -> list[tuple[int, int]]:
+        """The cells that read this one, of its own level first."""
+        coarser = [level + 1] if level + 1 < len(self.grid.scales) else []
+        return [(target, layer + 1) for target in (level, *coarser)]
+
+    def _output(self, level: int, layer: int, target: tuple[int, int] | None, samples: Sequence[Sample]) -> CellOutput:
+        """The operators from a cell to one of its targets with their weights; target None is the head."""
+        grid, first = self.grid, samples[0]
+        if target is None:
+            operators, width = self.keep[f"{level}_{layer}"], first.end_ratio * grid.scales[level]
+        else:
+            into = target[0]
+            operators = (self.keep if into == level else self.down)[f"{level}_{layer}"]
+            width = self.ratios[first.choice[into][grid.gamma_row(*target)]] * grid.scales[into]
+        weights = [self._weights(level, layer, target, sample) for sample in samples]
+        return CellOutput(cast("MixedOperator", operators), weights, width)
+
+    def _weights(
+        self, level: int, layer: int, target: tuple[int, int] | None, sample: Sample
+    ) -> dict[str, Tensor | None]:
+        """The weights of the operators that run, by name.
+
+        Beta and the gate of the width scale whole maps, as alpha does: multiplying the scalars first saves passes over
+        the maps.
+        """
+        grid = self.grid
+        factors = []
+        if target is not None:
+            into = target[0]
+            if 0 < into < target[1]:  # two predecessors
+                factors.append(sample.beta[into][grid.beta_row(*target)][level - into + 1])
+            if sample.gate is not None:
+                factors.append(sample.gate[into][grid.gamma_row(*target)])
+        weights = sample.operator_weights(level, grid.alpha_row(level, layer))
+        return {self.operators[index]: _product(weight, factors) for index, weight in weights.items()}
+
+    def _skips(self, inputs: dict[tuple[int, int], Tensor], sample: Sample) -> dict[tuple[int, int], Tensor]:
+        """For every branch scale and every finer scale, the map that the branch's path leaves behind there."""
+        grid = self.grid
+        finer = finer_probabilities(sample.beta, grid)
+        skips = {}
+        for level, branch in enumerate(grid.scales):
+            if not level:
+                continue
+            visited = visits(finer, level, grid)
+            for scale in scales_below(branch):
+                source = grid.level_of(scale)
+                leaving = downsampling(finer, visited, source + 1)
+                layers = range(source, grid.last)
+                maps = [inputs[source, layer] for layer in layers]
+                skips[branch, scale] = sum_widths(maps, [leaving[layer] for layer in layers])
+        return skips
+
+
+def can_batch(one: Sample, other: Sample) -> bool:
+    """Whether two samples run the same operators at the same widths, so that they can share a batch."""
+    return one.choice == other.choice and one.operators == other.operators
+
+
+def _as_batch(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (N, C_i, H, W) as one (sum of N, widest C, H, W), the narrower ones filled up with zero channels."""
+    widest = max(x.shape[1] for x in maps)
+    return maps[0] if len(maps) == 1 else torch.cat([fit_channels(x, widest) for x in maps])
+
+
+def _parts(x: Tensor, number: int) -> Sequence[Tensor]:
+    return x.chunk(number) if number > 1 else [x]
+
+
+def _product(weight: Tensor | None, factors: Sequence[Tensor]) -> Tensor | None:
+    for factor in factors:
+        weight = factor if weight is None else weight * factor
+    return weight
+
+
+def sum_widths(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Weighted sum of maps (N, C_i, H, W) of different widths, the narrower ones filled up with zero channels."""
+    by_width: dict[int, list[int]] = {}
+    for index, x in enumerate(maps):
+        by_width.setdefault(x.shape[1], []).append(index)
+    widest = max(by_width)
+    sums = [
+        fit_channels(weighted_sum([maps[i] for i in group], [weights[i] for i in group]), widest)
+        for group in by_width.values()
+    ]
+    return torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]

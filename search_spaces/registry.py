@@ -1,0 +1,93 @@
+"""Finding a search space by the name of a preset or by a file.
+
+A preset begins with ``space: NAME``. The spaces of this package are known by themselves; those of others by the entry
+point group ``dnas.search_spaces``, whose entries are subclasses of :class:`search_spaces.SearchSpace`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib import metadata, resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from dnas.config import apply_overrides
+from dnas.errors import OldFormatWarning, UserError
+from dnas.files import parse_yaml, read_yaml
+from dnas.latency.table import LatencyTable
+from search_spaces.base import SearchSpace
+from search_spaces.fasterseg import FasterSegSpace
+from search_spaces.fasterseg.published_table import PUBLISHED_DEVICE, import_published_table
+from search_spaces.old_formats import upgraded, upgraded_overrides
+from search_spaces.regseg import RegSegSpace
+
+ENTRY_POINTS = "dnas.search_spaces"
+SPACES: Mapping[str, type[SearchSpace[Any]]] = {"fasterseg": FasterSegSpace, "regseg": RegSegSpace}
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets that ship with dnas, sorted."""
+    return tuple(sorted(_presets()))
+
+
+def space_names() -> tuple[str, ...]:
+    """Names of all spaces that are installed, sorted."""
+    return tuple(sorted({*SPACES, *(entry.name for entry in metadata.entry_points(group=ENTRY_POINTS))}))
+
+
+def load_space(name: str, overrides: Iterable[str] = ()) -> SearchSpace[Any]:
+    """The space of a preset name or YAML file, with ``KEY=VALUE`` overrides applied.
+
+    Raises :class:`UserError` for an unknown name, listing the known ones, and for anything wrong in the file. Keys of
+    earlier versions are accepted with an :class:`OldFormatWarning`.
+    """
+    presets = _presets()
+    if name in presets:
+        values = parse_yaml(presets[name].read_text(encoding="utf-8"), name)
+    elif name.endswith((".yaml", ".yml")) or Path(name).is_file():
+        values = read_yaml(name, "search space")
+    else:
+        raise UserError(f"{name}: unknown search space, expected a YAML file or one of {', '.join(preset_names())}")
+    values, notes = upgraded(values)
+    changes, more = upgraded_overrides(overrides)
+    if notes or more:
+        warnings.warn(f"{name}: " + "; ".join([*notes, *more]), OldFormatWarning, stacklevel=2)
+    return space_from(apply_overrides(values, changes), name)
+
+
+def space_from(values: Mapping[str, Any], source: str) -> SearchSpace[Any]:
+    """The space that a configuration describes, also one of an earlier version; ``source`` names it in errors."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{source}: given {type(values).__name__}, expected the configuration of a search space")
+    values, _ = upgraded(values)
+    return _space_class(values.get("space"), source).parse(values, source)
+
+
+def import_table(path: Path, device_name: str | None = None) -> LatencyTable:
+    """A latency table in the format of other software, under our keys: FasterSeg's published ``.npy``.
+
+    ``device_name``: what it was measured on, None for what its publication says. A file that is anything else is a
+    :class:`UserError`; pickles are not executed.
+    """
+    return import_published_table(path, device_name=device_name or PUBLISHED_DEVICE)
+
+
+def _space_class(name: Any, source: str) -> type[SearchSpace[Any]]:
+    if isinstance(name, str):
+        if name in SPACES:
+            return SPACES[name]
+        for entry in metadata.entry_points(group=ENTRY_POINTS, name=name):
+            loaded = entry.load()
+            if not (isinstance(loaded, type) and issubclass(loaded, SearchSpace)):
+                raise UserError(f"{source}: space: the entry point {entry.value} is no subclass of SearchSpace")
+            return loaded
+    raise UserError(f"{source}: space: given {name!r}, expected one of {', '.join(space_names())}")
+
+
+def _presets() -> dict[str, Traversable]:
+    """The file of every preset by its name."""
+    folders = [resources.files(f"search_spaces.{space}").joinpath("presets") for space in SPACES]
+    files = [file for folder in folders for file in folder.iterdir()]
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
