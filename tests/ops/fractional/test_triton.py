@@ -57,6 +57,41 @@ def test_kernels_agree_with_the_separable_form():  # over 10 s: the interpreter 
     assert done.stdout.strip().endswith("agreed"), done.stderr[-2000:]
 
 
+SHARED_MEMORY = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from dnas.ops.fractional import triton_kernels, triton_launch
+
+FLOATS = ("source", "weight", "result", "grad_output", "partial_grad_weight", "partial_grad_rate", "rate_pointer")
+SIZES = {"KERNEL_SIZE": 3, "BLOCK_POSITIONS": 128, "BLOCK_IN": 64, "BLOCK_OUT": 64, "PRECISION": "ieee"}
+OPTIONS = {"num_warps": triton_launch._NUM_WARPS, "num_stages": triton_launch._NUM_STAGES}
+for kernel, constants in (
+    (triton_kernels.convolution_kernel, {**SIZES, "TRANSPOSED": False}),
+    (triton_kernels.weight_gradient_kernel, {**SIZES, "NEEDS_RATE": True}),
+):
+    types = {name: "constexpr" if name in constants else "i32" for name in kernel.arg_names}
+    types.update((name, "*fp32") for name in FLOATS if name in types)
+    print(compile(ASTSource(kernel, types, constants), GPUTarget("cuda", 90, 32), OPTIONS).metadata.shared)
+"""
+
+
+def test_largest_blocks_fit_the_shared_memory_of_an_h100(tmp_path):
+    # Compiling for a GPU does not need one. 227 KB is the limit per thread block of compute capability 9.0.
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SHARED_MEMORY],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    used = [int(line) for line in done.stdout.split()]
+    assert len(used) == 2
+    assert max(used) <= 227 * 1024
+
+
 def test_triton_is_not_imported_for_tensors_on_the_cpu():
     program = (
         "import sys, torch, dnas.ops as o; "
