@@ -24,8 +24,8 @@ from torch import Tensor
 
 from dnas.export.memory import with_peak_memory
 from dnas.ops import fractional_conv2d
-from dnas.ops.fractional_fused import can_fuse
-from dnas.ops.fractional_separable import convolve, gradients
+from dnas.ops.fractional.separable import separable_conv2d, separable_gradients
+from dnas.ops.fractional.triton_launch import is_triton_supported
 
 #: Feature maps of Cityscapes at 1/16 and of CamVid, and small ones as in a search on 160x160 and 256x256 images.
 SHAPES = ("1x256x64x128", "2x128x64x128", "2x128x45x60", "8x64x20x20", "8x64x32x32")
@@ -72,8 +72,8 @@ class Case:
         """Interpolation and matrix products, on CUDA devices too."""
         with torch.no_grad():
             rate = self.dilation.item()
-            out = convolve(self.x, self.weight, None, rate, 1, self.groups)
-            return out, gradients(self.passed, self.x, self.weight, rate, 1, self.groups)
+            out = separable_conv2d(self.x, self.weight, None, rate, 1, self.groups)
+            return out, separable_gradients(self.passed, self.x, self.weight, rate, 1, self.groups)
 
     def four(self) -> object:
         """The identity of four integer convolutions, written down plainly."""
@@ -87,8 +87,8 @@ class Case:
         """All forms by name, None for one that is not available here."""
         return {
             "integer": self.integer,
-            "exact": self.unfused if can_fuse(self.x) else self.automatic,
-            "fused": self.automatic if can_fuse(self.x) else None,
+            "exact": self.unfused if is_triton_supported(self.x) else self.automatic,
+            "fused": self.automatic if is_triton_supported(self.x) else None,
             "four convolutions": self.four,
             "deformable": lambda: self.automatic("deformable"),
         }

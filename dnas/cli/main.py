@@ -94,7 +94,7 @@ def _notes_for_old_formats() -> Iterator[None]:
             else:
                 show(message, category, *place)
 
-        warnings.showwarning = note
+        warnings.showwarning = note  # type: ignore[assignment]
         yield
 
 

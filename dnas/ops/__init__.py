@@ -1,10 +1,18 @@
 """Searchable operators and their discrete counterparts."""
 
 from dnas.ops.convolution import ConvBlock, ConvNormAct, FactorizedReduce, ZoomedConv
-from dnas.ops.fractional import fractional_conv2d
-from dnas.ops.fractional_blocks import block_of, layers_by_block
-from dnas.ops.fractional_module import FractionalConv2d, clamp_dilations, fractional_layers
-from dnas.ops.fractional_network import floor_and_ceil, make_fractional, nearest, round_dilations
+from dnas.ops.fractional import (
+    FractionalConv2d,
+    block_of,
+    clamp_dilations,
+    floor_and_ceil,
+    fractional_conv2d,
+    fractional_layers,
+    layers_by_block,
+    make_fractional,
+    nearest,
+    round_dilations,
+)
 from dnas.ops.fused_bn_relu import fused_bn_relu
 from dnas.ops.operators import OPERATORS, make_operator, make_superkernel
 from dnas.ops.resampling import halve, resize

@@ -8,24 +8,24 @@ from torchvision.ops import deform_conv2d
 
 from dnas.errors import UserError
 from dnas.ops import fractional_conv2d
-from dnas.ops.fractional_reference import gathered
-from dnas.ops.fractional_separable import convolve, gradients
+from dnas.ops.fractional.exportable import gather_conv2d
+from dnas.ops.fractional.separable import separable_conv2d, separable_gradients
 
 NEAR_AND_FAR = (1.0, 1.25, 1.5, 2.0, 2.7, 3.999, 6.0, 30.4)
 
 
 def reference(x: Tensor, weight: Tensor, rate: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """RegSeg v3, section 3.4, written out: every tap's offset one by one."""
+    """RegSeg v3, section 3.4, written out: with the offset of each tap."""
     kernel = weight.shape[-1]
     half = kernel // 2
-    shifts = [
-        shift
+    offsets = [
+        offset
         for row in range(-half, half + 1)
         for column in range(-half, half + 1)
-        for shift in (row * (rate - 1), column * (rate - 1))
+        for offset in (row * (rate - 1), column * (rate - 1))
     ]
     size = [-(-length // stride) for length in x.shape[-2:]]
-    offsets = torch.stack(shifts).view(1, -1, 1, 1).expand(x.shape[0], -1, *size)
+    offsets = torch.stack(offsets).view(1, -1, 1, 1).expand(x.shape[0], -1, *size)
     return deform_conv2d(x, offsets, weight, bias, stride=stride, padding=half)
 
 
@@ -46,9 +46,9 @@ def results(function, tensors, bias):
     """Output and the gradients of input, weight, rate and bias."""
     output = function(*tensors, bias)
     generator = torch.Generator().manual_seed(1)
-    passed = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+    grad_output = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
     wanted = [*tensors, *([] if bias is None else [bias])]
-    return [output, *torch.autograd.grad(output, wanted, passed)]
+    return [output, *torch.autograd.grad(output, wanted, grad_output)]
 
 
 def assert_close(found, expected, tolerance):
@@ -67,7 +67,7 @@ def compare(tensors, bias, stride, groups, tolerance=1e-9):
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_output_and_all_gradients_are_those_of_the_deformable_convolution(rate, kernel, stride):
-    # Whole rates are among them: the gradient at the kink is the deformable convolution's too.
+    # Integer rates included: at the kink the gradient equals the deformable convolution's as well.
     tensors, bias, *settings_ = case(kernel=kernel, stride=stride, rate=rate, groups=2, size=(11, 8))
     compare(tensors, bias, *settings_)
 
@@ -100,22 +100,22 @@ def test_any_rate(rate, size, stride, groups, kernel):
         compare(tensors, None, *settings_)
 
 
-@pytest.mark.parametrize("budget", [1, 700, 1500, 5000, 1 << 20])  # a line at a time, ..., all at once
+@pytest.mark.parametrize("budget", [1, 700, 1500, 5000, 1 << 20])  # from one row at a time to everything at once
 @pytest.mark.parametrize("stride", [1, 2])
-def test_result_does_not_depend_on_the_parts_that_the_work_is_cut_into(budget, stride):
+def test_result_does_not_depend_on_the_tiling(budget, stride):
     tensors, bias, stride, groups = case(groups=2, out=6, width=6, stride=stride)
     expected = results(lambda x, w, r, b: reference(x, w, r, b, stride), tensors, bias)
     x, weight, dilation = (tensor.detach() for tensor in tensors)
-    passed = torch.randn(expected[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    output = convolve(x, weight, bias.detach(), dilation.item(), stride, groups, budget=budget)
-    found = gradients(passed, x, weight, dilation.item(), stride, groups, budget=budget)
+    grad_output = torch.randn(expected[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    output = separable_conv2d(x, weight, bias.detach(), dilation.item(), stride, groups, budget=budget)
+    found = separable_gradients(grad_output, x, weight, dilation.item(), stride, groups, budget=budget)
     assert_close([output, *found], expected[:4], 1e-9)
 
 
 @pytest.mark.parametrize("rate", [1, 2, 5, 20])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
-def test_whole_rates_are_the_integer_convolution(rate, stride, kernel):
+def test_integer_rates_equal_the_dilated_convolution(rate, stride, kernel):
     (x, weight, dilation), bias, _, groups = case(kernel=kernel, groups=2, rate=float(rate), dtype=torch.float32)
     plain = F.conv2d(x, weight, bias, stride, rate * (kernel // 2), rate, groups)
     assert torch.equal(fractional_conv2d(x, weight, dilation, bias, stride, groups), plain)
@@ -134,20 +134,20 @@ def test_four_convolutions_identity():
     torch.testing.assert_close(fractional_conv2d(x, weight, dilation), total, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("form", ["deformable", "gathered"])
+@pytest.mark.parametrize("form", ["deformable", "exportable"])
 def test_other_forms_agree_with_the_exact_one(form):
     tensors, bias, stride, groups = case(groups=2, stride=2, kernel=5, rate=1.7)
 
     def other(x, w, r, b):
-        if form == "gathered":
-            return gathered(x, w, r, b, stride, groups)
+        if form == "exportable":
+            return gather_conv2d(x, w, r, b, stride, groups)
         return fractional_conv2d(x, w, r, b, stride, groups, "deformable")
 
     exact = results(lambda x, w, r, b: fractional_conv2d(x, w, r, b, stride, groups), tensors, bias)
     assert_close(results(other, tensors, bias), exact, 1e-9)
 
 
-def test_gradient_only_of_what_needs_one():
+def test_gradients_are_computed_only_where_required():
     (x, weight, dilation), _, *_ = case()
     full = torch.autograd.grad(fractional_conv2d(x, weight, dilation).square().sum(), (x, weight, dilation))
     for index, wanted in enumerate((x, weight, dilation)):
@@ -164,8 +164,8 @@ def test_half_precision_and_autocast(dtype):
         output = fractional_conv2d(x, weight, dilation, bias, stride, groups)
     assert output.dtype == dtype
     generator = torch.Generator().manual_seed(1)
-    passed = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype)
-    found = [output, *torch.autograd.grad(output, (x, weight, dilation, bias), passed)]
+    grad_output = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype)
+    found = [output, *torch.autograd.grad(output, (x, weight, dilation, bias), grad_output)]
     assert all(gradient.dtype == torch.float32 for gradient in found[1:])
     assert_close([value.float() for value in found], expected, 2e-2)
 
@@ -189,7 +189,7 @@ def test_only_the_arguments_are_saved():
     assert {t.data_ptr() for t in saved} <= {t.data_ptr() for t in (x, weight, dilation)}
 
 
-def test_a_batch_of_no_images():
+def test_empty_batch():
     x, weight = torch.randn(0, 4, 9, 9, requires_grad=True), torch.randn(4, 2, 3, 3, requires_grad=True)
     rate = torch.tensor(1.5, requires_grad=True)
     out = fractional_conv2d(x, weight, rate, groups=2)
@@ -202,7 +202,7 @@ def test_a_batch_of_no_images():
 
 @pytest.mark.parametrize("method", ["exact", "deformable"])
 @pytest.mark.parametrize("rate", [0.99, -2.0, float("nan"), float("inf")])
-def test_bad_rates(rate, method):
+def test_invalid_rates(rate, method):
     (x, weight, _), *_ = case()
     with pytest.raises(UserError, match="expected a finite rate of at least 1"):
         fractional_conv2d(x, weight, torch.tensor(rate), method=method)
@@ -213,17 +213,17 @@ def test_bad_rates(rate, method):
     [
         ({"weight": torch.ones(4, 4, 2, 2)}, "kernel 2x2: expected a square kernel of odd size"),
         ({"weight": torch.ones(4, 4, 3, 5)}, "kernel 3x5"),
-        ({"weight": torch.ones(4, 3, 3, 3)}, "do not fit 1 groups"),
-        ({"groups": 3}, "do not fit 3 groups"),
+        ({"weight": torch.ones(4, 3, 3, 3)}, "do not match groups=1"),
+        ({"groups": 3}, "do not match groups=3"),
         ({"input": torch.ones(4, 8, 8)}, "expected \\(N, C, H, W\\)"),
-        ({"dilation": torch.ones(2)}, "expected a floating-point tensor with a single value"),
+        ({"dilation": torch.ones(2)}, "expected a floating-point tensor with one element"),
         ({"dilation": torch.tensor(2)}, "expected a floating-point tensor"),
-        ({"bias": torch.ones(3)}, "bias \\(3,\\): expected \\(4,\\)"),
+        ({"bias": torch.ones(3)}, "bias \\(3,\\): expected \\(4,\\), one value per output channel"),
         ({"stride": 0}, "stride 0"),
         ({"method": "fast"}, "unknown method 'fast', expected one of exact, deformable"),
     ],
 )
-def test_bad_arguments(arguments, message):
-    good = {"input": torch.ones(1, 4, 8, 8), "weight": torch.ones(4, 4, 3, 3), "dilation": torch.tensor(1.5)}
+def test_invalid_arguments(arguments, message):
+    valid = {"input": torch.ones(1, 4, 8, 8), "weight": torch.ones(4, 4, 3, 3), "dilation": torch.tensor(1.5)}
     with pytest.raises(UserError, match=message):
-        fractional_conv2d(**{**good, **arguments})
+        fractional_conv2d(**{**valid, **arguments})

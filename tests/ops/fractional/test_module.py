@@ -31,14 +31,14 @@ def images() -> torch.Tensor:
     return torch.randn(2, 8, 13, 17, generator=torch.Generator().manual_seed(1))
 
 
-def test_is_the_function(layer, images):
+def test_layer_computes_the_function(layer, images):
     expected = fractional_conv2d(images, layer.weight, torch.tensor(2.5), layer.bias, groups=2)
     torch.testing.assert_close(layer(images), expected)
     assert dict(layer.named_parameters()).keys() == {"weight", "bias", "dilation"}
     assert layer.dilation.shape == ()
 
 
-def test_a_seed_draws_the_weights_of_a_plain_convolution():
+def test_a_seed_gives_the_weights_of_a_plain_convolution():
     torch.manual_seed(3)
     plain = nn.Conv2d(4, 6, 3)
     torch.manual_seed(3)
@@ -46,7 +46,7 @@ def test_a_seed_draws_the_weights_of_a_plain_convolution():
 
 
 @pytest.mark.parametrize(("value", "clamped"), [(0.3, 1.0), (99.3, 7.5), (float("inf"), 7.5)])
-def test_clamps_the_rate_and_lets_its_gradient_pass(layer, images, value, clamped):
+def test_clamped_rate_has_a_straight_through_gradient(layer, images, value, clamped):
     with torch.no_grad():
         layer.dilation.fill_(clamped)
     inside = torch.autograd.grad(layer(images).square().sum(), layer.dilation)[0]
@@ -60,12 +60,12 @@ def test_clamps_the_rate_and_lets_its_gradient_pass(layer, images, value, clampe
     assert layer.dilation.item() == layer.rate() == clamped
 
 
-def test_counts_as_one_layer_for_the_field_of_view(layer):
+def test_is_one_layer_for_the_field_of_view(layer):
     assert layer.field_layer() == Layer(3, 1, 2.5)
     assert field_of_view(nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), layer), channels=8) == 3 + 2 * 3 * 2
 
 
-def test_a_rate_that_is_no_number(layer, images):
+def test_nan_rate(layer, images):
     with torch.no_grad():
         layer.dilation.fill_(float("nan"))
     with pytest.raises(UserError, match="nan"):
@@ -78,13 +78,13 @@ def test_a_rate_that_is_no_number(layer, images):
     ("arguments", "message"),
     [
         ({"kernel_size": 4}, "kernel 4x4"),
-        ({"groups": 3}, "multiples of 3"),
+        ({"groups": 3}, "multiples of groups=3"),
         ({"dilation": 0.5}, "dilation rate 0.5"),
         ({"dilation": 9.0, "upper": 8.0}, "upper bound 8"),
         ({"dilation": float("nan")}, "finite"),
     ],
 )
-def test_bad_settings(arguments, message):
+def test_invalid_settings(arguments, message):
     with pytest.raises(UserError, match=message):
         FractionalConv2d(8, 8, **arguments)
 
@@ -146,7 +146,7 @@ torch.distributed.init_process_group(
 layer = FractionalConv2d(8, 8, dilation=2.5, groups=2, upper=7.5)
 layer.load_state_dict(torch.load(f"{folder}/layer.pt"))
 own = torch.load(f"{folder}/images.pt").chunk(2)[rank]
-spread = DistributedDataParallel(layer)  # has to live until the gradients are averaged
+spread = DistributedDataParallel(layer)  # must stay alive until the gradients are averaged
 spread(own).square().mean().backward()
 torch.save({name: value.grad for name, value in layer.named_parameters()}, f"{folder}/{rank}.pt")
 torch.distributed.barrier()
@@ -154,7 +154,7 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(layer, images, tmp_path):
+def test_gradients_of_two_processes_equal_those_of_the_whole_batch(layer, images, tmp_path):
     torch.save(layer.state_dict(), tmp_path / "layer.pt")
     torch.save(images, tmp_path / "images.pt")
     command = [sys.executable, "-W", "ignore", "-c", TRAINING_OF_ONE_PROCESS, str(tmp_path)]
@@ -178,7 +178,7 @@ def test_gradient_descent_finds_the_rate():
     learner = FractionalConv2d(4, 4, dilation=2.2, bias=False, upper=6)
     learner.weight = target.weight
     images = torch.randn(4, 4, 24, 24)
-    images = nn.functional.avg_pool2d(images, 5, 1, 2)  # smooth, so that the error is a slope and not a comb
+    images = nn.functional.avg_pool2d(images, 5, 1, 2)  # smooth, so that the loss has no local minima in the rate
     optimiser = torch.optim.Adam([learner.dilation], lr=0.1)
     for _ in range(80):
         optimiser.zero_grad()
