@@ -16,11 +16,11 @@ from dnas.latency import (
     Correction,
     Effort,
     LatencyTable,
+    MeasurementSetup,
     Progress,
-    Target,
     agreement,
     fit_correction,
-    make_target,
+    make_setup,
     measure_networks,
 )
 from dnas.report import LatencyAgreement, agreement_scatter
@@ -113,7 +113,7 @@ def check_table(
     second time, in rounds of their own. ``fit`` is how many further networks serve to fit a correction, 0 for none;
     they take part in nothing else.
     """
-    target = target_of(table, space.input_size, allow_mismatch=allow_mismatch)
+    setup = setup_of(table, space.input_size, allow_mismatch=allow_mismatch)
     checked = sampled_networks(table, space, networks, seed) if networks else {}
     checked |= derived_networks(table, space, derived or {})
     fitting = sampled_networks(table, space, fit, seed + 1, but=checked.values()) if fit else {}
@@ -121,7 +121,7 @@ def check_table(
 
     def measured(which: Mapping[str, Candidate], order: int) -> dict[str, float]:
         builders = {name: candidate.build for name, candidate in which.items()}
-        found = measure_networks(builders, space.input_size, target, effort=effort, seed=order, progress=progress)
+        found = measure_networks(builders, space.input_size, setup, effort=effort, seed=order, progress=progress)
         return {name: entry.median for name, entry in found.items()}
 
     first = measured(candidates, seed)
@@ -146,14 +146,14 @@ def check_table(
     )
 
 
-def target_of(table: LatencyTable, input_size: tuple[int, int], *, allow_mismatch: bool = False) -> Target:
+def setup_of(table: LatencyTable, input_size: tuple[int, int], *, allow_mismatch: bool = False) -> MeasurementSetup:
     """The device of the table's kind in this machine, driven as the table's was.
 
     Raises :class:`UserError` where it is another device, or the table is for images of another size, unless allowed.
     """
     provenance = table.provenance
     device = provenance.device.type
-    target = make_target(
+    setup = make_setup(
         device,
         backend=provenance.backend,
         precision=provenance.precision,
@@ -162,8 +162,8 @@ def target_of(table: LatencyTable, input_size: tuple[int, int], *, allow_mismatc
         batch=provenance.batch,
         cache=provenance.cache,
     )
-    table.check_usable(device=target.device, input_size=input_size, allow_mismatch=allow_mismatch)
-    return target
+    table.check_usable(device=setup.device, input_size=input_size, allow_mismatch=allow_mismatch)
+    return setup
 
 
 def measure_architecture(architecture: Architecture, table: LatencyTable, effort: Effort | None = None) -> float:
@@ -171,8 +171,8 @@ def measure_architecture(architecture: Architecture, table: LatencyTable, effort
     size, classes = architecture.input_size, architecture.num_classes
     if size is None or classes is None:
         size, classes = table.provenance.input_size, classes or 19
-    target = target_of(table, size)
-    measured = measure_networks({"derived": partial(architecture.build, classes)}, size, target, effort=effort)
+    setup = setup_of(table, size)
+    measured = measure_networks({"derived": partial(architecture.build, classes)}, size, setup, effort=effort)
     return measured["derived"].median
 
 

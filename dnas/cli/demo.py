@@ -101,7 +101,7 @@ def _search_rates(out: Path, seed: int, progress: Progress) -> None:
 
 def _measure(out: Path) -> LatencyTable:
     from dnas.cli.common import MeasuringBar
-    from dnas.latency import Effort, build_table, make_target
+    from dnas.latency import Effort, build_table, make_setup
     from search_spaces import load_space
 
     space = load_space(PRESET)
@@ -112,7 +112,7 @@ def _measure(out: Path) -> LatencyTable:
             inventory,
             out / "table.json",
             # One thread: measurements on a machine that does other work too agree far better.
-            make_target("cpu", threads=1),
+            make_setup("cpu", threads=1),
             space=space.name,
             input_size=space.input_size,
             effort=Effort(rounds=3, time_per_entry=0.05, warm_up_s=0.005, extra_rounds=1),

@@ -13,11 +13,12 @@ from dnas.cli.branches import TABLE, latency_goal, save_selection
 from dnas.cli.common import NetworkAtHand, build_network, open_splits, require_classes
 from dnas.config import to_mapping
 from dnas.data import DataConfig
+from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
-from dnas.training import Progress, RetrainConfig, RetrainResult, resolve_device, retrain
+from dnas.training import Progress, RetrainConfig, RetrainResult, retrain
 from search_spaces import FasterSegSpace, SearchSpace
 
 

@@ -41,7 +41,7 @@ def build(
     space: SpaceArgument,
     out: Annotated[Path, typer.Option("--out", help="The table to write.")],
     device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda, cuda:N, mps, or several GPUs: cuda:0,1, cuda:all.")
+        str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps, or several GPUs: cuda:0,1, cuda:all.")
     ] = "cpu",
     backend: Annotated[
         str, typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt.")
@@ -59,15 +59,16 @@ def build(
     settings: SetOption = None,
 ) -> None:
     """Measure every operator of SPACE on a device; nothing measured is lost when interrupted."""
-    from dnas.latency import Effort, build_table, make_target, resolve_devices
+    from dnas.device import resolve_devices
+    from dnas.latency import Effort, build_table, make_setup
     from search_spaces import load_space
 
     chosen = load_space(space, settings or [])
-    targets = [
-        make_target(
+    setups = [
+        make_setup(
             found, backend=backend, precision=precision, channels_last=channels_last, threads=threads, cache=cache
         )
-        for found in resolve_devices(device)
+        for found in resolve_devices(device, mps=True)
     ]
     inventory = chosen.inventory()
     budget_s = None if budget is None else parse_duration(budget)
@@ -81,7 +82,7 @@ def build(
         table = build_table(
             inventory,
             out,
-            targets[0],
+            setups[0],
             space=chosen.name,
             input_size=chosen.input_size,
             effort=Effort(rounds=rounds, time_per_entry=time_per_entry),
@@ -89,7 +90,7 @@ def build(
             budget_s=budget_s,
             command=command,
             progress=bar,
-            workers=targets if len(targets) > 1 else (),
+            workers=setups if len(setups) > 1 else (),
         )
     summary = table.summary()
     note(f"{out}: {len(table)} operators of {chosen.name} on {summary['device']}")

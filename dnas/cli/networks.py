@@ -39,8 +39,8 @@ def evaluate(
 ) -> None:
     """Score a retrained network on images: mIoU, IoU of every class, pixel accuracy."""
     from dnas.data import load_data_config, open_dataset
+    from dnas.device import resolve_device
     from dnas.training import evaluate as score
-    from dnas.training import resolve_device
 
     if split not in ("train", "val", "test"):
         raise UserError(f"split {split!r}: expected train, val or test")

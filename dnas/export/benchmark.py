@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
+from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.export.memory import with_peak_memory
 from dnas.export.metadata import ExportMetadata
@@ -20,8 +21,8 @@ from dnas.export.torch_file import read_program
 from dnas.files import read_bytes
 from dnas.latency.backends import find_backend
 from dnas.latency.measure import measure
+from dnas.latency.setup import make_setup
 from dnas.latency.statistics import Effort
-from dnas.latency.target import make_target, resolve_device
 from dnas.profile import count_multiply_adds, count_parameters
 from dnas.runtimes import OnnxModule, OpaqueModule, OpenVinoModule, ProgramModule, TensorRTModule, import_tensorrt
 
@@ -61,7 +62,7 @@ def benchmark(
     ``input_size``, ``batch``, ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``.
     Raises :class:`UserError` for what this machine or the file cannot do.
     """
-    place = resolve_device(device)
+    place = resolve_device(device, mps=True)
     if isinstance(network, nn.Module):
         if input_size is None:
             raise UserError("a network has no input size of its own; give one, for example 512x1024")
@@ -80,7 +81,7 @@ def _of_network(
     threads: int | None,
 ) -> _Subject:
     # Before anything is counted or measured: what cannot be is said at once.
-    find_backend(make_target(device, backend=backend, precision=precision, threads=threads))
+    find_backend(make_setup(device, backend=backend, precision=precision, threads=threads))
     return _Subject(
         module=network,
         shape=shape,
@@ -126,7 +127,7 @@ def _of_onnx(
     path: Path, *, device: torch.device, backend: str | None, threads: int | None, batch: int
 ) -> tuple[_Subject, tuple[str, ...]]:
     model, described = read_onnx(path)
-    make_target(device, threads=threads)
+    make_setup(device, threads=threads)
     image = model.graph.input[0].type.tensor_type
     shape = _fixed_shape(path, [size.dim_value or size.dim_param for size in image.shape.dim], batch)
     if image.elem_type != TensorProto.FLOAT:
@@ -150,8 +151,8 @@ def _onnx_module(
 ) -> OpaqueModule:
     """The file in the runtime asked for."""
     if backend == "openvino":
-        target = make_target(device, backend=backend, precision=precision, threads=threads)
-        find_backend(target)
+        setup = make_setup(device, backend=backend, precision=precision, threads=threads)
+        find_backend(setup)
         return OpenVinoModule(read_bytes(path, "ONNX file"), precision, threads)
     try:
         return OnnxModule(str(path), device, threads)

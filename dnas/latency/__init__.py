@@ -6,10 +6,10 @@ from dnas.latency.check import Agreement, Correction, agreement, fit_correction,
 from dnas.latency.measure import Progress, WorkItem, measure, measure_many
 from dnas.latency.provenance import Provenance
 from dnas.latency.published import import_published_table
+from dnas.latency.setup import MeasurementSetup, make_setup
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.latency.statistics import Effort, Measurement
 from dnas.latency.table import LatencyTable, TableDiff
-from dnas.latency.target import Target, make_target, resolve_device, resolve_devices
 
 __all__ = [
     "BACKENDS",
@@ -20,21 +20,19 @@ __all__ = [
     "InventoryItem",
     "LatencyTable",
     "Measurement",
+    "MeasurementSetup",
     "OperatorSpec",
     "Progress",
     "Provenance",
     "TableDiff",
-    "Target",
     "WorkItem",
     "agreement",
     "build_table",
     "fit_correction",
     "import_published_table",
-    "make_target",
+    "make_setup",
     "measure",
     "measure_many",
     "measure_networks",
     "noise_floor",
-    "resolve_device",
-    "resolve_devices",
 ]

@@ -12,27 +12,27 @@ from torch import nn
 
 from dnas.errors import UserError
 from dnas.latency.exported import OnnxRuntime, OpenVino, TensorRT
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Run
-from dnas.latency.target import Target
 
 
 class Backend(Protocol):
     """What runs modules. A new backend is one class and one line in :data:`BACKENDS`."""
 
-    def refuses(self, target: Target) -> str | None:
-        """Why this backend cannot run on ``target``, or None when it can; what is not installed is raised."""
+    def refuses(self, setup: MeasurementSetup) -> str | None:
+        """Why this backend cannot run on ``setup``, or None when it can; what is not installed is raised."""
 
     def versions(self) -> dict[str, str]:
         """Versions by name of what runs the modules besides PyTorch."""
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """A call without arguments that runs ``module`` once; module and inputs lie on the device already."""
 
 
 class Eager:
     """PyTorch, operator by operator."""
 
-    def refuses(self, target: Target) -> str | None:
+    def refuses(self, setup: MeasurementSetup) -> str | None:
         """Eager runs everywhere."""
         return None
 
@@ -40,7 +40,7 @@ class Eager:
         """Nothing but PyTorch."""
         return {}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """The module itself."""
         arguments = tuple(inputs)
         return lambda: module(*arguments)
@@ -49,15 +49,15 @@ class Eager:
 class Compiled:
     """``torch.compile`` with Inductor, for the static shapes of the inputs."""
 
-    def refuses(self, target: Target) -> str | None:
+    def refuses(self, setup: MeasurementSetup) -> str | None:
         """Inductor has code generators for CPUs and Nvidia GPUs."""
-        return "it is offered on cpu and cuda" if target.device.type == "mps" else None
+        return "it is offered on cpu and cuda" if setup.device.type == "mps" else None
 
     def versions(self) -> dict[str, str]:
         """Nothing but PyTorch."""
         return {}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """Export, then compile the exported graph.
 
         Modules of one class share the code object of their ``forward``; compiled directly, hundreds of them would pile
@@ -74,24 +74,24 @@ class Compiled:
 class CudaGraph:
     """The eager module captured once into a CUDA graph and replayed: no launch cost of the host."""
 
-    def refuses(self, target: Target) -> str | None:
+    def refuses(self, setup: MeasurementSetup) -> str | None:
         """Graphs are a feature of CUDA."""
-        return None if target.device.type == "cuda" else "it needs --device cuda"
+        return None if setup.device.type == "cuda" else "it needs --device cuda"
 
     def versions(self) -> dict[str, str]:
         """Nothing but PyTorch."""
         return {}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """Warm up on a side stream, as capture demands, then capture; the graph keeps its tensors alive."""
         arguments = tuple(inputs)
         stream: Any = torch.cuda.Stream
-        side = stream(target.device)
-        side.wait_stream(torch.cuda.current_stream(target.device))
+        side = stream(setup.device)
+        side.wait_stream(torch.cuda.current_stream(setup.device))
         with torch.cuda.stream(side):
             for _ in range(3):
                 module(*arguments)
-        torch.cuda.current_stream(target.device).wait_stream(side)
+        torch.cuda.current_stream(setup.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             outputs = module(*arguments)
@@ -115,38 +115,40 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
 )
 
 
-def find_backend(target: Target) -> Backend:
-    """The backend that ``target`` names; an unknown one, or one that cannot run there, raises :class:`UserError`."""
-    backend = BACKENDS.get(target.backend)
+def find_backend(setup: MeasurementSetup) -> Backend:
+    """The backend that ``setup`` names; an unknown one, or one that cannot run there, raises :class:`UserError`."""
+    backend = BACKENDS.get(setup.backend)
     if backend is None:
-        raise UserError(f"backend {target.backend!r} is unknown, known: {', '.join(BACKENDS)}")
-    reason = backend.refuses(target)
+        raise UserError(f"backend {setup.backend!r} is unknown, known: {', '.join(BACKENDS)}")
+    reason = backend.refuses(setup)
     if reason is not None:
-        raise UserError(f"backend {target.backend} cannot run {target.precision} on {target.device}: {reason}")
+        raise UserError(f"backend {setup.backend} cannot run {setup.precision} on {setup.device}: {reason}")
     return backend
 
 
-def place(module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> tuple[nn.Module, list[torch.Tensor]]:
-    """A copy of ``module`` in eval mode, and its inputs, on the target's device in its type and memory format."""
+def place(
+    module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup
+) -> tuple[nn.Module, list[torch.Tensor]]:
+    """A copy of ``module`` in eval mode, and its inputs, on the setup's device in its type and memory format."""
     moved = copy.deepcopy(module).eval().requires_grad_(False)
-    return place_owned(moved, target), [_place_tensor(tensor, target) for tensor in inputs]
+    return place_owned(moved, setup), [_place_tensor(tensor, setup) for tensor in inputs]
 
 
-def place_owned(module: nn.Module, target: Target) -> nn.Module:
+def place_owned(module: nn.Module, setup: MeasurementSetup) -> nn.Module:
     """As :func:`place`, for a module that nobody else holds: moved instead of copied."""
-    module = module.eval().requires_grad_(False).to(target.device, target.dtype)
-    return module.to(memory_format=target.layout)
+    module = module.eval().requires_grad_(False).to(setup.device, setup.dtype)
+    return module.to(memory_format=setup.layout)
 
 
-def random_inputs(shapes: Sequence[tuple[int, int, int]], target: Target) -> list[torch.Tensor]:
+def random_inputs(shapes: Sequence[tuple[int, int, int]], setup: MeasurementSetup) -> list[torch.Tensor]:
     """Normally distributed inputs of shape (batch, C, H, W), the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    tensors = [torch.randn((target.batch, *shape), generator=generator) for shape in shapes]
-    return [_place_tensor(tensor, target) for tensor in tensors]
+    tensors = [torch.randn((setup.batch, *shape), generator=generator) for shape in shapes]
+    return [_place_tensor(tensor, setup) for tensor in tensors]
 
 
-def _place_tensor(tensor: torch.Tensor, target: Target) -> torch.Tensor:
+def _place_tensor(tensor: torch.Tensor, setup: MeasurementSetup) -> torch.Tensor:
     if not tensor.is_floating_point():
-        return tensor.to(target.device)
-    layout = target.layout if tensor.dim() == 4 else torch.contiguous_format
-    return tensor.to(target.device, target.dtype).contiguous(memory_format=layout)
+        return tensor.to(setup.device)
+    layout = setup.layout if tensor.dim() == 4 else torch.contiguous_format
+    return tensor.to(setup.device, setup.dtype).contiguous(memory_format=layout)

@@ -18,10 +18,10 @@ from dnas.latency.device import describe_device
 from dnas.latency.journal import Journal
 from dnas.latency.measure import Progress, WorkItem, measure_many
 from dnas.latency.provenance import Provenance, differences, finish_provenance, start_provenance
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.spec import InventoryItem
 from dnas.latency.statistics import Effort, Measurement, Round
 from dnas.latency.table import LatencyTable
-from dnas.latency.target import Target
 from dnas.latency.workers import measure_on
 
 
@@ -32,7 +32,7 @@ class BuildInterrupted(UserError):
 def build_table(
     inventory: Sequence[InventoryItem],
     out: str | Path,
-    target: Target,
+    setup: MeasurementSetup,
     *,
     space: str,
     input_size: tuple[int, int],
@@ -43,14 +43,14 @@ def build_table(
     command: str | None = None,
     cache_bytes: int = 1 << 30,
     progress: Callable[[Progress], None] | None = None,
-    workers: Sequence[Target] = (),
+    workers: Sequence[MeasurementSetup] = (),
 ) -> LatencyTable:
-    """Measure every distinct signature of ``inventory`` once on ``target`` and write the table ``out``.
+    """Measure every distinct signature of ``inventory`` once on ``setup`` and write the table ``out``.
 
     ``space`` and ``input_size`` (height, width) say what the inventory belongs to, ``command`` is the command line that
     builds this table. Each finished round goes to the journal ``OUT.journal.jsonl`` at once; the table replaces
     ``out`` atomically at the end, and the journal is removed. With ``resume`` an interrupted build goes on from its
-    journal, and a finished table gets the entries it lacks. With ``workers``, targets that differ from ``target`` at
+    journal, and a finished table gets the entries it lacks. With ``workers``, setups that differ from ``setup`` at
     most in the device, one process for each of them measures a part of the list, and this process only collects.
 
     Raises :class:`UserError` when ``out`` or its journal exists and ``resume`` is not given, when what is there was
@@ -59,15 +59,15 @@ def build_table(
     """
     out = Path(out)
     effort = effort or Effort()
-    find_backend(target)
-    devices = _alike(workers) if workers else (target.device,)
+    find_backend(setup)
+    devices = _alike(workers) if workers else (setup.device,)
     items = {item.spec.key: item for item in reversed(inventory)}
     journal_path = out.with_name(f"{out.name}.journal.jsonl")
     with _only_builder(out, journal_path):
         existing = _existing_table(out, journal_path, resume)
         journal = Journal(journal_path)
         provenance = start_provenance(
-            target, effort, space=space, input_size=input_size, command=command, devices=devices
+            setup, effort, space=space, input_size=input_size, command=command, devices=devices
         )
         for path, earlier in ((out, existing.provenance if existing else None), (journal_path, journal.provenance)):
             _check_same(path, earlier, provenance)
@@ -78,7 +78,7 @@ def build_table(
             return existing
         journal.begin(provenance)
         measured, seconds = _measure(
-            todo, workers or (target,), journal, out, command, effort=effort, seed=seed, budget_s=budget_s,
+            todo, workers or (setup,), journal, out, command, effort=effort, seed=seed, budget_s=budget_s,
             cache_bytes=cache_bytes, progress=progress,
         )  # fmt: skip
         finished = finish_provenance(
@@ -95,7 +95,7 @@ def build_table(
 
 def _measure(
     todo: Sequence[WorkItem],
-    targets: Sequence[Target],
+    setups: Sequence[MeasurementSetup],
     journal: Journal,
     out: Path,
     command: str | None,
@@ -114,7 +114,7 @@ def _measure(
         journal.append(key, entry, now - last)
         last = now
 
-    measure = partial(measure_many, target=targets[0]) if len(targets) == 1 else partial(measure_on, targets)
+    measure = partial(measure_many, setup=setups[0]) if len(setups) == 1 else partial(measure_on, setups)
     try:
         measured = measure(
             items=todo,
@@ -134,7 +134,7 @@ def _measure(
     return measured, time.monotonic() - started
 
 
-def _alike(workers: Sequence[Target]) -> tuple[torch.device, ...]:
+def _alike(workers: Sequence[MeasurementSetup]) -> tuple[torch.device, ...]:
     """The devices of the workers, which must be equal for one table to tell about all of them."""
     if any(replace(worker, device=workers[0].device) != workers[0] for worker in workers):
         raise ValueError("the workers of one table may differ in their devices only")

@@ -10,8 +10,8 @@ from torch import nn
 
 from dnas.errors import UserError
 from dnas.latency.measure import Progress, WorkItem, measure_many
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Effort, Measurement
-from dnas.latency.target import Target
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def spread_evenly(values: Sequence[float], count: int) -> list[int]:
 def measure_networks(
     networks: Mapping[str, Callable[[], nn.Module]],
     input_size: tuple[int, int],
-    target: Target,
+    setup: MeasurementSetup,
     *,
     effort: Effort | None = None,
     seed: int = 0,
@@ -123,7 +123,7 @@ def measure_networks(
     """
     shapes = ((3, *input_size),)
     items = [WorkItem(name, shapes, build) for name, build in networks.items()]
-    return measure_many(items, target, effort=effort, seed=seed, progress=progress)
+    return measure_many(items, setup, effort=effort, seed=seed, progress=progress)
 
 
 def noise_floor(first: Mapping[str, Measurement], second: Mapping[str, Measurement]) -> Agreement:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from dnas.config import config
+from dnas.device import device_name
 
 _THROTTLE_REASONS = {
     "HwSlowdown": "hardware slowdown",
@@ -32,17 +32,17 @@ class DeviceInfo:
 
 
 def describe_device(device: torch.device) -> DeviceInfo:
-    """Name and size of a device of this machine, as :func:`dnas.latency.target.resolve_device` gives it."""
-    if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
-        return DeviceInfo(
-            type="cuda",
-            name=found.name,
-            memory_bytes=found.total_memory,
-            compute_capability=f"{found.major}.{found.minor}",
-        )
-    name = _cpu_model() if device.type == "cpu" else f"Apple GPU of {_cpu_model()}"
-    return DeviceInfo(type=device.type, name=name, memory_bytes=_host_memory(), cores=os.cpu_count())
+    """Name and size of a device of this machine."""
+    name = device_name(device)
+    if device.type != "cuda":
+        return DeviceInfo(type=device.type, name=name, memory_bytes=_host_memory(), cores=os.cpu_count())
+    found = torch.cuda.get_device_properties(device)
+    return DeviceInfo(
+        type="cuda",
+        name=name,
+        memory_bytes=found.total_memory,
+        compute_capability=f"{found.major}.{found.minor}",
+    )
 
 
 def conditions(device: torch.device) -> dict[str, str]:
@@ -65,14 +65,6 @@ def driver_version(device: torch.device) -> str | None:
         return None
     nvml, _ = handle
     return str(nvml.nvmlSystemGetDriverVersion())
-
-
-def _cpu_model() -> str:
-    for line in _lines("/proc/cpuinfo"):
-        name, _, value = line.partition(":")
-        if name.strip() == "model name" and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine() or "unknown CPU"
 
 
 def _host_memory() -> int:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from dnas.errors import UserError
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Run
-from dnas.latency.target import Target
 from dnas.runtimes.onnx_model import operator_onnx
 from dnas.runtimes.onnx_runtime import OnnxModule, execution_provider, onnxruntime_version
 from dnas.runtimes.openvino_runtime import OpenVinoModule, cpu_lacks, import_openvino
@@ -28,76 +28,79 @@ TOLERANCES = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 5e-2, "bf16": 0.15}
 class OnnxRuntime:
     """ONNX Runtime with its CPU or CUDA execution provider."""
 
-    def refuses(self, target: Target) -> str | None:
+    def refuses(self, setup: MeasurementSetup) -> str | None:
         """Half precision is for CUDA: on a CPU most operators would be cast to float32 and back."""
-        known = {"cpu": ("fp32",), "cuda": ("fp32", "tf32", "fp16")}.get(target.device.type)
+        known = {"cpu": ("fp32",), "cuda": ("fp32", "tf32", "fp16")}.get(setup.device.type)
         if known is None:
             return "it is offered on cpu and cuda"
-        execution_provider(target.device)
-        return _refused(target, known)
+        execution_provider(setup.device)
+        return _refused(setup, known)
 
     def versions(self) -> dict[str, str]:
         """The version of ONNX Runtime."""
         return {"onnxruntime": onnxruntime_version()}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """A session with inputs and outputs bound to PyTorch's memory."""
         new_stream: Any = torch.cuda.Stream
         session = OnnxModule(
-            _onnx(module, inputs, target),
-            target.device,
-            target.threads,
-            tf32=target.precision == "tf32",
-            stream=new_stream(target.device) if target.device.type == "cuda" else None,
+            _onnx(module, inputs, setup),
+            setup.device,
+            setup.threads,
+            tf32=setup.precision == "tf32",
+            stream=new_stream(setup.device) if setup.device.type == "cuda" else None,
         )
-        return checked(session.bind(inputs), module, inputs, target)
+        return checked(session.bind(inputs), module, inputs, setup)
 
 
 class OpenVino:
     """OpenVINO on the CPU, its precision pinned."""
 
-    def refuses(self, target: Target) -> str | None:
+    def refuses(self, setup: MeasurementSetup) -> str | None:
         """Precisions are those that OpenVINO names for this CPU."""
         openvino = import_openvino()
-        if target.device.type != "cpu":
+        if setup.device.type != "cpu":
             return "it is offered on cpu"
-        if cpu_lacks(openvino, target.precision):
-            return f"this CPU does not compute in {target.precision}"
-        return _refused(target, ("fp32", "bf16"))
+        if cpu_lacks(openvino, setup.precision):
+            return f"this CPU does not compute in {setup.precision}"
+        return _refused(setup, ("fp32", "bf16"))
 
     def versions(self) -> dict[str, str]:
         """The version of OpenVINO."""
         return {"openvino": str(import_openvino().__version__)}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """A compiled model and one request, with inputs and outputs bound to PyTorch's memory."""
-        compiled = OpenVinoModule(_onnx(module, inputs, target), target.precision, target.threads)
-        return checked(compiled.bind(inputs), module, inputs, target)
+        compiled = OpenVinoModule(_onnx(module, inputs, setup), setup.precision, setup.threads)
+        return checked(compiled.bind(inputs), module, inputs, setup)
 
 
 class TensorRT:
     """A TensorRT engine built for the GPU at hand."""
 
-    def refuses(self, target: Target) -> str | None:
+    def refuses(self, setup: MeasurementSetup) -> str | None:
         """TensorRT is for Nvidia GPUs."""
         import_tensorrt()
-        if target.device.type != "cuda":
+        if setup.device.type != "cuda":
             return "it needs --device cuda"
-        return _refused(target, ("fp32", "tf32", "fp16", "bf16"))
+        return _refused(setup, ("fp32", "tf32", "fp16", "bf16"))
 
     def versions(self) -> dict[str, str]:
         """The version of TensorRT."""
         return {"tensorrt": str(import_tensorrt().__version__)}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """An engine of the ONNX file's own types, queued beside PyTorch's stream."""
-        model = _onnx(module, inputs, target)
-        engine = build_engine(import_tensorrt(), model, tf32=target.precision == "tf32")
-        return checked(TensorRTModule(engine, target.device).bind(inputs), module, inputs, target)
+        model = _onnx(module, inputs, setup)
+        engine = build_engine(import_tensorrt(), model, tf32=setup.precision == "tf32")
+        return checked(TensorRTModule(engine, setup.device).bind(inputs), module, inputs, setup)
 
 
 def checked(
-    run: Callable[[], tuple[torch.Tensor, ...]], module: nn.Module, inputs: Sequence[torch.Tensor], target: Target
+    run: Callable[[], tuple[torch.Tensor, ...]],
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    setup: MeasurementSetup,
 ) -> Run:
     """``run``, after one call of it has given what the eager ``module`` gives; :class:`UserError` when it has not."""
     expected = module(*inputs)
@@ -105,15 +108,15 @@ def checked(
     found = run()
     if [tuple(tensor.shape) for tensor in found] != [tuple(tensor.shape) for tensor in wanted]:
         raise UserError(
-            f"backend {target.backend} returns shapes {[tuple(t.shape) for t in found]}, the PyTorch module "
+            f"backend {setup.backend} returns shapes {[tuple(t.shape) for t in found]}, the PyTorch module "
             f"{[tuple(t.shape) for t in wanted]}: it cannot be measured there"
         )
     for mine, reference in zip(found, wanted, strict=True):
-        difference, allowed = _difference(mine, reference, TOLERANCES[target.precision])
+        difference, allowed = _difference(mine, reference, TOLERANCES[setup.precision])
         if not difference <= allowed:
             raise UserError(
-                f"backend {target.backend} computes something else than PyTorch: outputs differ by up to "
-                f"{difference:.3g} in {target.precision}, allowed are {allowed:.3g}; use another backend or precision"
+                f"backend {setup.backend} computes something else than PyTorch: outputs differ by up to "
+                f"{difference:.3g} in {setup.precision}, allowed are {allowed:.3g}; use another backend or precision"
             )
     return run
 
@@ -134,13 +137,13 @@ def _tensors(outputs: Any) -> tuple[torch.Tensor, ...]:
     return tuple(value for value in values if isinstance(value, torch.Tensor))
 
 
-def _onnx(module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> bytes:
-    return operator_onnx(module, [tuple(tensor.shape) for tensor in inputs], target.dtype)
+def _onnx(module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> bytes:
+    return operator_onnx(module, [tuple(tensor.shape) for tensor in inputs], setup.dtype)
 
 
-def _refused(target: Target, precisions: Sequence[str]) -> str | None:
-    if target.precision not in precisions:
-        return f"it offers {', '.join(precisions)} there, given {target.precision}"
-    if target.memory_format == "channels_last":
+def _refused(setup: MeasurementSetup, precisions: Sequence[str]) -> str | None:
+    if setup.precision not in precisions:
+        return f"it offers {', '.join(precisions)} there, given {setup.precision}"
+    if setup.memory_format == "channels_last":
         return "the runtime chooses the memory format itself, leave --channels-last out"
     return None

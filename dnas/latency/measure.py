@@ -15,8 +15,8 @@ from dnas.errors import UserError
 from dnas.latency.backends import find_backend, place, place_owned, random_inputs
 from dnas.latency.device import throttle_probe
 from dnas.latency.pace import Pace, within_budget
+from dnas.latency.setup import MeasurementSetup, make_setup, pinned
 from dnas.latency.statistics import Effort, Measurement, Round, Run, Stopwatch, run_rounds, summarise, time_round
-from dnas.latency.target import Target, make_target, pinned
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,26 @@ def measure(
 ) -> Measurement:
     """The latency in ms of ``module(*inputs)`` in eval mode, without gradients.
 
-    ``cache`` is ``warm`` or ``cold`` (:func:`dnas.latency.make_target`). Works on a copy, so module and inputs stay as
+    ``cache`` is ``warm`` or ``cold`` (:func:`dnas.latency.make_setup`). Works on a copy, so module and inputs stay as
     they are. Raises :class:`UserError` for a device, backend or precision
     that is unknown or not to be had.
     """
     effort = effort or Effort()
-    target = make_target(
+    setup = make_setup(
         device, backend=backend, precision=precision, channels_last=channels_last, threads=threads, cache=cache
     )
-    runner = find_backend(target)
-    with pinned(target):
-        moved, tensors = place(module, inputs, target)
-        run = runner.prepare(moved, tensors, target)
-        stopwatch, throttled = target.stopwatch(), throttle_probe(target.device)
+    runner = find_backend(setup)
+    with pinned(setup):
+        moved, tensors = place(module, inputs, setup)
+        run = runner.prepare(moved, tensors, setup)
+        stopwatch, throttled = setup.stopwatch(), throttle_probe(setup.device)
         rounds = run_rounds(["module"], lambda _: _quiet_round(stopwatch, run, effort, throttled), effort)
     return summarise(rounds["module"], effort)
 
 
 def measure_many(
     items: Sequence[WorkItem],
-    target: Target,
+    setup: MeasurementSetup,
     *,
     effort: Effort | None = None,
     seed: int = 0,
@@ -103,8 +103,8 @@ def measure_many(
         if progress is not None:
             progress(Progress(pace.done, pace.total, name, pace.left_s))
 
-    with pinned(target):
-        bench = Workbench(target, cache_bytes)
+    with pinned(setup):
+        bench = Workbench(setup, cache_bytes)
         rounds = run_rounds(
             list(by_name),
             lambda name: bench.visit(by_name[name], per_round),
@@ -118,13 +118,13 @@ def measure_many(
 
 
 class Workbench:
-    """Makes modules ready to run on one target, keeps the recently used ones in memory, and times their rounds."""
+    """Makes modules ready to run on one setup, keeps the recently used ones in memory, and times their rounds."""
 
-    def __init__(self, target: Target, cache_bytes: int) -> None:
-        self._target = target
-        self._backend = find_backend(target)
-        self._stopwatch = target.stopwatch()
-        self._throttled = throttle_probe(target.device)
+    def __init__(self, setup: MeasurementSetup, cache_bytes: int) -> None:
+        self._setup = setup
+        self._backend = find_backend(setup)
+        self._stopwatch = setup.stopwatch()
+        self._throttled = throttle_probe(setup.device)
         self._cache_bytes = cache_bytes
         self._ready: OrderedDict[str, _Ready] = OrderedDict()
         self._inputs: WeakValueDictionary[tuple[tuple[int, int, int], ...], _Inputs] = WeakValueDictionary()
@@ -138,7 +138,7 @@ class Workbench:
             return _quiet_round(self._stopwatch, ready.run, effort, self._throttled)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{item.name}: does not fit into the memory of {self._target.device} ({error}); use a smaller input"
+                f"{item.name}: does not fit into the memory of {self._setup.device} ({error}); use a smaller input"
             ) from None
 
     @property
@@ -149,13 +149,13 @@ class Workbench:
     def _prepare(self, item: WorkItem) -> _Ready:
         inputs = self._inputs.get(item.shapes)
         if inputs is None:
-            inputs = _Inputs(random_inputs(item.shapes, self._target))
+            inputs = _Inputs(random_inputs(item.shapes, self._setup))
             self._inputs[item.shapes] = inputs
-        module = place_owned(item.build(), self._target)
+        module = place_owned(item.build(), self._setup)
         own_bytes = _total_bytes((*module.parameters(), *module.buffers()))
-        if self._target.backend != "eager":  # compiled modules and graphs keep buffers for their activations
+        if self._setup.backend != "eager":  # compiled modules and graphs keep buffers for their activations
             own_bytes += 2 * _total_bytes(inputs)
-        return _Ready(self._backend.prepare(module, inputs, self._target), inputs, own_bytes)
+        return _Ready(self._backend.prepare(module, inputs, self._setup), inputs, own_bytes)
 
     def _evict(self) -> None:
         """Forget the modules that were used longest ago until the rest fits; the newest one always stays."""

@@ -5,21 +5,18 @@ from __future__ import annotations
 import dataclasses
 import platform
 import shlex
-import subprocess
 from collections.abc import Sequence
-from datetime import datetime, timezone
-from importlib import metadata
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import torch
 
-import dnas
 from dnas.config import config
+from dnas.environment import package_versions, source_commit, utc_now
 from dnas.latency.backends import find_backend
 from dnas.latency.device import DeviceInfo, conditions, describe_device, driver_version
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Effort
-from dnas.latency.target import Target
 
 
 @config
@@ -59,7 +56,7 @@ class Provenance:
 
 
 def start_provenance(
-    target: Target,
+    setup: MeasurementSetup,
     effort: Effort,
     *,
     space: str,
@@ -70,22 +67,22 @@ def start_provenance(
     """The provenance of a build that begins now; :func:`finish_provenance` completes it.
 
     ``space`` and ``command`` may hold paths; they are kept without the folders of this machine. ``devices`` are those
-    that share the work; without them it is the target's alone.
+    that share the work; without them it is the setup's alone.
     """
-    state = _conditions(devices or (target.device,))
+    state = _conditions(devices or (setup.device,))
     return Provenance(
         space=_portable_word(space),
         input_size=input_size,
-        device=describe_device(target.device),
-        backend=target.backend,
-        precision=target.precision,
-        memory_format=target.memory_format,
-        threads=target.threads,
-        batch=target.batch,
-        cache=target.cache,
-        tf32=target.precision == "tf32",
+        device=describe_device(setup.device),
+        backend=setup.backend,
+        precision=setup.precision,
+        memory_format=setup.memory_format,
+        threads=setup.threads,
+        batch=setup.batch,
+        cache=setup.cache,
+        tf32=setup.precision == "tf32",
         effort={name: float(value) for name, value in dataclasses.asdict(effort).items()},
-        software=software_versions(target.device) | find_backend(target).versions(),
+        software=software_versions(setup.device) | find_backend(setup).versions(),
         commit=source_commit(),
         command=None if command is None else portable_command(command),
         date=utc_now(),
@@ -158,10 +155,7 @@ def software_versions(device: torch.device) -> dict[str, str]:
     cudnn: Any = torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
     found: dict[str, object] = {
-        "dnas": dnas.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": metadata.version("torchvision"),  # importing it takes a second
+        **package_versions(),
         "system": platform.platform(),
     }
     if device.type == "cuda":
@@ -173,29 +167,3 @@ def software_versions(device: torch.device) -> dict[str, str]:
     elif mkldnn.is_available():
         found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return {name: str(value) for name, value in found.items() if value is not None}
-
-
-def source_commit() -> str | None:
-    """The commit of the checkout that dnas is imported from, with ``-changed`` when files differ from it."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
-        return None
-    return f"{commit}-changed" if _git(folder, "status", "--porcelain", "--untracked-files=no") else commit
-
-
-def utc_now() -> str:
-    """The present moment as ISO 8601 text in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from dnas.config import to_mapping
+from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.latency.device import DeviceInfo, describe_device
 from dnas.latency.provenance import Provenance, differences
 from dnas.latency.spec import OperatorSpec
 from dnas.latency.statistics import Measurement
 from dnas.latency.table_file import read_table_file, write_table_file
-from dnas.latency.target import resolve_device
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class LatencyTable:
             "threads": (mine.threads, threads),
         }
         if device is not None:
-            wanted = device if isinstance(device, DeviceInfo) else describe_device(resolve_device(device))
+            wanted = device if isinstance(device, DeviceInfo) else describe_device(resolve_device(device, mps=True))
             pairs = {"device": (_device_text(mine.device), _device_text(wanted)), **pairs}
         found = [
             f"{name} is {_text(wanted)}, the table's is {_text(own)}"

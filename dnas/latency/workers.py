@@ -21,8 +21,8 @@ from multiprocessing.process import BaseProcess
 from dnas.errors import UserError
 from dnas.latency.measure import Progress, WorkItem, measure_many
 from dnas.latency.pace import Pace
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Effort, Measurement, Round, summarise
-from dnas.latency.target import Target
 
 PATIENCE_S = 5.0
 
@@ -51,7 +51,7 @@ class Done:
 class _Job:
     """All that a worker needs; it is pickled."""
 
-    target: Target
+    setup: MeasurementSetup
     items: tuple[WorkItem, ...]
     effort: Effort
     seed: int
@@ -61,7 +61,7 @@ class _Job:
 
 
 def measure_on(
-    targets: Sequence[Target],
+    setups: Sequence[MeasurementSetup],
     items: Sequence[WorkItem],
     *,
     effort: Effort,
@@ -72,7 +72,7 @@ def measure_on(
     progress: Callable[[Progress], None] | None = None,
     cache_bytes: int = 1 << 30,
 ) -> dict[str, Measurement]:
-    """As :func:`dnas.latency.measure_many`, by one process for each of ``targets``.
+    """As :func:`dnas.latency.measure_many`, by one process for each of ``setups``.
 
     Each process takes an equal part of the shuffled list and measures it in interleaved rounds of its own; all rounds
     of an item that one sitting measures come from one device. ``finished`` and ``progress`` are called in this process.
@@ -84,11 +84,11 @@ def measure_on(
     pace = Pace(list(rounds), effort, done=rounds, budget_s=budget_s)
     with ExitStack() as stack:
         workers: dict[Connection, _Worker] = {}
-        for number, target in enumerate(targets):
-            part = tuple(shuffled[number :: len(targets)])
+        for number, setup in enumerate(setups):
+            part = tuple(shuffled[number :: len(setups)])
             if part:
                 kept = {item.name: tuple(rounds[item.name]) for item in part}
-                worker = _Worker(_Job(target, part, effort, seed, budget_s, kept, cache_bytes))
+                worker = _Worker(_Job(setup, part, effort, seed, budget_s, kept, cache_bytes))
                 stack.callback(worker.stop)
                 workers[worker.connection] = worker
         while workers:
@@ -110,7 +110,7 @@ class _Worker:
     """A process that measures on one device, and the connection to it."""
 
     def __init__(self, job: _Job) -> None:
-        self._target = job.target
+        self._setup = job.setup
         try:
             pickle.dumps(job)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -130,7 +130,7 @@ class _Worker:
         except (EOFError, ConnectionError):
             self._process.join(PATIENCE_S)
             raise UserError(
-                f"the process that measures on {self._target.device} ended with status {self._process.exitcode}; "
+                f"the process that measures on {self._setup.device} ended with status {self._process.exitcode}; "
                 "what it had measured is kept, go on with --resume"
             ) from None
         if isinstance(message, Failed):
@@ -168,7 +168,7 @@ def _work(connection: Connection, job: _Job) -> None:
     try:
         measure_many(
             job.items,
-            job.target,
+            job.setup,
             effort=job.effort,
             seed=job.seed,
             budget_s=job.budget_s,

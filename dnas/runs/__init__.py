@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dnas.runs.checkpoint import load_into
-from dnas.runs.environment import describe_device, describe_environment, process_rank
 from dnas.runs.folder import RunFolder
 from dnas.runs.interrupt import Interrupt, Interrupted
 from dnas.runs.randomness import rng_state, seed_everything, set_rng_state
@@ -12,10 +11,7 @@ __all__ = [
     "Interrupt",
     "Interrupted",
     "RunFolder",
-    "describe_device",
-    "describe_environment",
     "load_into",
-    "process_rank",
     "rng_state",
     "seed_everything",
     "set_rng_state",

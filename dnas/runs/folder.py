@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from dnas.environment import describe_environment, process_rank
 from dnas.errors import UserError
 from dnas.files import dump_yaml, parse_yaml, read_json, read_yaml, write_json, write_text
 from dnas.runs import checkpoint, log
-from dnas.runs.environment import describe_environment, process_rank
 from dnas.runs.tensorboard import TensorBoardMirror
 
 _CONFIGURATION = "configuration.yaml"

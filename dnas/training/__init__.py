@@ -10,7 +10,6 @@ from dnas.training.device import (
     make_scaler,
     peak_memory_mb,
     reset_peak_memory,
-    resolve_device,
     resolve_precision,
     tuned_convolutions,
 )
@@ -44,7 +43,6 @@ __all__ = [
     "poly_decay",
     "reset_peak_memory",
     "resize_logits",
-    "resolve_device",
     "resolve_precision",
     "retrain",
     "set_learning_rate",

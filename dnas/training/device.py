@@ -19,26 +19,6 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def resolve_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for; None or "auto" is the GPU where there is one.
-
-    Raises :class:`UserError` for an unknown name or a GPU that is not there.
-    """
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from None
-    if resolved.type not in ("cpu", "cuda"):
-        raise UserError(f"device {str(device)!r}: expected auto, cpu, cuda or cuda:N")
-    if resolved.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (resolved.index or 0) >= count:
-            raise UserError(f"device {str(device)!r}: PyTorch sees {count} CUDA devices here; use cpu or another one")
-    return resolved
-
-
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "fp16", "bf16"]:
     """The precision to compute in: "auto" is bf16 (fp16 on GPUs without it) on CUDA and fp32 on the CPU.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dnas.data import SegmentationDataset, batches, train_transform
+from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.runs import Interrupt, Interrupted, RunFolder, load_into, seed_everything
 from dnas.training.config import RetrainConfig
@@ -20,7 +21,6 @@ from dnas.training.device import (
     make_scaler,
     peak_memory_mb,
     reset_peak_memory,
-    resolve_device,
     tuned_convolutions,
 )
 from dnas.training.metrics import Evaluation, evaluate

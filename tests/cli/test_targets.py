@@ -8,7 +8,7 @@ from derive import Choices, decode_as_published, latency_bounds
 from dnas.cli.branches import derive_from_run, load_selection
 from dnas.cli.jobs import run_search
 from dnas.data import DataConfig
-from dnas.latency import Effort, LatencyTable, Measurement, make_target
+from dnas.latency import Effort, LatencyTable, Measurement, make_setup
 from dnas.latency.provenance import start_provenance
 from dnas.runs import RunFolder
 from search_spaces import space_from
@@ -48,7 +48,7 @@ def space_of(**changes):
 
 
 def table_of(space):
-    provenance = start_provenance(make_target("cpu"), Effort(), space="test", input_size=space.input_size, command=None)
+    provenance = start_provenance(make_setup("cpu"), Effort(), space="test", input_size=space.input_size, command=None)
     return LatencyTable(
         provenance, {item.spec.key: Measurement(ms, ms, ms, 1, 1) for item in space.inventory() for ms in [price(item)]}
     )

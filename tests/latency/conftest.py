@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_target
+from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_setup
 from dnas.latency.provenance import start_provenance
 
 
 @pytest.fixture
-def target():
-    return make_target("cpu")
+def setup():
+    return make_setup("cpu")
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def quick():
 
 
 @pytest.fixture
-def table(target, quick):
-    provenance = start_provenance(target, quick, space="small", input_size=(64, 128), command=None)
+def table(setup, quick):
+    provenance = start_provenance(setup, quick, space="small", input_size=(64, 128), command=None)
     entries = {
         OperatorSpec("conv", ((channels, 8, 16),), 2 * channels, 2).key: Measurement(
             0.1 * channels + 1 / 3, 0.1 * channels, 0.1 * channels + 1, 10 + channels, 2

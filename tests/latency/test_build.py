@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.latency import BuildInterrupted, Effort, InventoryItem, LatencyTable, OperatorSpec, build_table, make_target
+from dnas.latency import BuildInterrupted, Effort, InventoryItem, LatencyTable, OperatorSpec, build_table, make_setup
 from dnas.latency.journal import Journal
 
 
@@ -28,10 +28,10 @@ def inventory(count, made=None):
 
 
 @pytest.fixture
-def build(tmp_path, target, quick):
+def build(tmp_path, setup, quick):
     def run(items, **options):
         options = {"space": "small", "input_size": (64, 64), "effort": quick, **options}
-        return build_table(items, tmp_path / "t.json", options.pop("target", target), **options)
+        return build_table(items, tmp_path / "t.json", options.pop("setup", setup), **options)
 
     return run
 
@@ -101,8 +101,8 @@ def test_resume_keeps_every_finished_round(build, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": make_target("cpu", precision="bf16")}, "precision: fp32 and bf16"),
-        ({"target": make_target("cpu", channels_last=True)}, "memory_format: contiguous and channels_last"),
+        ({"setup": make_setup("cpu", precision="bf16")}, "precision: fp32 and bf16"),
+        ({"setup": make_setup("cpu", channels_last=True)}, "memory_format: contiguous and channels_last"),
         ({"input_size": (32, 32)}, "input_size"),
         ({"effort": Effort(rounds=9)}, "rounds: 2.0 and 9.0"),
     ],
@@ -154,10 +154,10 @@ def test_a_budget_measures_everything_at_least_once(build):
     assert all(entry.rounds == 1 for entry in table.entries.values())
 
 
-def test_nowhere_to_write(build, tmp_path, target, quick):
+def test_nowhere_to_write(build, tmp_path, setup, quick):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        build_table(inventory(1), tmp_path / "file" / "t.json", target, space="small", input_size=(8, 8), effort=quick)
+        build_table(inventory(1), tmp_path / "file" / "t.json", setup, space="small", input_size=(8, 8), effort=quick)
 
 
 BUILDER = textwrap.dedent(
@@ -165,7 +165,7 @@ BUILDER = textwrap.dedent(
     import os, sys, time
     from torch import nn
     from dnas.errors import UserError
-    from dnas.latency import Effort, InventoryItem, OperatorSpec, build_table, make_target
+    from dnas.latency import Effort, InventoryItem, OperatorSpec, build_table, make_setup
 
     def build(out, pause):
         items = [
@@ -177,7 +177,7 @@ BUILDER = textwrap.dedent(
             time.sleep(pause)
 
         effort = Effort(rounds=4, time_per_entry=0.001, warm_up_s=0, extra_rounds=0)
-        build_table(items, out, make_target("cpu", threads=1), space="small", input_size=(8, 8), effort=effort,
+        build_table(items, out, make_setup("cpu", threads=1), space="small", input_size=(8, 8), effort=effort,
                     resume=True, progress=progress)
 
     # One import of torch serves all builders: each is a fork, made before torch has started any thread.
@@ -264,7 +264,7 @@ def test_killed_while_it_grows_a_table_stays_what_it_was(tmp_path, builders):
     is measured."""
     out, rng = tmp_path / "t.json", random.Random(1)
     effort = Effort(rounds=4, time_per_entry=0.001, warm_up_s=0, extra_rounds=0)
-    build_table(inventory(5), out, make_target("cpu", threads=1), space="small", input_size=(8, 8), effort=effort)
+    build_table(inventory(5), out, make_setup("cpu", threads=1), space="small", input_size=(8, 8), effort=effort)
     before, first = out.read_bytes(), LatencyTable.load(out)
     for _ in range(6):
         builder, lines = builders.start(0.001, out)

@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
+from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.latency.cache import CACHES, cache_flush
 from dnas.latency.statistics import HostStopwatch, Run, Stopwatch, flush_seconds
 
-DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 MEMORY_FORMATS = ("contiguous", "channels_last")
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
-    """Where and how modules run while they are measured; :func:`make_target` checks the values."""
+class MeasurementSetup:
+    """Where and how modules run while they are measured; :func:`make_setup` checks the values."""
 
     device: torch.device
     backend: str
@@ -54,7 +54,7 @@ class Target:
         return HostStopwatch(time.perf_counter, flush=flush)
 
 
-def make_target(
+def make_setup(
     device: str | torch.device,
     *,
     backend: str = "eager",
@@ -63,7 +63,7 @@ def make_target(
     threads: int | None = None,
     batch: int = 1,
     cache: str = "warm",
-) -> Target:
+) -> MeasurementSetup:
     """Check a choice of device, precision and threads against this machine.
 
     ``threads`` is the number of CPU threads of one operator, ``None`` for torch's present setting. ``cache`` is
@@ -72,7 +72,7 @@ def make_target(
     device lacks, or a number out of range. The backend's name is checked by
     :func:`dnas.latency.backends.find_backend`.
     """
-    found = resolve_device(device)
+    found = resolve_device(device, mps=True)
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is unknown, known: {', '.join(PRECISIONS)}")
     if precision == "tf32" and (found.type != "cuda" or torch.cuda.get_device_capability(found) < (8, 0)):
@@ -88,7 +88,7 @@ def make_target(
         raise UserError(f"cache {cache!r} is unknown, known: {', '.join(CACHES)}")
     if cache == "cold" and found.type == "mps":
         raise UserError("cache cold: is offered on cpu and cuda, device is mps; use warm")
-    return Target(
+    return MeasurementSetup(
         device=found,
         backend=backend,
         precision=precision,
@@ -97,39 +97,6 @@ def make_target(
         batch=batch,
         cache=cache,
     )
-
-
-def resolve_devices(text: str) -> tuple[torch.device, ...]:
-    """One device by name, or several GPUs of this machine: ``cuda:0,1``, ``cuda:all``; none twice."""
-    kind, _, indices = text.partition(":")
-    if kind != "cuda" or ("," not in indices and indices != "all"):
-        return (resolve_device(text),)
-    if indices == "all":
-        resolve_device("cuda")  # says so when there is none
-        return tuple(torch.device("cuda", index) for index in range(torch.cuda.device_count()))
-    names = [f"cuda:{index.strip()}" for index in indices.split(",")]
-    if len(set(names)) != len(names):
-        raise UserError(f"device {text!r}: names a GPU twice; name each once, or use cuda:all")
-    return tuple(resolve_device(name) for name in names)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """A device of this machine by name (``cpu``, ``cuda``, ``cuda:1``, ``mps``); an index is always given for CUDA."""
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device {device!r} is unknown, known: {', '.join(DEVICES)}") from None
-    if found.type not in DEVICES:
-        raise UserError(f"device {str(device)!r} is not supported, known: {', '.join(DEVICES)}")
-    if found.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = found.index if found.index is not None else (torch.cuda.current_device() if count else 0)
-        if index >= count:
-            raise UserError(f"device {device}: this machine has {count} usable CUDA devices; use --device cpu")
-        return torch.device("cuda", index)
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device mps: this machine has no usable Apple GPU; use --device cpu")
-    return torch.device(found.type)
 
 
 @dataclass(frozen=True)
@@ -176,25 +143,25 @@ class CudaStopwatch:
 
 
 @contextmanager
-def pinned(target: Target) -> Iterator[None]:
-    """Put torch's global switches where ``target`` says, run in inference mode, and put everything back after.
+def pinned(setup: MeasurementSetup) -> Iterator[None]:
+    """Put torch's global switches where ``setup`` says, run in inference mode, and put everything back after.
 
     Float32 is kept true float32 unless the precision is tf32. cuDNN searches for its fastest algorithm, as a deployed
     network of fixed input size does. TF32 goes through torch's older switches: torch.export, which compiled modules
     pass through, fails after the newer ``fp32_precision`` ones have been touched (torch 2.15).
     """
-    reduced = target.precision == "tf32"
+    reduced = setup.precision == "tf32"
     with ExitStack() as stack:
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision("high" if reduced else "highest")
         _set(stack, torch.backends.cudnn, "allow_tf32", reduced)
         _set(stack, torch.backends.cudnn, "benchmark", True)
         threads = torch.get_num_threads()
-        if threads != target.threads:
-            torch.set_num_threads(target.threads)
+        if threads != setup.threads:
+            torch.set_num_threads(setup.threads)
             stack.callback(torch.set_num_threads, threads)
-        if target.device.type == "cuda":
-            stack.enter_context(torch.cuda.device(target.device))
+        if setup.device.type == "cuda":
+            stack.enter_context(torch.cuda.device(setup.device))
         stack.enter_context(torch.inference_mode())
         yield
 
