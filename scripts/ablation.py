@@ -27,8 +27,8 @@ from dnas.data import DataConfig, load_data_config
 from dnas.errors import UserError
 from dnas.latency import LatencyTable, build_table, make_setup
 from dnas.profile import count_multiply_adds, count_parameters
+from dnas.progress import RichProgress
 from dnas.runs import RunFolder
-from dnas.training import RichProgress
 from search_spaces import FasterSegSpace, load_space
 
 

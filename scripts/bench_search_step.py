@@ -262,11 +262,11 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
 
     from dnas.data import DataConfig, open_dataset
     from dnas.latency.expected import DecoupledWeights, ExpectedLatency
+    from dnas.progress import NoProgress
     from dnas.runs import RunFolder
     from dnas.search import CoSearch
     from dnas.search.bilevel import BilevelSearch
     from dnas.supernet import run_cell_plainly
-    from dnas.training import NoProgress
     from search_spaces.fasterseg import FasterSegSpace
 
     height, width = arguments.crop

@@ -19,10 +19,10 @@ from dnas.cli.jobs import run_search
 from dnas.data import load_data_config
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
+from dnas.progress import RichProgress
 from dnas.report.curves import epoch_series, field_of
 from dnas.report.style import label_axes, legend_text, line_style, new_figure, save_png, styled
 from dnas.runs import RunFolder
-from dnas.training import RichProgress
 from search_spaces import FasterSegSpace, load_space
 
 VARIANTS = {"plain": "none", "decoupled": "solved"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,12 @@ from dnas.latency import (
     Effort,
     LatencyTable,
     MeasurementSetup,
-    Progress,
     agreement,
     fit_correction,
     make_setup,
     measure_networks,
 )
+from dnas.progress import Progress
 from dnas.report import LatencyAgreement, agreement_scatter
 from search_spaces import SearchSpace
 
@@ -105,7 +105,7 @@ def check_table(
     seed: int = 0,
     effort: Effort | None = None,
     allow_mismatch: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
 ) -> CheckResult:
     """Measure sampled networks of ``space``, and those ``derived``, the way the table's operators were measured.
 

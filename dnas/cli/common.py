@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset
-    from dnas.latency.measure import Progress
     from dnas.runs import RunFolder
-    from dnas.training import RichProgress
 
 
 def table_path(reference: str) -> Path:
@@ -97,47 +94,6 @@ def save_figure(path: Path, draw: Callable[[], Figure]) -> None:
     if save is None:
         raise UserError(f"{path}: expected a name that ends in .svg or .png")
     save(draw(), path)
-
-
-def training_progress() -> AbstractContextManager[RichProgress]:
-    """A progress bar on the terminal."""
-    from dnas.training import RichProgress
-
-    return RichProgress()
-
-
-class MeasuringBar:
-    """A progress bar for measurements, with the time left; use it in ``with``, it is the callback itself."""
-
-    def __init__(self, description: str) -> None:
-        import rich.progress
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        self._description = description
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("{task.fields[left]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(description, total=None, left="")
-
-    def __enter__(self) -> MeasuringBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, progress: Progress) -> None:
-        """Show how far the measuring is."""
-        minutes, seconds = divmod(round(progress.eta_s), 60)
-        left = f"{minutes}:{seconds:02d} left  {progress.name}"
-        self._bar.update(self._task, completed=progress.done, total=progress.total, left=left)
 
 
 def open_splits(config: DataConfig) -> tuple[SegmentationDataset, SegmentationDataset]:

@@ -14,7 +14,7 @@ from dnas.cli.common import SeedOption, note
 if TYPE_CHECKING:
     from dnas.data import DataConfig
     from dnas.latency import LatencyTable
-    from dnas.training import Progress
+    from dnas.progress import Progress
 
 PRESET, DATA = "fasterseg_demo", "streets"
 RATES_PRESET, RATES_DATA = "regseg_demo", "rectangles"
@@ -33,7 +33,7 @@ def demo(
     from dnas.cli.jobs import run_retraining, run_search
     from dnas.config import to_mapping
     from dnas.errors import UserError
-    from dnas.training import RichProgress
+    from dnas.progress import RichProgress
     from search_spaces import load_space
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -100,14 +100,14 @@ def _search_rates(out: Path, seed: int, progress: Progress) -> None:
 
 
 def _measure(out: Path) -> LatencyTable:
-    from dnas.cli.common import MeasuringBar
     from dnas.latency import Effort, build_table, make_setup
+    from dnas.progress import RichProgress
     from search_spaces import load_space
 
     space = load_space(PRESET)
     inventory = space.inventory()
     note(f"1/7 measuring {len(inventory)} operators on this machine's CPU")
-    with MeasuringBar("measuring") as bar:
+    with RichProgress() as progress:
         return build_table(
             inventory,
             out / "table.json",
@@ -117,7 +117,7 @@ def _measure(out: Path) -> LatencyTable:
             input_size=space.input_size,
             effort=Effort(rounds=3, time_per_entry=0.05, warm_up_s=0.005, extra_rounds=1),
             budget_s=40,
-            progress=bar,
+            progress=progress,
         )
 
 

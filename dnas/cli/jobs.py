@@ -16,9 +16,10 @@ from dnas.data import DataConfig
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
+from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
-from dnas.training import Progress, RetrainConfig, RetrainResult, retrain
+from dnas.training import RetrainConfig, RetrainResult, retrain
 from search_spaces import FasterSegSpace, SearchSpace
 
 

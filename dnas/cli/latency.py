@@ -12,7 +12,6 @@ from dnas.cli import latency_tables
 from dnas.cli.common import (
     FigureOption,
     JsonOption,
-    MeasuringBar,
     SetOption,
     SpaceArgument,
     TableArgument,
@@ -61,6 +60,7 @@ def build(
     """Measure every operator of SPACE on a device; nothing measured is lost when interrupted."""
     from dnas.device import resolve_devices
     from dnas.latency import Effort, build_table, make_setup
+    from dnas.progress import RichProgress
     from search_spaces import load_space
 
     chosen = load_space(space, settings or [])
@@ -78,7 +78,7 @@ def build(
     words += ["--channels-last"] * channels_last + ["--cache", cache] * (cache != "warm")
     words += [word for setting in settings or [] for word in ("--set", setting)]
     command = shlex.join(["dnas", "latency", "build", space, *words])
-    with MeasuringBar(f"measuring {len(inventory)} operators") as bar:
+    with RichProgress() as progress:
         table = build_table(
             inventory,
             out,
@@ -89,7 +89,7 @@ def build(
             resume=resume,
             budget_s=budget_s,
             command=command,
-            progress=bar,
+            progress=progress,
             workers=setups if len(setups) > 1 else (),
         )
     summary = table.summary()
@@ -124,13 +124,14 @@ def check(
     """Measure whole networks of SPACE, spread over its latencies, and compare them with the table's predictions."""
     from dnas.cli.checking import check_table
     from dnas.latency import Effort, LatencyTable
+    from dnas.progress import RichProgress
     from search_spaces import load_space
 
     loaded = LatencyTable.load(table)
     chosen = load_space(space, settings or [])
     derived = _architectures(network or [])
     effort = Effort(rounds=rounds, time_per_entry=time_per_network)
-    with MeasuringBar(f"measuring {networks + fit + len(derived)} networks") as bar:
+    with RichProgress() as progress:
         result = check_table(
             loaded,
             chosen,
@@ -141,7 +142,7 @@ def check(
             seed=seed,
             effort=effort,
             allow_mismatch=allow_mismatch,
-            progress=bar,
+            progress=progress,
         )
     if figure is not None:
         result.save_figure(figure)

@@ -18,7 +18,6 @@ from dnas.cli.common import (
     parse_size,
     print_json,
     require_classes,
-    training_progress,
 )
 from dnas.errors import UserError
 
@@ -40,6 +39,7 @@ def evaluate(
     """Score a retrained network on images: mIoU, IoU of every class, pixel accuracy."""
     from dnas.data import load_data_config, open_dataset
     from dnas.device import resolve_device
+    from dnas.progress import RichProgress
     from dnas.training import evaluate as score
 
     if split not in ("train", "val", "test"):
@@ -49,7 +49,7 @@ def evaluate(
     dataset = open_dataset(load_data_config(data, data_settings or []), split_name)
     require_classes(dataset.labels.num_classes, at_hand.num_classes, dataset.name, str(run))
     assert at_hand.augmentation is not None
-    with training_progress() as progress:
+    with RichProgress() as progress:
         progress.begin(f"evaluating {len(dataset)} images", len(dataset))
         result = score(
             at_hand.network,

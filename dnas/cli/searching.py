@@ -18,7 +18,6 @@ from dnas.cli.common import (
     TensorBoardOption,
     note,
     table_path,
-    training_progress,
 )
 from dnas.errors import UserError
 
@@ -52,13 +51,14 @@ def search(
     from dnas.cli.jobs import run_search
     from dnas.data import load_data_config
     from dnas.latency import LatencyTable
+    from dnas.progress import RichProgress
     from dnas.training import end_processes
     from search_spaces import load_space
 
     chosen = load_space(space, settings or [])
     prices = None if table is None else LatencyTable.load(table)
     images = load_data_config(data, data_settings or [])
-    with training_progress() as progress:
+    with RichProgress() as progress:
         result = run_search(
             chosen,
             images,
@@ -106,6 +106,7 @@ def retrain(
     from dnas.config import apply_overrides, parse_config, to_mapping
     from dnas.data import load_data_config
     from dnas.networks import list_networks
+    from dnas.progress import RichProgress
     from dnas.training import RetrainConfig, end_processes
 
     classes, space = None, recipe
@@ -125,7 +126,7 @@ def retrain(
     guide = None if teacher is None else network_at_hand(teacher)
     if guide is not None and guide.run is None:
         raise UserError(f"{teacher}: expected the run folder of a retrained teacher")
-    with training_progress() as progress:
+    with RichProgress() as progress:
         result = run_retraining(
             description,
             images,

@@ -3,7 +3,7 @@
 from dnas.latency.backends import BACKENDS
 from dnas.latency.build import BuildInterrupted, build_table
 from dnas.latency.check import Agreement, Correction, agreement, fit_correction, measure_networks, noise_floor
-from dnas.latency.measure import Progress, WorkItem, measure, measure_many
+from dnas.latency.measure import WorkItem, measure, measure_many
 from dnas.latency.provenance import Provenance
 from dnas.latency.published import import_published_table
 from dnas.latency.setup import MeasurementSetup, make_setup
@@ -22,7 +22,6 @@ __all__ = [
     "Measurement",
     "MeasurementSetup",
     "OperatorSpec",
-    "Progress",
     "Provenance",
     "TableDiff",
     "WorkItem",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,13 +16,14 @@ from dnas.errors import UserError
 from dnas.latency.backends import find_backend
 from dnas.latency.device import describe_device
 from dnas.latency.journal import Journal
-from dnas.latency.measure import Progress, WorkItem, measure_many
+from dnas.latency.measure import WorkItem, measure_many
 from dnas.latency.provenance import Provenance, differences, finish_provenance, start_provenance
 from dnas.latency.setup import MeasurementSetup
 from dnas.latency.spec import InventoryItem
 from dnas.latency.statistics import Effort, Measurement, Round
 from dnas.latency.table import LatencyTable
 from dnas.latency.workers import measure_on
+from dnas.progress import NoProgress, Progress
 
 
 class BuildInterrupted(UserError):
@@ -42,7 +43,7 @@ def build_table(
     seed: int = 0,
     command: str | None = None,
     cache_bytes: int = 1 << 30,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
     workers: Sequence[MeasurementSetup] = (),
 ) -> LatencyTable:
     """Measure every distinct signature of ``inventory`` once on ``setup`` and write the table ``out``.
@@ -79,7 +80,7 @@ def build_table(
         journal.begin(provenance)
         measured, seconds = _measure(
             todo, workers or (setup,), journal, out, command, effort=effort, seed=seed, budget_s=budget_s,
-            cache_bytes=cache_bytes, progress=progress,
+            cache_bytes=cache_bytes, progress=progress or NoProgress(),
         )  # fmt: skip
         finished = finish_provenance(
             existing.provenance if existing else journal.provenance or provenance,
@@ -104,8 +105,9 @@ def _measure(
     seed: int,
     budget_s: float | None,
     cache_bytes: int,
-    progress: Callable[[Progress], None] | None,
+    progress: Progress,
 ) -> tuple[dict[str, Measurement], float]:
+    progress.begin(f"measure {len(todo)} operators")
     started = last = time.monotonic()
 
     def keep(key: str, entry: Round) -> None:

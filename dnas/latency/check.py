@@ -9,9 +9,10 @@ import numpy as np
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.latency.measure import Progress, WorkItem, measure_many
+from dnas.latency.measure import WorkItem, measure_many
 from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Effort, Measurement
+from dnas.progress import NoProgress, Progress
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,15 @@ def measure_networks(
     *,
     effort: Effort | None = None,
     seed: int = 0,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Measurement]:
     """Latency in ms of whole networks by name, in interleaved rounds, at images of (height, width) ``input_size``.
 
     Each network is a function that makes it; it takes images of shape (batch, 3, H, W).
     """
     shapes = ((3, *input_size),)
+    progress = progress or NoProgress()
+    progress.begin(f"measure {len(networks)} networks")
     items = [WorkItem(name, shapes, build) for name, build in networks.items()]
     return measure_many(items, setup, effort=effort, seed=seed, progress=progress)
 

@@ -17,6 +17,7 @@ from dnas.latency.device import throttle_probe
 from dnas.latency.pace import Pace, within_budget
 from dnas.latency.setup import MeasurementSetup, make_setup, pinned
 from dnas.latency.statistics import Effort, Measurement, Round, Run, Stopwatch, run_rounds, summarise, time_round
+from dnas.progress import NoProgress, Progress
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,6 @@ class WorkItem:
     name: str
     shapes: tuple[tuple[int, int, int], ...]
     build: Callable[[], nn.Module]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a list of measurements is: visits ``done`` of about ``total``, the last name, seconds left."""
-
-    done: int
-    total: int
-    name: str
-    eta_s: float
 
 
 def measure(
@@ -78,7 +69,7 @@ def measure_many(
     budget_s: float | None = None,
     done: Mapping[str, Sequence[Round]] | None = None,
     finished: Callable[[str, Round], None] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
     cache_bytes: int = 1 << 30,
 ) -> dict[str, Measurement]:
     """The latency in ms of every item, by name, in interleaved rounds over the shuffled list.
@@ -92,7 +83,7 @@ def measure_many(
     by_name = {item.name: item for item in items}
     if len(by_name) != len(items):
         raise UserError("the list of modules to measure holds a name twice; give every module a name of its own")
-    effort = effort or Effort()
+    effort, progress = effort or Effort(), progress or NoProgress()
     per_round = effort if budget_s is None else within_budget(effort, budget_s, len(items))
     pace = Pace(list(by_name), effort, done=done, budget_s=budget_s)
 
@@ -100,8 +91,7 @@ def measure_many(
         if finished is not None:
             finished(name, entry)
         pace.finished(name, entry)
-        if progress is not None:
-            progress(Progress(pace.done, pace.total, name, pace.left_s))
+        progress.update(pace.done, pace.total, item=name, left_s=pace.left_s)
 
     with pinned(setup):
         bench = Workbench(setup, cache_bytes)

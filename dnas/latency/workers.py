@@ -19,10 +19,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from dnas.errors import UserError
-from dnas.latency.measure import Progress, WorkItem, measure_many
+from dnas.latency.measure import WorkItem, measure_many
 from dnas.latency.pace import Pace
 from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Effort, Measurement, Round, summarise
+from dnas.progress import NoProgress, Progress
 
 PATIENCE_S = 5.0
 
@@ -69,7 +70,7 @@ def measure_on(
     budget_s: float | None = None,
     done: Mapping[str, Sequence[Round]] | None = None,
     finished: Callable[[str, Round], None] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
     cache_bytes: int = 1 << 30,
 ) -> dict[str, Measurement]:
     """As :func:`dnas.latency.measure_many`, by one process for each of ``setups``.
@@ -79,6 +80,7 @@ def measure_on(
     Raises :class:`UserError` when a worker does, when one ends before its work is done, and when an item cannot be sent
     to another process: its ``build`` has to be a function of a module or a :func:`functools.partial` of one.
     """
+    progress = progress or NoProgress()
     shuffled = random.Random(f"{seed}/workers").sample(list(items), len(items))
     rounds = {item.name: list((done or {}).get(item.name, ())) for item in items}
     pace = Pace(list(rounds), effort, done=rounds, budget_s=budget_s)
@@ -99,8 +101,7 @@ def measure_on(
                     if finished is not None:
                         finished(message.name, message.entry)
                     pace.finished(message.name, message.entry)
-                    if progress is not None:
-                        progress(Progress(pace.done, pace.total, message.name, pace.left_s))
+                    progress.update(pace.done, pace.total, item=message.name, left_s=pace.left_s)
                 elif isinstance(ready, Connection):
                     del workers[ready]
     return {name: summarise(found, effort) for name, found in rounds.items()}

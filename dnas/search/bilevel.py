@@ -14,6 +14,7 @@ from torch import Tensor
 from dnas.data import SegmentationDataset, split_halves
 from dnas.data.seeding import mix_seed
 from dnas.ops.turns import turn_back
+from dnas.progress import Progress
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.calibration import untracked_norms
 from dnas.search.collapse import collapse_warnings
@@ -28,7 +29,6 @@ from dnas.search.session import SearchSession
 from dnas.search.sharing import share
 from dnas.training.device import DTYPES
 from dnas.training.optimizers import frozen
-from dnas.training.progress import Progress
 from dnas.training.schedules import exponential_decay
 
 

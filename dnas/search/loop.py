@@ -8,6 +8,7 @@ import torch
 
 from dnas.data import SegmentationDataset
 from dnas.device import resolve_device
+from dnas.progress import NoProgress, Progress
 from dnas.runs import Interrupt, RunFolder
 from dnas.search.bilevel import BilevelSearch
 from dnas.search.config import JointSearchConfig, SearchConfig
@@ -15,7 +16,6 @@ from dnas.search.goal import LatencyGoal
 from dnas.search.joint import JointSearch
 from dnas.search.problem import BilevelProblem, JointProblem
 from dnas.training.collector import settled_objects
-from dnas.training.progress import NoProgress, Progress
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
 """Training and validation images."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dnas.data import IGNORE_LABEL, Batches, SegmentationDataset, batches, eval_transform, train_transform
 from dnas.errors import UserError
+from dnas.progress import Progress
 from dnas.runs import Interrupt, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
 from dnas.search.calibration import calibrate_norms
@@ -28,7 +29,6 @@ from dnas.training.device import (
 )
 from dnas.training.losses import OhemCrossEntropy
 from dnas.training.metrics import SegmentationMetrics, join_sizes
-from dnas.training.progress import Progress
 
 CALIBRATION_BATCHES = 8
 """Batches that the statistics of an architecture are measured on before it is validated."""

@@ -16,18 +16,14 @@ from dnas.training.device import (
 from dnas.training.losses import OhemCrossEntropy, distillation_loss, resize_logits
 from dnas.training.metrics import Evaluation, SegmentationMetrics, evaluate
 from dnas.training.optimizers import make_sgd, set_learning_rate
-from dnas.training.progress import NoProgress, Progress, RichProgress
 from dnas.training.retrain import RetrainResult, retrain
 from dnas.training.schedules import cosine_decay, exponential_decay, linear_warm_up, poly_decay
 
 __all__ = [
     "Evaluation",
-    "NoProgress",
     "OhemCrossEntropy",
-    "Progress",
     "RetrainConfig",
     "RetrainResult",
-    "RichProgress",
     "SegmentationMetrics",
     "autocast",
     "cosine_decay",

@@ -13,9 +13,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dnas.data import IGNORE_LABEL, AugmentationConfig, Batches, SegmentationDataset, batches, eval_transform
 from dnas.errors import UserError
+from dnas.progress import NoProgress, Progress
 from dnas.training.device import Precision, autocast
 from dnas.training.losses import resize_logits
-from dnas.training.progress import NoProgress, Progress
 
 
 @dataclasses.dataclass(frozen=True)

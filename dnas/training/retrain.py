@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dnas.data import SegmentationDataset, batches, train_transform
 from dnas.device import resolve_device
 from dnas.errors import UserError
+from dnas.progress import NoProgress, Progress
 from dnas.runs import Interrupt, Interrupted, RunFolder, load_into, seed_everything
 from dnas.training.config import RetrainConfig
 from dnas.training.device import (
@@ -26,7 +27,6 @@ from dnas.training.device import (
 from dnas.training.metrics import Evaluation, evaluate
 from dnas.training.objective import Objective
 from dnas.training.optimizers import make_sgd, set_learning_rate
-from dnas.training.progress import NoProgress, Progress
 from dnas.training.schedules import schedule_factor
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]

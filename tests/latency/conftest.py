@@ -1,8 +1,29 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_setup
 from dnas.latency.provenance import start_provenance
+from dnas.progress import NoProgress
+
+
+class Updates(NoProgress):
+    """Keeps what a bar would show, and acts as Ctrl-C after ``stop_at`` visits."""
+
+    def __init__(self, stop_at=None):
+        self.stop_at, self.seen = stop_at, []
+
+    def update(self, done, total, *, item="", left_s=None):
+        self.seen.append(SimpleNamespace(done=done, total=total, item=item, left_s=left_s))
+        if done == self.stop_at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def watch():
+    """``watch()`` is a progress that keeps its updates in ``seen``, ``watch(3)`` stops the work at the third."""
+    return Updates
 
 
 @pytest.fixture

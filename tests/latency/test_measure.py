@@ -54,13 +54,14 @@ def test_measure_many_builds_inputs_of_every_shape(quick):
     assert {entry[-1] for entry in seen} == {(3, 4, 6, 5)}
 
 
-def test_progress_reaches_its_total(quick, setup):
+def test_progress_reaches_its_total(quick, setup, watch):
     items = [WorkItem(f"relu{n}", ((2, 4, 4),), nn.ReLU) for n in range(5)]
-    reports = []
-    measure_many(items, setup, effort=quick, progress=reports.append)
-    assert [report.done for report in reports] == list(range(1, 11))
-    assert {report.total for report in reports} == {10}
-    assert reports[-1].eta_s == 0
+    progress = watch()
+    measure_many(items, setup, effort=quick, progress=progress)
+    assert [report.done for report in progress.seen] == list(range(1, 11))
+    assert {report.total for report in progress.seen} == {10}
+    assert {report.item for report in progress.seen} == {f"relu{n}" for n in range(5)}
+    assert progress.seen[-1].left_s == 0
 
 
 def test_modules_are_made_anew_when_memory_is_short(quick, setup):

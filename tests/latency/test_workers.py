@@ -37,19 +37,15 @@ def build(tmp_path, setup, quick):
     return run
 
 
-def test_two_workers_go_on_where_two_were_interrupted_and_one_table_holds_all(build, tmp_path):
-    def stop(report):
-        if report.done == 6:
-            raise KeyboardInterrupt
-
+def test_two_workers_go_on_where_two_were_interrupted_and_one_table_holds_all(build, tmp_path, watch):
     with pytest.raises(BuildInterrupted, match="--resume"):
-        build(inventory(8), progress=stop)
+        build(inventory(8), progress=watch(6))
     kept = Journal(tmp_path / "t.json.journal.jsonl").rounds
     assert sum(map(len, kept.values())) == 6
-    reports = []
-    table = build(inventory(8), resume=True, progress=reports.append)
-    assert [report.done for report in reports] == list(range(1, 11))
-    assert {report.total for report in reports} == {10}
+    progress = watch()
+    table = build(inventory(8), resume=True, progress=progress)
+    assert [report.done for report in progress.seen] == list(range(1, 11))
+    assert {report.total for report in progress.seen} == {10}
     assert all(entry.rounds == 2 for entry in table.entries.values())
     assert (len(table), table.provenance.sittings) == (8, 2)
     assert LatencyTable.load(tmp_path / "t.json") == table
@@ -83,15 +79,15 @@ def importable(monkeypatch, tmp_path):
     sys.modules.pop(HERE)
 
 
-def test_a_worker_that_dies_is_named_and_costs_nothing_else(build, tmp_path, importable):
+def test_a_worker_that_dies_is_named_and_costs_nothing_else(build, tmp_path, importable, watch):
     items = [*inventory(4), InventoryItem(OperatorSpec("fatal", ((1, 2, 2),), 1), importable.Fatal)]
     with pytest.raises(UserError, match=r"measures on cpu ended with status -9; .*--resume"):
         build(items)
     before = sum(map(len, Journal(tmp_path / "t.json.journal.jsonl").rounds.values()))
-    reports = []
-    table = build(inventory(4), workers=(), resume=True, progress=reports.append)
+    progress = watch()
+    table = build(inventory(4), workers=(), resume=True, progress=progress)
     assert len(table) == 4
-    assert len(reports) == 8 - before
+    assert len(progress.seen) == 8 - before
 
 
 def test_the_error_of_a_worker_is_the_builders(build, importable):
@@ -120,6 +116,11 @@ BUILDER = textwrap.dedent(
     from functools import partial
     from torch import nn
     from dnas.latency import Effort, InventoryItem, OperatorSpec, build_table, make_setup
+    from dnas.progress import NoProgress
+
+    class Printed(NoProgress):
+        def update(self, done, total, *, item="", left_s=None):
+            print(item, flush=True)
 
     if __name__ == "__main__":
         items = [
@@ -128,7 +129,7 @@ BUILDER = textwrap.dedent(
         setup = make_setup("cpu", threads=1)
         effort = Effort(rounds=2, time_per_entry=0.02, warm_up_s=0, extra_rounds=0)
         build_table(items, sys.argv[1], setup, space="small", input_size=(64, 64), effort=effort, resume=True,
-                    workers=[setup, setup], progress=lambda report: print(report.name, flush=True))
+                    workers=[setup, setup], progress=Printed())
     """
 )
 

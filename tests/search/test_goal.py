@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dnas.latency.expected import DecoupledWeights
+from dnas.progress import NoProgress
 from dnas.runs import RunFolder
 from dnas.search import LatencyController, LatencyGoal
 from dnas.search.collapse import collapse_warnings
 from dnas.search.gradients import GradientMonitor, reached_norms
-from dnas.training import NoProgress
 
 
 class Plant:

@@ -11,11 +11,11 @@ import torch
 from dnas.config import parse_config, to_mapping
 from dnas.data import AugmentationConfig, split_halves
 from dnas.errors import UserError
+from dnas.progress import NoProgress
 from dnas.runs import Interrupted, RunFolder
 from dnas.search import CoSearch, Pass, SearchConfig
 from dnas.search.bilevel import BilevelSearch
 from dnas.search.descent import SupernetSGD
-from dnas.training import NoProgress
 
 
 def gradient_of(weight):

@@ -15,8 +15,9 @@ from torch import nn
 from dnas.config import parse_config, to_mapping
 from dnas.data import AugmentationConfig, DataConfig, open_dataset
 from dnas.errors import UserError
+from dnas.progress import NoProgress
 from dnas.runs import Interrupted, RunFolder
-from dnas.training import NoProgress, RetrainConfig, retrain
+from dnas.training import RetrainConfig, retrain
 
 CLASSES = 6
 """Of the built-in dataset "rectangles"."""
