@@ -12,11 +12,13 @@ from typing import Any
 
 from dnas.config import parse_config, to_mapping
 from dnas.errors import UserError
+from dnas.json_lines import Line, append_record, read_lines, repair
 from dnas.latency.provenance import Provenance
 from dnas.latency.statistics import Round
 
 FORMAT = "dnas latency journal"
 SCHEMA_VERSION = 1
+WHAT = "journal of a table build"
 
 
 class Journal:
@@ -33,8 +35,7 @@ class Journal:
         self.sittings = 0
         self.rounds: dict[str, list[Round]] = {}
         self._holder: dict[str, Any] = {}
-        if path.exists():
-            self._read()
+        self._read()
 
     @property
     def holder(self) -> str:
@@ -49,9 +50,8 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.unlink(missing_ok=True)
             self.provenance = provenance
-            self._append(
-                {"format": FORMAT, "schema_version": SCHEMA_VERSION, "provenance": to_mapping(provenance)}, new=True
-            )
+            self._append({"format": FORMAT, "schema_version": SCHEMA_VERSION, "provenance": to_mapping(provenance)})
+        repair(self.path, WHAT)
         self.sittings += 1
         self._append({"sitting": {"pid": os.getpid(), "host": os.uname().nodename, "date": provenance.date}})
 
@@ -63,30 +63,14 @@ class Journal:
         """Delete the file: its content stands in the table."""
         self.path.unlink(missing_ok=True)
 
-    def _append(self, record: dict[str, Any], new: bool = False) -> None:
-        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
-        line = f'{{"crc": {zlib.crc32(text.encode())}, "record": {text}}}\n'
-        with self.path.open("ab") as stream:
-            if not new and not self._ends_with_newline():
-                line = "\n" + line
-            stream.write(line.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    def _ends_with_newline(self) -> bool:
-        with self.path.open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) == 0:
-                return True
-            stream.seek(-1, os.SEEK_END)
-            return stream.read(1) == b"\n"
+    def _append(self, record: dict[str, Any]) -> None:
+        append_record(self.path, {"crc": _checksum(record), "record": record}, sync=True)
 
     def _read(self) -> None:
-        try:
-            lines = self.path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot read this journal: {error.strerror or error}") from None
-        records = [record for record in map(_record, lines) if record is not None]
-        for record in records:
+        for line in read_lines(self.path, WHAT):
+            record = _intact(line)
+            if record is None:
+                continue
             if "provenance" in record:
                 self._read_header(record)
             elif isinstance(record.get("sitting"), dict):
@@ -118,13 +102,15 @@ class Journal:
             self.seconds += seconds
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    """The record of a line, or None for a line that is empty, unfinished or damaged."""
+def _checksum(record: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, allow_nan=False, separators=(",", ":")).encode())
+
+
+def _intact(line: Line) -> dict[str, Any] | None:
+    """The record of a line, None if the line is damaged."""
     try:
-        outer = json.loads(line)
-        record = outer["record"]
-        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
-        intact = outer["crc"] == zlib.crc32(text.encode())
-    except (ValueError, KeyError, TypeError, RecursionError):
+        outer = line.record or {}
+        record, wanted = outer["record"], outer["crc"]
+        return record if isinstance(record, dict) and _checksum(record) == wanted else None
+    except (ValueError, KeyError, RecursionError):
         return None
-    return record if intact and isinstance(record, dict) else None

@@ -18,6 +18,7 @@ from typing_extensions import Self
 from dnas.environment import describe_environment, process_rank
 from dnas.errors import UserError
 from dnas.files import dump_yaml, parse_yaml, read_json, read_yaml, write_json, write_text
+from dnas.json_lines import append_record, repair
 from dnas.runs import checkpoint, log
 from dnas.runs.tensorboard import TensorBoardMirror
 
@@ -148,7 +149,7 @@ class RunFolder:
         record = log.plain(record)
         if self._tensorboard and self._mirror is None:
             self._mirror = TensorBoardMirror(self.path / "tensorboard", self.records())
-        log.append_record(self.path / _LOG, record)
+        append_record(self.path / _LOG, record)
         if self._mirror is not None:
             self._mirror.write(record)
 
@@ -262,7 +263,7 @@ def _continue(path: Path, kind: str, configuration: dict[str, Any], seed: int, d
                 "give the values of the run, or another folder"
             )
     with _file_errors(path):
-        log.repair(path / _LOG)
+        repair(path / _LOG, log.WHAT)
         environment["resumed"] = [*environment.get("resumed", []), describe_environment(device)]
         write_json(path / _ENVIRONMENT, environment)
     return environment
