@@ -9,7 +9,8 @@ from typing import Any
 
 from dnas.config import apply_overrides
 from dnas.errors import UserError
-from dnas.files import parse_yaml, read_yaml
+from dnas.files import read_yaml
+from dnas.presets import preset_files, read_preset
 from search_spaces.base import SearchSpace
 from search_spaces.fasterseg import FasterSegSpace
 from search_spaces.regseg import RegSegSpace
@@ -22,8 +23,7 @@ SPACES: Mapping[str, Callable[[Mapping[str, Any], str], SearchSpace]] = {
 
 def preset_names() -> tuple[str, ...]:
     """Names of the presets that ship with dnas, sorted."""
-    files = resources.files("search_spaces").iterdir()
-    return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
+    return tuple(preset_files(resources.files("search_spaces")))
 
 
 def load_space(name: str, overrides: Iterable[str] = ()) -> SearchSpace:
@@ -31,9 +31,9 @@ def load_space(name: str, overrides: Iterable[str] = ()) -> SearchSpace:
 
     Raises :class:`UserError` for an unknown name, listing the known ones, and for anything wrong in the file.
     """
-    if name in preset_names():
-        text = resources.files("search_spaces").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-        values = parse_yaml(text, name)
+    presets = preset_files(resources.files("search_spaces"))
+    if name in presets:
+        values = read_preset(presets[name])
     elif name.endswith((".yaml", ".yml")) or Path(name).is_file():
         values = read_yaml(name, "search space")
     else:

@@ -14,7 +14,8 @@ import torch
 
 from dnas.config import Field, config, parse_config
 from dnas.errors import UserError
-from dnas.files import parse_yaml, read_yaml
+from dnas.files import read_yaml
+from dnas.presets import read_preset
 
 IGNORE_LABEL = 255
 """Label of pixels that belong to no class: left out of losses and metrics."""
@@ -85,8 +86,7 @@ def read_classes(path: str | Path) -> ClassesFile:
 
 def builtin_classes(name: str) -> ClassesFile:
     """The classes file that ships as ``dnas/data/classes/NAME.yaml``."""
-    text = resources.files("dnas.data").joinpath("classes", f"{name}.yaml").read_text(encoding="utf-8")
-    return _parse_classes(parse_yaml(text, name), name)
+    return _parse_classes(read_preset(resources.files("dnas.data") / "classes" / f"{name}.yaml"), name)
 
 
 def _parse_classes(values: Mapping[str, Any], source: str) -> ClassesFile:
