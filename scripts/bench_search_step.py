@@ -169,11 +169,11 @@ def timed_step(session: Any, batch: tuple[Any, Any], number: int, device: str, p
     """Wall time, CPU time and passes so far before the weight step, between both steps, and after the other."""
     import torch
 
-    from dnas.search.calibration import untracked_norms
+    from dnas.search.calibration import freeze_bn_stats
 
     generator = torch.Generator().manual_seed(number)
     found = [(*now(device), passes())]
-    with untracked_norms(session.problem.weights):  # as in a search
+    with freeze_bn_stats(session.problem.weights):  # as in a search
         session._weight_step(batch, "search", generator)
         found.append((*now(device), passes()))
         session._architecture_step(batch, generator)

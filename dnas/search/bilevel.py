@@ -16,7 +16,7 @@ from dnas.data.seeding import mix_seed
 from dnas.ops.turns import turn_back
 from dnas.progress import Progress
 from dnas.runs import Interrupt, Interrupted, RunFolder
-from dnas.search.calibration import untracked_norms
+from dnas.search.calibration import freeze_bn_stats
 from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
 from dnas.search.descent import SupernetSGD
@@ -140,7 +140,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         self.progress.begin(f"{phase} epoch {epoch + 1}/{config.epochs}", steps)
         self._gradients = self._gradient_monitor()
         total = 0.0
-        with untracked_norms(self.problem.weights):
+        with freeze_bn_stats(self.problem.weights):
             for step, pair in enumerate(self._pairs(epoch, phase)):
                 started = time.perf_counter()
                 generator = torch.Generator().manual_seed(mix_seed("architecture", self.run.seed, epoch, step))
