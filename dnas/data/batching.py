@@ -1,4 +1,4 @@
-"""Batches whose order and augmentation depend on (seed, epoch, index) alone."""
+"""Batches whose order and augmentation depend only on (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def batches(
     rank: int = 0,
     world: int = 1,
 ) -> Batches:
-    """Batches of images float32 (N, 3, h, w) and labels int64 (N, h, w), for one epoch or, with ``set_epoch``, many.
+    """Batches of images float32 (N, 3, h, w) and labels int64 (N, h, w), for one epoch or, with ``set_epoch``, several.
 
-    indices: the part of the dataset to use, all of it by default.
+    indices: the items of the dataset to use, by default all.
     workers: processes that read and augment ahead; the batches are bit-identical for any number of them.
     pin_memory: for fast copies to a GPU; without a GPU it has no effect.
     rank, world: this process takes its share of every step. The shares are disjoint and have equally many batches;
@@ -66,7 +66,8 @@ def batches(
 def split_halves(count: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Two disjoint halves of ``range(count)``, drawn by ``seed``, each in ascending order; the first is the larger.
 
-    The bilevel search trains weights on one half and architecture parameters on the other (FasterSeg, Appendix F).
+    The bilevel search trains the weights on one half and the architecture parameters on the other (FasterSeg,
+    Appendix F).
     """
     if count < 2:
         raise UserError(f"given {count} images, expected at least 2 to split them into halves")

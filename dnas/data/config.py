@@ -1,4 +1,4 @@
-"""Which images to use and how: the typed configuration of a dataset, and the presets."""
+"""The configuration of a dataset, and its presets."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class DataConfig:
 
     dataset: which one; streets and rectangles are generated, the others read files below ``root``.
     root: folder of a dataset of files.
-    size: (height, width) that every image and mask is resized to, or that built-in images are made at; null keeps the
-        size of the files, or the built-in default.
-    images: number of images of each split of a built-in dataset; a split that is left out keeps its default.
-    seed: of the built-in images.
+    size: (height, width) that every image and mask is resized to, or that images are generated at; null is the size of
+        the files, or the default of a generated dataset.
+    images: number of images of each split of a generated dataset; a split that is left out has its default.
+    seed: of generated images.
     cache: keep the resized uint8 images in memory, shared between worker processes; needs a size for files.
     classes: the classes file of ``folder``; null is ``root/classes.yaml``.
     """
@@ -62,7 +62,7 @@ class DataConfig:
         elif self.cache and self.size is None:
             raise ValueError("cache needs a size, as all images are kept at one")
         if self.classes is not None and self.dataset != "folder":
-            raise ValueError(f"classes is for folder, the classes of {self.dataset} are known")
+            raise ValueError(f"classes is for folder, those of {self.dataset} are fixed")
         return self
 
 

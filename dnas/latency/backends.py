@@ -1,4 +1,4 @@
-"""How a module is made to run before it is measured: by PyTorch in three ways, or by another runtime."""
+"""Backends that run a module to be measured: PyTorch in three modes, or another runtime."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from dnas.latency.statistics import Run
 
 
 class Backend(Protocol):
-    """What runs modules. A new backend is one class and one line in :data:`BACKENDS`."""
+    """Runs modules. A new backend is one class and one line in :data:`BACKENDS`."""
 
     def refuses(self, setup: MeasurementSetup) -> str | None:
-        """Why this backend cannot run on ``setup``, or None when it can; what is not installed is raised."""
+        """Why this backend cannot run ``setup``, None if it can; a missing package raises :class:`UserError`."""
 
     def versions(self) -> dict[str, str]:
-        """Versions by name of what runs the modules besides PyTorch."""
+        """Versions by name of the software that runs the modules, PyTorch excepted."""
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
-        """A call without arguments that runs ``module`` once; module and inputs lie on the device already."""
+        """A function without arguments that runs ``module`` once; module and inputs are on the device already."""
 
 
 class Eager:
     """PyTorch, operator by operator."""
 
     def refuses(self, setup: MeasurementSetup) -> str | None:
-        """Eager runs everywhere."""
+        """Never: eager mode runs on every device."""
         return None
 
     def versions(self) -> dict[str, str]:
@@ -51,7 +51,7 @@ class Compiled:
 
     def refuses(self, setup: MeasurementSetup) -> str | None:
         """Inductor has code generators for CPUs and Nvidia GPUs."""
-        return "it is offered on cpu and cuda" if setup.device.type == "mps" else None
+        return "it is available on cpu and cuda" if setup.device.type == "mps" else None
 
     def versions(self) -> dict[str, str]:
         """Nothing but PyTorch."""
@@ -60,9 +60,9 @@ class Compiled:
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """Export, then compile the exported graph.
 
-        Modules of one class share the code object of their ``forward``; compiled directly, hundreds of them would pile
-        up behind one chain of guards and, past torch's recompilation limit, silently run eagerly. An exported graph
-        has code of its own.
+        Modules of one class share the code object of their ``forward``. Compiled directly, hundreds of them would share
+        one chain of guards and, beyond torch's recompilation limit, silently run in eager mode. An exported graph has
+        its own code.
         """
         arguments = tuple(inputs)
         with torch.inference_mode(False), torch.no_grad():
@@ -72,10 +72,10 @@ class Compiled:
 
 
 class CudaGraph:
-    """The eager module captured once into a CUDA graph and replayed: no launch cost of the host."""
+    """The eager module captured into a CUDA graph and replayed, without launch overhead on the host."""
 
     def refuses(self, setup: MeasurementSetup) -> str | None:
-        """Graphs are a feature of CUDA."""
+        """CUDA graphs need a CUDA device."""
         return None if setup.device.type == "cuda" else "it needs --device cuda"
 
     def versions(self) -> dict[str, str]:
@@ -83,7 +83,7 @@ class CudaGraph:
         return {}
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
-        """Warm up on a side stream, as capture demands, then capture; the graph keeps its tensors alive."""
+        """Warm up on a side stream, which capturing requires, then capture; the function keeps the tensors alive."""
         arguments = tuple(inputs)
         stream: Any = torch.cuda.Stream
         side = stream(setup.device)
@@ -116,7 +116,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
 
 
 def find_backend(setup: MeasurementSetup) -> Backend:
-    """The backend that ``setup`` names; an unknown one, or one that cannot run there, raises :class:`UserError`."""
+    """The backend of ``setup``; one that is unknown or cannot run this setup raises :class:`UserError`."""
     backend = BACKENDS.get(setup.backend)
     if backend is None:
         raise UserError(f"backend {setup.backend!r} is unknown, known: {', '.join(BACKENDS)}")
@@ -129,19 +129,19 @@ def find_backend(setup: MeasurementSetup) -> Backend:
 def place(
     module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup
 ) -> tuple[nn.Module, list[torch.Tensor]]:
-    """A copy of ``module`` in eval mode, and its inputs, on the setup's device in its type and memory format."""
+    """A copy of ``module`` in eval mode and its inputs, in the device, type and memory format of ``setup``."""
     moved = copy.deepcopy(module).eval().requires_grad_(False)
     return place_owned(moved, setup), [_place_tensor(tensor, setup) for tensor in inputs]
 
 
 def place_owned(module: nn.Module, setup: MeasurementSetup) -> nn.Module:
-    """As :func:`place`, for a module that nobody else holds: moved instead of copied."""
+    """As :func:`place`, but without a copy: ``module`` itself is moved."""
     module = module.eval().requires_grad_(False).to(setup.device, setup.dtype)
     return module.to(memory_format=setup.layout)
 
 
 def random_inputs(shapes: Sequence[tuple[int, int, int]], setup: MeasurementSetup) -> list[torch.Tensor]:
-    """Normally distributed inputs of shape (batch, C, H, W), the same at every call."""
+    """Normally distributed inputs (batch, C, H, W), the same in every call."""
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn((setup.batch, *shape), generator=generator) for shape in shapes]
     return [_place_tensor(tensor, setup) for tensor in tensors]

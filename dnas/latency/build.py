@@ -1,4 +1,4 @@
-"""Build a latency table from a space's inventory: resumable, safe to kill at any moment, one builder at a time."""
+"""Building a latency table from the inventory of a space: resumable, safe to kill, one builder at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dnas.progress import NoProgress, Progress
 
 
 class BuildInterrupted(UserError):
-    """The user stopped a build; everything measured so far is kept and ``--resume`` goes on from there."""
+    """The user stopped a build. Everything measured so far is kept, and ``--resume`` continues from there."""
 
 
 def build_table(
@@ -46,17 +46,17 @@ def build_table(
     progress: Progress | None = None,
     workers: Sequence[MeasurementSetup] = (),
 ) -> LatencyTable:
-    """Measure every distinct signature of ``inventory`` once on ``setup`` and write the table ``out``.
+    """Measure every distinct signature of ``inventory`` with ``setup`` and write the table ``out``.
 
-    ``space`` and ``input_size`` (height, width) say what the inventory belongs to, ``command`` is the command line that
-    builds this table. Each finished round goes to the journal ``OUT.journal.jsonl`` at once; the table replaces
-    ``out`` atomically at the end, and the journal is removed. With ``resume`` an interrupted build goes on from its
-    journal, and a finished table gets the entries it lacks. With ``workers``, setups that differ from ``setup`` at
-    most in the device, one process for each of them measures a part of the list, and this process only collects.
+    ``space`` and ``input_size`` (height, width) are those of the inventory, ``command`` is the command line that builds
+    this table. Each finished round is written to the journal ``OUT.journal.jsonl`` immediately; at the end the table
+    replaces ``out`` atomically, and the journal is removed. ``resume`` continues an interrupted build from its journal,
+    or adds missing entries to a finished table. ``workers`` are setups that differ from ``setup`` at most in the
+    device: one process for each of them measures a part of the list, and this process only collects the results.
 
-    Raises :class:`UserError` when ``out`` or its journal exists and ``resume`` is not given, when what is there was
-    measured differently (naming every difference), when the workers' devices differ, and when another process is
-    building the same table (naming it); :class:`BuildInterrupted` on Ctrl-C.
+    Raises :class:`UserError` if ``out`` or its journal exists without ``resume``, if the existing one was measured
+    differently (naming every difference), if the workers' devices differ, and if another process is building the same
+    table (naming it); raises :class:`BuildInterrupted` on Ctrl-C.
     """
     out = Path(out)
     effort = effort or Effort()
@@ -131,15 +131,15 @@ def _measure(
     except KeyboardInterrupt:
         raise BuildInterrupted(
             f"{out}: interrupted; everything measured so far is kept in {journal.path}, "
-            f"go on with `{_resume_command(command, out)}`"
+            f"continue with `{_resume_command(command, out)}`"
         ) from None
     return measured, time.monotonic() - started
 
 
 def _alike(workers: Sequence[MeasurementSetup]) -> tuple[torch.device, ...]:
-    """The devices of the workers, which must be equal for one table to tell about all of them."""
+    """The devices of the workers, which must be of one kind: a table describes a single kind."""
     if any(replace(worker, device=workers[0].device) != workers[0] for worker in workers):
-        raise ValueError("the workers of one table may differ in their devices only")
+        raise ValueError("the workers of one table may only differ in their devices")
     found = {str(worker.device): describe_device(worker.device).name for worker in workers}
     if len(set(found.values())) > 1:
         names = ", ".join(f"{device} is {name}" for device, name in found.items())
@@ -148,9 +148,9 @@ def _alike(workers: Sequence[MeasurementSetup]) -> tuple[torch.device, ...]:
 
 
 def _existing_table(out: Path, journal: Path, resume: bool) -> LatencyTable | None:
-    for path, what in ((out, "is there already"), (journal, "is there from an interrupted build")):
+    for path, what in ((out, "exists already"), (journal, "was left by an interrupted build")):
         if path.exists() and not resume:
-            raise UserError(f"{path}: {what}; go on with --resume, or delete it to measure everything anew")
+            raise UserError(f"{path}: {what}; continue with --resume, or delete it to measure everything again")
     return LatencyTable.load(out) if out.exists() else None
 
 
@@ -158,7 +158,7 @@ def _check_same(path: Path, earlier: Provenance | None, now: Provenance) -> None
     found = differences(earlier, now) if earlier else []
     if found:
         raise UserError(
-            f"{path}: cannot go on, it was measured differently (there and now): {'; '.join(found)}; "
+            f"{path}: cannot be continued, it was measured differently (before and now): {'; '.join(found)}; "
             "use the same settings, or another --out"
         )
 
@@ -174,7 +174,7 @@ def _resume_command(command: str | None, out: Path) -> str:
 
 @contextmanager
 def _only_builder(out: Path, journal: Path) -> Iterator[None]:
-    """Hold the lock of the table, or say who does; the (empty) lock file stays, removing it would break the lock."""
+    """Hold the lock of the table, or name its holder. The empty lock file stays: removing it would break the lock."""
     lock = filelock.FileLock(out.with_name(f".{out.name}.lock"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a device is, and in what state it is: name, memory, driver, clocks, temperature, throttling."""
+"""Properties and state of a device: name, memory, driver, clocks, temperature, throttling."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _THROTTLE_REASONS = {
 
 @config
 class DeviceInfo:
-    """The device a table belongs to. ``compute_capability`` is that of a CUDA device, ``cores`` that of a CPU."""
+    """The device of a table. ``compute_capability`` is given for CUDA devices, ``cores`` for the others."""
 
     type: str
     name: str
@@ -46,12 +46,12 @@ def describe_device(device: torch.device) -> DeviceInfo:
 
 
 def conditions(device: torch.device) -> dict[str, str]:
-    """The present state of the device as text by name; what cannot be read is left out."""
+    """The current state of the device as texts by name, without what cannot be read."""
     return _gpu_conditions(device) if device.type == "cuda" else _cpu_conditions()
 
 
 def throttle_probe(device: torch.device) -> Callable[[], bool]:
-    """A function that says whether the device slows its clocks right now for heat or power; False where unknown."""
+    """A function: does the device throttle its clocks now, for heat or power? False if unknown."""
     handle = _nvml_handle(device) if device.type == "cuda" else None
     if handle is None:
         return lambda: False
@@ -59,7 +59,7 @@ def throttle_probe(device: torch.device) -> Callable[[], bool]:
 
 
 def driver_version(device: torch.device) -> str | None:
-    """Version of the Nvidia driver, where NVML can be asked."""
+    """Version of the Nvidia driver, None without NVML."""
     handle = _nvml_handle(device) if device.type == "cuda" else None
     if handle is None:
         return None
@@ -125,7 +125,7 @@ def _throttle_reasons(nvml: Any, gpu: Any) -> list[str]:
 
 
 def _nvml_handle(device: torch.device) -> tuple[Any, Any] | None:
-    """The NVML module and its handle of a CUDA device, by UUID since the two number devices differently."""
+    """The NVML module and its handle of a CUDA device, found by UUID: NVML and CUDA number devices differently."""
     try:
         import pynvml
     except ImportError:

@@ -1,4 +1,4 @@
-"""The latency of a network as a function of its dilation rates, from a table of whole rates."""
+"""The latency of a network as a function of its dilation rates, from a table of integer rates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dnas.errors import UserError
 
 
 class DilationLatency:
-    """Rates, scalar tensors by layer name -> latency in ms: that of the network as measured, and what the rates change.
+    """Rates, scalar tensors by layer name -> latency of the network in ms.
 
-    ``prices`` holds for each layer its latency in ms at the rates 1, 2, 3 and so on, between which it is interpolated;
-    ``network`` is the latency of the whole network in ms at ``initial`` rates. The gradient of a rate is the slope
-    between the two whole rates around it.
+    ``prices`` holds for each layer its latency in ms at the rates 1, 2, 3, ..., between which it is interpolated
+    linearly; ``network`` is the measured latency of the whole network in ms at the ``initial`` rates. The gradient of a
+    rate is the slope between the two integer rates around it.
     """
 
     def __init__(self, prices: Mapping[str, Sequence[float]], network: float, initial: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""The journal of a table build: one line a finished round, on disk before the next round starts."""
+"""The journal of a table build: one line per finished round, on disk before the next round starts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ WHAT = "journal of a table build"
 
 
 class Journal:
-    """An append-only file of JSON lines, each with a checksum of its own.
+    """An append-only file of JSON lines, each with a checksum.
 
-    A line that was not finished, or that was damaged later, costs the round it held and nothing else. The first line
-    holds the provenance of the first sitting; a line naming the process opens each sitting.
+    An incomplete or damaged line loses its own round and nothing else. The first line holds the provenance of the first
+    session; each session ("sitting" in the file) starts with a line that names the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,13 +39,13 @@ class Journal:
 
     @property
     def holder(self) -> str:
-        """Who opened the last sitting, in words."""
+        """A description of the process that began the last session."""
         if not self._holder:
             return "another process"
         return "process {pid} on {host}, since {date}".format(**{"pid": "?", "host": "?", "date": "?", **self._holder})
 
     def begin(self, provenance: Provenance) -> None:
-        """Open a sitting: write the header if there is none yet, and who we are."""
+        """Begin a session: write the header if there is none yet, and a line that names this process."""
         if self.provenance is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.unlink(missing_ok=True)
@@ -56,11 +56,11 @@ class Journal:
         self._append({"sitting": {"pid": os.getpid(), "host": os.uname().nodename, "date": provenance.date}})
 
     def append(self, key: str, entry: Round, seconds: float) -> None:
-        """Keep a finished round; ``seconds`` is the time that its visit took."""
+        """Add a finished round; ``seconds`` is the duration of its visit."""
         self._append({"key": key, "round": dataclasses.asdict(entry), "seconds": round(seconds, 6)})
 
     def remove(self) -> None:
-        """Delete the file: its content stands in the table."""
+        """Delete the file, once its content is in the table."""
         self.path.unlink(missing_ok=True)
 
     def _append(self, record: dict[str, Any]) -> None:
@@ -80,13 +80,13 @@ class Journal:
                 self._read_round(record)
         if self.provenance is None and self.rounds:
             raise UserError(
-                f"{self.path}: the first line of this journal is damaged, so its figures cannot be trusted; "
-                "delete it and build anew"
+                f"{self.path}: the first line of this journal is damaged, so it is unknown how it was measured; "
+                "delete it and start again"
             )
 
     def _read_header(self, record: dict[str, Any]) -> None:
         if record.get("format") != FORMAT or record.get("schema_version") != SCHEMA_VERSION:
-            raise UserError(f"{self.path}: not a journal of this version of dnas; delete it and build anew")
+            raise UserError(f"{self.path}: not a journal of this version of dnas; delete it and start again")
         self.provenance = parse_config(Provenance, record["provenance"], str(self.path))
 
     def _read_round(self, record: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Measure modules: one at given inputs, or a whole list in interleaved rounds."""
+"""Measuring modules: one at given inputs, or a list in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dnas.progress import NoProgress, Progress
 
 @dataclass(frozen=True)
 class WorkItem:
-    """A module to be measured: its name, the (channels, height, width) of each input, and how to make it."""
+    """A module to be measured: its name, (channels, height, width) of each input, and a function that builds it."""
 
     name: str
     shapes: tuple[tuple[int, int, int], ...]
@@ -43,9 +43,8 @@ def measure(
 ) -> Measurement:
     """The latency in ms of ``module(*inputs)`` in eval mode, without gradients.
 
-    ``cache`` is ``warm`` or ``cold`` (:func:`dnas.latency.make_setup`). Works on a copy, so module and inputs stay as
-    they are. Raises :class:`UserError` for a device, backend or precision
-    that is unknown or not to be had.
+    The settings are those of :func:`dnas.latency.make_setup`. Module and inputs are copied and left as they are. Raises
+    :class:`UserError` for a device, backend or precision that is unknown or not available.
     """
     effort = effort or Effort()
     setup = make_setup(
@@ -74,15 +73,16 @@ def measure_many(
 ) -> dict[str, Measurement]:
     """The latency in ms of every item, by name, in interleaved rounds over the shuffled list.
 
-    ``budget_s`` bounds the seconds: every item is measured at least coarsely, even where that alone takes longer, then
-    refined where the spread is worst while time is left. ``done`` and ``finished`` let a build keep a journal: rounds
-    of an earlier sitting, and a function that is given each round as soon as it is measured. Modules and inputs stay in
-    memory between their rounds as long as they fit into ``cache_bytes``; beyond that they are made anew. Raises
-    :class:`UserError` naming the item that does not fit into the device's memory.
+    ``budget_s`` limits the seconds: every item is measured at least coarsely, even if that alone takes longer; then
+    those with the largest spread are refined until the time is up. ``done`` and ``finished`` serve a journal: rounds of
+    earlier sessions, and a function that receives each round as soon as it is measured. Modules and inputs stay in
+    memory between their rounds as long as they fit into ``cache_bytes`` and are rebuilt otherwise. ``progress`` is
+    updated after each round; its bar is begun by the caller. Raises :class:`UserError` that names the item if one does
+    not fit into the device's memory.
     """
     by_name = {item.name: item for item in items}
     if len(by_name) != len(items):
-        raise UserError("the list of modules to measure holds a name twice; give every module a name of its own")
+        raise UserError("the list of modules to measure has a name twice; give every module its own name")
     effort, progress = effort or Effort(), progress or NoProgress()
     per_round = effort if budget_s is None else within_budget(effort, budget_s, len(items))
     pace = Pace(list(by_name), effort, done=done, budget_s=budget_s)
@@ -108,7 +108,7 @@ def measure_many(
 
 
 class Workbench:
-    """Makes modules ready to run on one setup, keeps the recently used ones in memory, and times their rounds."""
+    """Prepares modules to run with one setup, keeps the recently used ones in memory, and times their rounds."""
 
     def __init__(self, setup: MeasurementSetup, cache_bytes: int) -> None:
         self._setup = setup
@@ -120,7 +120,7 @@ class Workbench:
         self._inputs: WeakValueDictionary[tuple[tuple[int, int, int], ...], _Inputs] = WeakValueDictionary()
 
     def visit(self, item: WorkItem, effort: Effort) -> Round:
-        """One round of ``item``; its module is made first unless it is still in memory."""
+        """One round of ``item``; its module is built first unless it is still in memory."""
         try:
             ready = self._ready.pop(item.name, None) or self._prepare(item)
             self._ready[item.name] = ready
@@ -133,7 +133,7 @@ class Workbench:
 
     @property
     def held_bytes(self) -> int:
-        """Memory of the modules and inputs that are kept ready."""
+        """Bytes of the modules and inputs in memory."""
         return sum(ready.own_bytes for ready in self._ready.values()) + sum(map(_total_bytes, self._inputs.values()))
 
     def _prepare(self, item: WorkItem) -> _Ready:
@@ -148,13 +148,13 @@ class Workbench:
         return _Ready(self._backend.prepare(module, inputs, self._setup), inputs, own_bytes)
 
     def _evict(self) -> None:
-        """Forget the modules that were used longest ago until the rest fits; the newest one always stays."""
+        """Drop the least recently used modules until the rest fits; the newest one always stays."""
         while len(self._ready) > 1 and self.held_bytes > self._cache_bytes:
             self._ready.popitem(last=False)
 
 
 class _Inputs(list[torch.Tensor]):
-    """Input tensors, shared by the modules that take the same shapes; a class, so that it can be held weakly."""
+    """Input tensors, shared by modules of the same input shapes; a list of its own class can be weakly referenced."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _total_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _quiet_round(stopwatch: Stopwatch, run: Run, effort: Effort, throttled: Callable[[], bool]) -> Round:
-    """A round without Python's garbage collector striking in the middle of a sample."""
+    """A round during which Python's garbage collector does not run."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Where a table's figures come from: everything that has to be equal for two figures to mean the same."""
+"""Provenance of a latency table: everything that must be equal for two latencies to be comparable."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from dnas.latency.statistics import Effort
 class Provenance:
     """What is recorded with every table.
 
-    ``input_size`` is the (height, width) of the images that the space's inventory was made for, ``batch`` the images at
-    a time. ``effort`` holds the settings of :class:`dnas.latency.statistics.Effort`, ``software`` versions by name,
-    ``before`` and ``after`` the state of the device around the measuring, ``seconds`` the time all sittings took.
-    ``cache`` is ``warm`` (each module is called again and again, so its weights and input lie in the caches) or
-    ``cold`` (the last-level cache is emptied before each call).
-    ``commit`` is that of a source checkout of dnas, null for an installed package. ``space`` and ``command`` hold no
-    folders of the machine that measured: see :func:`portable_command`.
+    ``input_size`` is (height, width) of the images that the space's inventory is for, ``batch`` their number.
+    ``effort`` holds the settings of :class:`dnas.latency.statistics.Effort`, ``software`` versions by name, ``before``
+    and ``after`` the state of the device before and after measuring. A build may take several sessions: ``sittings`` is
+    their number, ``seconds`` their total duration. ``cache`` is ``warm`` (a module is called repeatedly, so its weights
+    and inputs are in the caches) or ``cold`` (the last-level cache is emptied before each call). ``commit`` is that of
+    a source checkout of dnas, null for an installed package. ``space`` and ``command`` contain no folders of the
+    machine that measured: see :func:`portable_command`.
     """
 
     space: str
@@ -64,10 +64,10 @@ def start_provenance(
     command: str | None,
     devices: Sequence[torch.device] = (),
 ) -> Provenance:
-    """The provenance of a build that begins now; :func:`finish_provenance` completes it.
+    """The provenance of a build that starts now; :func:`finish_provenance` completes it.
 
-    ``space`` and ``command`` may hold paths; they are kept without the folders of this machine. ``devices`` are those
-    that share the work; without them it is the setup's alone.
+    Folders of this machine in ``space`` and ``command`` are dropped. ``devices`` are those that share the work, by
+    default only that of ``setup``.
     """
     state = _conditions(devices or (setup.device,))
     return Provenance(
@@ -95,7 +95,7 @@ def start_provenance(
 def finish_provenance(
     provenance: Provenance, devices: Sequence[torch.device], *, seconds: float, sittings: int
 ) -> Provenance:
-    """``provenance`` after ``sittings`` more sittings of ``seconds`` in all; date and device state are those of now."""
+    """``provenance`` after ``sittings`` more sessions of ``seconds`` in total, with current date and device state."""
     return dataclasses.replace(
         provenance,
         date=utc_now(),
@@ -106,14 +106,14 @@ def finish_provenance(
 
 
 def _conditions(devices: Sequence[torch.device]) -> dict[str, str]:
-    """The state of a device, or of several, each value then under the name of its device."""
+    """The state of a device; for several devices each name is prefixed by the device."""
     if len(set(devices)) == 1:
         return conditions(devices[0])
     return {f"{device} {name}": value for device in devices for name, value in conditions(device).items()}
 
 
 def differences(one: Provenance, other: Provenance) -> list[str]:
-    """What makes figures of ``one`` and ``other`` unfit for one table, each as ``name: one's and other's value``."""
+    """The differences that exclude latencies of ``one`` and ``other`` from one table, as ``name: value and value``."""
     names = (
         "input_size",
         "backend",
@@ -136,9 +136,9 @@ def differences(one: Provenance, other: Provenance) -> list[str]:
 
 
 def portable_command(command: str) -> str:
-    """``command`` without what is only true of this machine: absolute paths and such that lead up become bare names.
+    """``command`` without folders of this machine: absolute paths and paths with ``..`` become bare names.
 
-    Tables are passed on; a home folder or a temporary one is of no use to others and none of their business.
+    Tables are shared, and the folders of a user are private and of no use to others.
     """
     return shlex.join(_portable_word(word) for word in shlex.split(command))
 
@@ -151,7 +151,7 @@ def _portable_word(word: str) -> str:
 
 
 def software_versions(device: torch.device) -> dict[str, str]:
-    """Versions by name of what decides how fast a module runs."""
+    """Versions by name of the software that the speed of a module depends on."""
     cudnn: Any = torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
     found: dict[str, object] = {

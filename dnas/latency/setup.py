@@ -1,4 +1,4 @@
-"""What a latency is measured on and how: device, backend, precision, memory format, threads, batch, caches."""
+"""How latencies are measured: device, backend, precision, memory format, threads, batch, caches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasurementSetup:
-    """Where and how modules run while they are measured; :func:`make_setup` checks the values."""
+    """The device and the settings that modules are measured with; :func:`make_setup` checks them."""
 
     device: torch.device
     backend: str
@@ -45,7 +45,7 @@ class MeasurementSetup:
         return torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format
 
     def stopwatch(self) -> Stopwatch:
-        """The clock of the device: events on CUDA, the host's clock elsewhere; before each call, caches as wanted."""
+        """A stopwatch for the device: CUDA events, or the host's clock elsewhere. It empties the caches if ``cold``."""
         flush = cache_flush(self.device, self.threads) if self.cache == "cold" else None
         if self.device.type == "cuda":
             return CudaStopwatch(self.device, flush)
@@ -64,13 +64,12 @@ def make_setup(
     batch: int = 1,
     cache: str = "warm",
 ) -> MeasurementSetup:
-    """Check a choice of device, precision and threads against this machine.
+    """A setup, checked against what this machine offers.
 
-    ``threads`` is the number of CPU threads of one operator, ``None`` for torch's present setting. ``cache`` is
-    ``warm`` (a module is called again and again, its weights and input lie in the caches) or ``cold`` (the last-level
-    cache is emptied before each call). Raises :class:`UserError` for an unknown or absent device, a precision the
-    device lacks, or a number out of range. The backend's name is checked by
-    :func:`dnas.latency.backends.find_backend`.
+    ``threads`` is the number of CPU threads of one operator, None for torch's current setting. ``cache`` is ``warm``
+    (a module is called repeatedly, so its weights and inputs are in the caches) or ``cold`` (the last-level cache is
+    emptied before each call). Raises :class:`UserError` for an unknown or absent device, a precision that the device
+    does not have, or a number out of range. The backend is checked by :func:`dnas.latency.backends.find_backend`.
     """
     found = resolve_device(device, mps=True)
     if precision not in PRECISIONS:
@@ -78,7 +77,7 @@ def make_setup(
     if precision == "tf32" and (found.type != "cuda" or torch.cuda.get_device_capability(found) < (8, 0)):
         raise UserError(f"precision tf32 needs an Nvidia GPU of compute capability 8.0 or newer, device is {found}")
     if precision == "fp16" and found.type == "cpu":
-        raise UserError("precision fp16 is emulated on a CPU and its latency means nothing; use fp32 or bf16")
+        raise UserError("precision fp16 is emulated on a CPU, so its latency is meaningless; use fp32 or bf16")
     most = os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= most:
         raise UserError(f"threads: given {threads}, expected 1 to {most}, the cores of this machine")
@@ -87,7 +86,7 @@ def make_setup(
     if cache not in CACHES:
         raise UserError(f"cache {cache!r} is unknown, known: {', '.join(CACHES)}")
     if cache == "cold" and found.type == "mps":
-        raise UserError("cache cold: is offered on cpu and cuda, device is mps; use warm")
+        raise UserError("cache cold: available on cpu and cuda, device is mps; use warm")
     return MeasurementSetup(
         device=found,
         backend=backend,
@@ -101,10 +100,10 @@ def make_setup(
 
 @dataclass(frozen=True)
 class CudaStopwatch:
-    """CUDA events around the calls: time on the device, without the host's wait for it.
+    """Times calls on the device with CUDA events, without the time that the host waits.
 
-    With ``flush``, which empties the L2 cache, events stand around every single call, right after a flush. The host
-    queues the call while the device still flushes, so what the launches cost the host is hidden then.
+    With ``flush``, which empties the L2 cache, every call is timed separately, right after a flush. The host queues the
+    call while the device is still flushing, so the launch overhead of the host is hidden then.
     """
 
     device: torch.device
@@ -112,13 +111,13 @@ class CudaStopwatch:
 
     @cached_property
     def untimed_s(self) -> float:
-        """Seconds of a flush, measured at the first question."""
+        """Duration of a flush in seconds, measured at the first access."""
         if self.flush is None:
             return 0.0
         return flush_seconds(time.perf_counter, lambda: torch.cuda.synchronize(self.device), self.flush)
 
     def time(self, run: Run, repetitions: int) -> float:
-        """Seconds on the device that ``repetitions`` calls take, after earlier work has finished."""
+        """Seconds that ``repetitions`` calls take on the device, after earlier work has finished."""
         with torch.cuda.device(self.device):
             torch.cuda.synchronize(self.device)
             if self.flush is None:
@@ -144,11 +143,11 @@ class CudaStopwatch:
 
 @contextmanager
 def pinned(setup: MeasurementSetup) -> Iterator[None]:
-    """Put torch's global switches where ``setup`` says, run in inference mode, and put everything back after.
+    """Apply ``setup`` to torch's global settings, enable inference mode, and restore everything at the end.
 
-    Float32 is kept true float32 unless the precision is tf32. cuDNN searches for its fastest algorithm, as a deployed
-    network of fixed input size does. TF32 goes through torch's older switches: torch.export, which compiled modules
-    pass through, fails after the newer ``fp32_precision`` ones have been touched (torch 2.15).
+    Float32 is true float32 unless the precision is tf32. cuDNN searches for its fastest algorithm, as it would for a
+    deployed network of fixed input size. TF32 is set by torch's older switches: torch.export, which the compiled
+    backend uses, fails once the newer ``fp32_precision`` has been set (torch 2.15).
     """
     reduced = setup.precision == "tf32"
     with ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""Measure a list on several devices of one machine: one process a device, one part of the list each.
+"""Measuring a list on several devices of one machine: one process per device, each with a part of the list.
 
-The processes measure and send every finished round to the one that started them, which alone keeps the journal: what
-stands there is what was measured, whoever of them is killed, and a later sitting may use another number of devices.
+The processes send every finished round to the one that started them, which alone writes the journal. So the journal
+holds everything that was measured, whichever process is killed, and a later session may use another number of devices.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """What a worker sends before it ends for a reason that the user can mend."""
+    """What a worker sends before it ends because of a :class:`UserError`."""
 
     message: str
 
@@ -50,7 +50,7 @@ class Done:
 
 @dataclass(frozen=True)
 class _Job:
-    """All that a worker needs; it is pickled."""
+    """The input of a worker; it is pickled."""
 
     setup: MeasurementSetup
     items: tuple[WorkItem, ...]
@@ -73,12 +73,12 @@ def measure_on(
     progress: Progress | None = None,
     cache_bytes: int = 1 << 30,
 ) -> dict[str, Measurement]:
-    """As :func:`dnas.latency.measure_many`, by one process for each of ``setups``.
+    """:func:`dnas.latency.measure_many` in one process for each of ``setups``.
 
-    Each process takes an equal part of the shuffled list and measures it in interleaved rounds of its own; all rounds
-    of an item that one sitting measures come from one device. ``finished`` and ``progress`` are called in this process.
-    Raises :class:`UserError` when a worker does, when one ends before its work is done, and when an item cannot be sent
-    to another process: its ``build`` has to be a function of a module or a :func:`functools.partial` of one.
+    Each process measures an equal part of the shuffled list in its own interleaved rounds, so within a session all
+    rounds of an item come from one device. ``finished`` and ``progress`` are called in this process. Raises
+    :class:`UserError` if a worker does, if a worker ends before its work is done, and if an item cannot be pickled: its
+    ``build`` has to be a function of a module or a :func:`functools.partial` of one.
     """
     progress = progress or NoProgress()
     shuffled = random.Random(f"{seed}/workers").sample(list(items), len(items))
@@ -117,22 +117,22 @@ class _Worker:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(
                 f"this list of modules cannot be measured by several processes ({error}); "
-                "make them by functions of a module, or use one device"
+                "build them with module-level functions, or use one device"
             ) from None
         self.connection, theirs = multiprocessing.Pipe()
         self._process = _new_process(theirs, job)
         self._process.start()
-        theirs.close()  # so that its end is seen here when the worker ends
+        theirs.close()  # so that this process notices when the worker ends
 
     def receive(self) -> Finished | Done:
-        """The next message; a failure, or the end of a worker that was not done, is a :class:`UserError`."""
+        """The next message; :class:`UserError` if the worker failed or ended before it was done."""
         try:
             message = self.connection.recv()
         except (EOFError, ConnectionError):
             self._process.join(PATIENCE_S)
             raise UserError(
                 f"the process that measures on {self._setup.device} ended with status {self._process.exitcode}; "
-                "what it had measured is kept, go on with --resume"
+                "what it had measured is kept, continue with --resume"
             ) from None
         if isinstance(message, Failed):
             raise UserError(message.message)
@@ -141,8 +141,8 @@ class _Worker:
         return message
 
     def stop(self) -> None:
-        """End the process, if it has not ended by itself, and wait for it."""
-        self.connection.close()  # its watch sees this
+        """End the process if it has not ended yet, and wait for it."""
+        self.connection.close()  # which the worker's watching thread notices
         self._process.join(PATIENCE_S)
         if self._process.exitcode is None:
             self._process.kill()
@@ -151,9 +151,9 @@ class _Worker:
 
 
 def _new_process(connection: Connection, job: _Job) -> BaseProcess:
-    """A worker, not yet started: a fork of a server that has imported all and touched no device, or a new process.
+    """A worker that is not started yet: forked from a server that has used no device, or else a new process.
 
-    CUDA does not survive a fork of this process itself.
+    This process itself cannot be forked: CUDA does not survive that.
     """
     if "forkserver" in multiprocessing.get_all_start_methods():
         forking = multiprocessing.get_context("forkserver")
@@ -163,8 +163,8 @@ def _new_process(connection: Connection, job: _Job) -> BaseProcess:
 
 
 def _work(connection: Connection, job: _Job) -> None:
-    """What runs in a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
+    """The main function of a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the builder ends its workers
     threading.Thread(target=_watch, args=(connection,), daemon=True).start()
     try:
         measure_many(
@@ -183,7 +183,7 @@ def _work(connection: Connection, job: _Job) -> None:
 
 
 def _watch(connection: Connection) -> None:
-    """End this process as soon as the other end closes: a worker must not measure beside the next sitting's."""
+    """End this process as soon as the other end closes, so that it does not disturb a later session."""
     try:
         connection.recv()
     except (EOFError, OSError):

@@ -1,4 +1,4 @@
-"""Run folders: what a search or a retraining leaves on disk, and how it goes on after an interruption."""
+"""Run folders: what a search or a retraining writes to disk, and how it resumes after an interruption."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_resume_measures_only_what_is_missing(build):
 
 
 def test_resume_keeps_every_finished_round(build, tmp_path, watch):
-    with pytest.raises(BuildInterrupted, match=r"go on with `dnas latency build small --out t.json --resume`"):
+    with pytest.raises(BuildInterrupted, match=r"continue with `dnas latency build small --out t.json --resume`"):
         build(inventory(5), progress=watch(7), command="dnas latency build small --out t.json")
     with pytest.raises(UserError, match="interrupted build"):
         build(inventory(5))

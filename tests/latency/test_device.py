@@ -165,5 +165,5 @@ def test_cold_and_warm_measure_and_others_are_refused():
     assert make_setup("cpu").cache == "warm"
     with pytest.raises(UserError, match="cache 'lukewarm' is unknown, known: warm, cold"):
         make_setup("cpu", cache="lukewarm")
-    with pytest.raises(UserError, match="offered on cpu and cuda"):
+    with pytest.raises(UserError, match="available on cpu and cuda"):
         cache_flush(torch.device("mps"), 1)

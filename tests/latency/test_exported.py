@@ -65,9 +65,9 @@ def test_a_runtime_that_computes_something_else_is_not_timed():
     right = module(*inputs)
     run = checked(lambda: (right + 0.02,), module, inputs, setup)
     assert torch.equal(run()[0], right + 0.02)
-    with pytest.raises(UserError, match=r"onnxruntime computes something else than PyTorch: .* up to 0.05 in fp32"):
+    with pytest.raises(UserError, match=r"onnxruntime does not compute what PyTorch computes: .* up to 0.05 in fp32"):
         checked(lambda: (right + 0.05,), module, inputs, setup)
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match="does not compute what"):
         checked(lambda: (right * torch.nan,), module, inputs, setup)
     with pytest.raises(UserError, match="returns shapes"):
         checked(lambda: (right[:, :, 1:],), module, inputs, setup)
@@ -89,9 +89,12 @@ def cuda(backend, precision="fp32"):
 @pytest.mark.parametrize(
     ("setup", "message"),
     [
-        (make_setup("cpu", backend="onnxruntime", precision="bf16"), "bf16 on cpu: it offers fp32 there, given bf16"),
+        (
+            make_setup("cpu", backend="onnxruntime", precision="bf16"),
+            "bf16 on cpu: it computes in fp32 there, given",
+        ),
         (make_setup("cpu", backend="onnxruntime", channels_last=True), "leave --channels-last out"),
-        (cuda("openvino"), "fp32 on cuda:0: it is offered on cpu"),
+        (cuda("openvino"), "fp32 on cuda:0: it is available on cpu"),
         (make_setup("cpu", backend="cudagraph"), "fp32 on cpu: it needs --device cuda"),
     ],
 )
