@@ -121,7 +121,7 @@ def benchmark(
         str, typer.Argument(metavar="NETWORK|RUN|FILE", help="A name, run, .yaml, .onnx, .pt2, .engine.")
     ],
     size: SizeOption = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
     backend: Annotated[
         str | None,
         typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt."),
