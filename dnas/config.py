@@ -1,4 +1,4 @@
-"""Typed configuration: YAML and dictionaries into frozen dataclasses, every mistake reported by its dotted path."""
+"""Typed configuration: frozen dataclasses from YAML and dictionaries, with errors that give dotted paths."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _WORDING = {
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, Field))
 def config(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen keyword-only dataclass whose values are checked, and that knows no extra keys."""
+    """Class decorator: a frozen keyword-only dataclass whose values are validated and that accepts no extra keys."""
     settings = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
     return cast("type[T]", pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls))
 
 
 def parse_config(cls: type[T], values: Mapping[str, Any], source: str) -> T:
-    """Check ``values`` against the dataclass ``cls``.
+    """An instance of the configuration class ``cls`` from plain values.
 
-    ``source`` (a file or preset name) opens the error. Types are taken strictly: ``true`` is no number and ``"3"`` no
-    integer; an integer passes for a float. Raises :class:`UserError` naming every offending key by its dotted path,
-    what was given and what is expected.
+    ``source``, a file or the name of a preset, begins an error message. Types are strict: ``true`` is not a number and
+    ``"3"`` is not an integer; an integer is accepted as a float. Raises :class:`UserError` with all invalid keys: the
+    dotted path, what was given and what was expected.
     """
     unplain = [f"{'.'.join(path) or 'the whole'}: {problem}" for path, problem in _unplain(values, ())]
     if unplain:
@@ -56,7 +56,7 @@ def parse_config(cls: type[T], values: Mapping[str, Any], source: str) -> T:
 
 
 def _unplain(value: Any, path: tuple[str, ...], around: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Where a value holds what neither JSON nor a configuration can: no finite number, text, list or mapping."""
+    """The places in a value that are not a finite number, text, list or mapping, which JSON does not have."""
     if any(value is outer for outer in around):
         yield path, "given a list or mapping that holds itself"
     elif isinstance(value, Mapping):
@@ -90,10 +90,10 @@ def _describe(cls: type, problem: Any) -> str:
 
 
 def _locate(cls: Any, location: Iterable[int | str]) -> tuple[list[str], list[str]]:
-    """The dotted path of a location that pydantic reports, and the keys that the configuration class there knows.
+    """The dotted path of a location that pydantic reports, and the keys of the configuration class there.
 
-    Beside keys and indices, pydantic names the member of a union that it tried, and marks what is wrong with a key of
-    a mapping by ``[key]``; neither stands in the user's file.
+    A location also contains the name of the member of a union that was tried, and ``[key]`` for an invalid key of a
+    mapping. Neither is in the user's file, so both are left out of the path.
     """
     path: list[str] = []
     members, chosen = _members(cls), False
@@ -110,7 +110,7 @@ def _locate(cls: Any, location: Iterable[int | str]) -> tuple[list[str], list[st
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The members of a union without None; any other annotation is its own only member."""
+    """The members of a union except None; for any other annotation the annotation itself."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -119,7 +119,7 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _inside(annotation: Any, part: int | str) -> list[Any]:
-    """What the annotation says about the value at one key or index below it; nothing if it says nothing."""
+    """The annotations of the value at a key or index; none if ``annotation`` does not say."""
     fields = getattr(annotation, "__pydantic_fields__", {})
     if part in fields:
         return _members(fields[part].annotation)
@@ -135,13 +135,13 @@ def _inside(annotation: Any, part: int | str) -> list[Any]:
 
 
 def to_mapping(value: Any) -> dict[str, Any]:
-    """A configuration as plain containers, ready for YAML or JSON; ``parse_config`` of it gives the same value."""
+    """A configuration as plain containers for YAML or JSON; the inverse of :func:`parse_config`."""
     mapping: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value), default=str))
     return mapping
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """``values`` with each ``dotted.key=value`` of ``overrides`` put in its place; the value is read as YAML."""
+    """``values`` with each ``dotted.key=value`` of ``overrides`` applied; the value is read as YAML."""
     result: dict[str, Any] = copy.deepcopy(dict(values))
     for override in overrides:
         path, separator, text = override.partition("=")

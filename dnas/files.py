@@ -1,4 +1,4 @@
-"""Files that are never half-written, and readers that name the file they could not read."""
+"""Writing files atomically, and reading them with errors that name the file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dnas.errors import UserError
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call ``write`` with a temporary file beside ``path``, flush it to disk and move it over ``path``.
+    """Call ``write`` with a temporary file beside ``path``, flush it to disk and move it to ``path``.
 
-    Whatever moment the process is killed at, ``path`` holds either its old content or all of the new one. Raises
-    :class:`UserError` naming ``path`` when the system refuses (no permission, a folder in its place, a full disk).
+    If the process is killed, ``path`` has either its old content or the complete new one. Raises :class:`UserError`
+    naming ``path`` if the system refuses (no permission, a folder of that name, a full disk).
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
@@ -45,12 +45,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write ``value`` as indented JSON, atomically; NaN and infinity are refused because JSON has no name for them."""
+    """Write ``value`` as indented JSON, atomically; NaN and infinities, which JSON does not have, raise ValueError."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_bytes(path: str | Path, what: str = "file") -> bytes:
-    """Read a file whole; a missing or unreadable one is a :class:`UserError` that names it and what it should be."""
+    """Read a file; a missing or unreadable one raises :class:`UserError` that names it and ``what`` it should be."""
     path = Path(path)
     try:
         return path.read_bytes()
@@ -63,7 +63,7 @@ def read_bytes(path: str | Path, what: str = "file") -> bytes:
 
 
 def read_text(path: str | Path, what: str = "file") -> str:
-    """Read a UTF-8 text file whole; anything else is a :class:`UserError`."""
+    """Read a UTF-8 text file; any other file raises :class:`UserError`."""
     try:
         return read_bytes(path, what).decode()
     except UnicodeDecodeError:
@@ -71,7 +71,7 @@ def read_text(path: str | Path, what: str = "file") -> str:
 
 
 def read_json(path: str | Path, what: str = "JSON file") -> Any:
-    """Read JSON; NaN, infinities, duplicate keys and truncated files are a :class:`UserError` that names the file."""
+    """Read JSON; NaN, infinities, duplicate keys and truncated files raise :class:`UserError` that names the file."""
 
     def refuse_constant(name: str) -> float:
         raise ValueError(f"{name} is not a JSON number")
@@ -87,7 +87,7 @@ def read_json(path: str | Path, what: str = "JSON file") -> Any:
         if len(mapping) != len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"the key {twice!r} stands twice")
+            raise ValueError(f"the key {twice!r} occurs twice")
         return mapping
 
     text = read_text(path, what)
@@ -96,11 +96,11 @@ def read_json(path: str | Path, what: str = "JSON file") -> Any:
             text, parse_constant=refuse_constant, parse_float=finite_float, object_pairs_hook=no_duplicates
         )
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a valid {what} ({error}); it may be truncated, make it anew") from None
+        raise UserError(f"{path}: not a valid {what} ({error}); it may be truncated, recreate it") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-3`` as a number, as YAML 1.2 does, a date as text, and refuses duplicate keys."""
+    """SafeLoader that reads ``1e-3`` as a number (as YAML 1.2), dates as text, and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: list[Any] = []
@@ -108,7 +108,7 @@ class _Loader(yaml.SafeLoader):
             keys.append(self.construct_object(key_node, deep=True))
             if keys[-1] in keys[:-1]:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {keys[-1]!r} stands twice", key_node.start_mark
+                    None, None, f"the key {keys[-1]!r} occurs twice", key_node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
@@ -125,15 +125,15 @@ _Loader.add_implicit_resolver(
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes exactly the texts that :class:`_Loader` would read as something else."""
+    """SafeDumper that quotes exactly the texts that :class:`_Loader` would not read as text."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write a container that stands twice two times, rather than once and a reference."""
+        """Write a container that occurs twice in full, not as a reference."""
         return True
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # Only between double quotes does PyYAML write the rarer line breaks so that it reads them back.
+    # Only in double quotes does PyYAML write rare line breaks in a form that it reads back.
     style = '"' if re.search(r"[^\S \n]|\ufeff", text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -154,7 +154,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def read_yaml(path: str | Path, what: str = "YAML file") -> dict[str, Any]:
-    """Read a YAML file that holds a mapping; anything else is a :class:`UserError` that names the file."""
+    """Read a YAML file that contains a mapping; any other file raises :class:`UserError` that names it."""
     value = parse_yaml(read_text(path, what), str(path))
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise UserError(f"{path}: expected a mapping of names to values, found {type(value).__name__}")
@@ -162,5 +162,5 @@ def read_yaml(path: str | Path, what: str = "YAML file") -> dict[str, Any]:
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:
-    """Plain containers and scalars as YAML text in the order given; :func:`parse_yaml` of it gives the same value."""
+    """Plain containers and scalars as YAML text, in the given order; the inverse of :func:`parse_yaml`."""
     return yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)

@@ -25,10 +25,10 @@ from derive.multi_branch import decode
 from dnas.config import to_mapping
 from dnas.data import DataConfig, load_data_config
 from dnas.errors import UserError
-from dnas.latency import LatencyTable, build_table, make_target
+from dnas.latency import LatencyTable, build_table, make_setup
 from dnas.profile import count_multiply_adds, count_parameters
+from dnas.progress import RichProgress
 from dnas.runs import RunFolder
-from dnas.training import RichProgress
 from dnas.workflows.derivation import derive_network
 from dnas.workflows.networks import load_network
 from dnas.workflows.retraining import run_retraining
@@ -89,9 +89,9 @@ class Ablation:
         if path.exists() and not LatencyTable.load(path).missing([item.spec for item in items.values()]):
             return LatencyTable.load(path)
         space = self.space()
-        target = make_target("cpu", threads=1)
+        setup = make_setup("cpu", threads=1)
         return build_table(
-            list(items.values()), path, target, space=space.name, input_size=space.input_size, resume=path.exists()
+            list(items.values()), path, setup, space=space.name, input_size=space.input_size, resume=path.exists()
         )
 
     def rows(self, table: LatencyTable) -> Iterator[Row]:

@@ -167,11 +167,11 @@ def timed_step(
     """Wall time, CPU time and passes so far before the weight step, between both steps, and after the other."""
     import torch
 
-    from dnas.search.calibration import untracked_norms
+    from dnas.search.calibration import freeze_bn_stats
 
     generator = torch.Generator().manual_seed(number)
     found = [(*now(device), sum(passes))]
-    with untracked_norms(session.problem.weights):  # as in a search
+    with freeze_bn_stats(session.problem.weights):  # as in a search
         session._weight_step(batch, "search", generator)
         found.append((*now(device), sum(passes)))
         session._architecture_step(batch, generator)
@@ -256,9 +256,9 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
     from published_step import PublishedSearch, PublishedSupernet
 
     from dnas.data import DataConfig, open_dataset
+    from dnas.progress import NoProgress
     from dnas.runs import RunFolder
     from dnas.search.bilevel import BilevelSearch
-    from dnas.training import NoProgress
     from search_spaces.fasterseg import (
         CoSearch,
         DecoupledWeights,

@@ -18,10 +18,10 @@ from derive import DeriveOptions
 from dnas.data import load_data_config
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
+from dnas.progress import RichProgress
 from dnas.report.curves import epoch_series, field_of
 from dnas.report.style import label_axes, legend_text, line_style, new_figure, save_png, styled
 from dnas.runs import RunFolder
-from dnas.training import RichProgress
 from dnas.workflows.derivation import derive_network
 from dnas.workflows.search import run_search
 from search_spaces import load_space

@@ -34,7 +34,8 @@ from dnas.data.rectangles import top_quarter
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.networks import dilation_bounds, field_of_view, network_by_name
-from dnas.training import RichProgress, evaluate
+from dnas.progress import RichProgress
+from dnas.training import evaluate
 from dnas.workflows.derivation import derive_network
 from dnas.workflows.networks import load_network
 from dnas.workflows.retraining import run_retraining

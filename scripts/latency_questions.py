@@ -24,7 +24,7 @@ from functools import partial
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.latency import Effort, Measurement, Target, WorkItem, make_target, measure_many
+from dnas.latency import Effort, Measurement, MeasurementSetup, WorkItem, make_setup, measure_many
 from dnas.latency.device import describe_device
 from dnas.latency.statistics import HostStopwatch, Stopwatch
 from dnas.networks.regseg_blocks import DBlock
@@ -43,7 +43,7 @@ RATES = range(1, 19)
 
 def main() -> None:
     options = parse_arguments()
-    target = make_target(
+    setup = make_setup(
         options.device,
         backend=options.backend,
         precision=options.precision,
@@ -51,11 +51,11 @@ def main() -> None:
         threads=options.threads,
     )
     if options.clock == "cpu":
-        target = on_cpu_time(target)
+        setup = on_cpu_time(setup)
     effort = Effort(rounds=options.rounds, time_per_entry=options.seconds)
-    threads = f", {target.threads} threads" if target.device.type == "cpu" else ""
+    threads = f", {setup.threads} threads" if setup.device.type == "cpu" else ""
     clock = ", CPU time" if options.clock == "cpu" else ""
-    print(f"{describe_device(target.device).name}, {target.backend}, {target.precision}{threads}{clock}")
+    print(f"{describe_device(setup.device).name}, {setup.backend}, {setup.precision}{threads}{clock}")
     questions: tuple[tuple[str, Shape, Modules, Mapping[str, float], str], ...] = (
         ("RegSeg, Table 1: blocks at 1x256x64x128", BLOCK_INPUT, blocks(), BLOCK_MS, "T4, mixed"),
         ("Dilation rate of a 3x3 convolution at 1x256x64x128, groups of 16", BLOCK_INPUT, dilations(), {}, ""),
@@ -69,7 +69,7 @@ def main() -> None:
     )
     for title, shape, modules, printed, where in questions:
         print(f"\n{title}\n")
-        print("\n".join(table(modules, shape, measured(modules, shape, target, effort), printed, where)), flush=True)
+        print("\n".join(table(modules, shape, measured(modules, shape, setup, effort), printed, where)), flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -85,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class CpuTimeTarget(Target):
+class CpuTimeSetup(MeasurementSetup):
     """A CPU whose time counts only while this process runs on it."""
 
     def stopwatch(self) -> Stopwatch:
@@ -93,11 +93,11 @@ class CpuTimeTarget(Target):
         return HostStopwatch(time.process_time)
 
 
-def on_cpu_time(target: Target) -> Target:
-    """``target`` on the clock of the process; raises :class:`UserError` where that is not the time of the work."""
-    if target.device.type != "cpu" or target.threads != 1:
+def on_cpu_time(setup: MeasurementSetup) -> MeasurementSetup:
+    """``setup`` on the clock of the process; raises :class:`UserError` where that is not the time of the work."""
+    if setup.device.type != "cpu" or setup.threads != 1:
         raise UserError("--clock cpu: needs --device cpu and --threads 1; the times of threads would be added up")
-    return CpuTimeTarget(**{field.name: getattr(target, field.name) for field in fields(target)})
+    return CpuTimeSetup(**{field.name: getattr(setup, field.name) for field in fields(setup)})
 
 
 def blocks() -> Modules:
@@ -135,9 +135,9 @@ def operators() -> Modules:
     }
 
 
-def measured(modules: Modules, shape: Shape, target: Target, effort: Effort) -> dict[str, Measurement]:
+def measured(modules: Modules, shape: Shape, setup: MeasurementSetup, effort: Effort) -> dict[str, Measurement]:
     """Latency of every module at one input of ``shape`` (channels, height, width)."""
-    return measure_many([WorkItem(name, (shape,), build) for name, build in modules.items()], target, effort=effort)
+    return measure_many([WorkItem(name, (shape,), build) for name, build in modules.items()], setup, effort=effort)
 
 
 def table(

@@ -20,9 +20,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.files import write_text
-from dnas.latency import resolve_device
 from dnas.latency.device import describe_device
 from search_spaces import preset_names
 
@@ -65,7 +65,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 
 def table_name(space: str, device: str, backend: str, precision: str) -> str:
     """``SPACE-DEVICE-BACKEND-PRECISION``, the device as its maker calls it, in lower case with hyphens."""
-    model = describe_device(resolve_device(device)).name.lower()
+    model = describe_device(resolve_device(device, mps=True)).name.lower()
     return f"{space}-{re.sub('[^a-z0-9]+', '-', model).strip('-')}-{backend}-{precision}"
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from dnas.config import apply_overrides
 from dnas.errors import OldFormatWarning, UserError
-from dnas.files import parse_yaml, read_yaml
+from dnas.files import read_yaml
 from dnas.latency.table import LatencyTable
+from dnas.presets import preset_files, read_preset
 from search_spaces.base import SearchSpace
 from search_spaces.fasterseg import FasterSegSpace
 from search_spaces.fasterseg.published_table import PUBLISHED_DEVICE, import_published_table
@@ -29,7 +30,7 @@ SPACES: Mapping[str, type[SearchSpace[Any]]] = {"fasterseg": FasterSegSpace, "re
 
 def preset_names() -> tuple[str, ...]:
     """Names of the presets that ship with dnas, sorted."""
-    return tuple(sorted(_presets()))
+    return tuple(_presets())
 
 
 def space_names() -> tuple[str, ...]:
@@ -45,7 +46,7 @@ def load_space(name: str, overrides: Iterable[str] = ()) -> SearchSpace[Any]:
     """
     presets = _presets()
     if name in presets:
-        values = parse_yaml(presets[name].read_text(encoding="utf-8"), name)
+        values = read_preset(presets[name])
     elif name.endswith((".yaml", ".yml")) or Path(name).is_file():
         values = read_yaml(name, "search space")
     else:
@@ -88,6 +89,4 @@ def _space_class(name: Any, source: str) -> type[SearchSpace[Any]]:
 
 def _presets() -> dict[str, Traversable]:
     """The file of every preset by its name."""
-    folders = [resources.files(f"search_spaces.{space}").joinpath("presets") for space in SPACES]
-    files = [file for folder in folders for file in folder.iterdir()]
-    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
+    return preset_files(*(resources.files(f"search_spaces.{space}").joinpath("presets") for space in SPACES))

@@ -74,8 +74,8 @@ def test_numbers_as_people_write_them(text: str, value: object):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", "f.yaml: line 3 not valid YAML: the key 'a' stands twice"),
-        ("x:\n  a: 1\n  a: 1", "the key 'a' stands twice"),
+        ("a: 1\nb: 2\na: 3", "f.yaml: line 3 not valid YAML: the key 'a' occurs twice"),
+        ("x:\n  a: 1\n  a: 1", "the key 'a' occurs twice"),
         ("a: [1", "f.yaml: line 1 not valid YAML"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("? [1]\n: 2", "found unhashable key"),
@@ -125,7 +125,7 @@ def _finite(value: Any) -> bool:
         ("[Infinity]", "Infinity is not a JSON number"),
         ("[-Infinity]", "-Infinity is not a JSON number"),
         ("[1e999]", "1e999 is too large for a number"),
-        ('{"a": 1, "b": {"c": 1, "c": 1}}', "the key 'c' stands twice"),
+        ('{"a": 1, "b": {"c": 1, "c": 1}}', "the key 'c' occurs twice"),
         ("", "Expecting value"),
         ("[" * 100_000, "recursion"),
         ("[1] [2]", "Extra data"),

@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dnas.errors import UserError
-
-if TYPE_CHECKING:
-    from dnas.latency.measure import Progress
-    from dnas.training import RichProgress
 
 
 def find_table(reference: str) -> Path:
@@ -73,44 +68,3 @@ def parse_duration(text: str) -> float:
     if not 1 <= seconds <= 30 * 24 * 3600:
         raise UserError(f"duration {text!r}: expected seconds, or a number with s, m or h, such as 90s, 20m or 1.5h")
     return seconds
-
-
-def training_progress() -> AbstractContextManager[RichProgress]:
-    """A progress bar on the terminal."""
-    from dnas.training import RichProgress
-
-    return RichProgress()
-
-
-class MeasuringBar:
-    """A progress bar for measurements, with the time left; use it in ``with``, it is the callback itself."""
-
-    def __init__(self, description: str) -> None:
-        import rich.progress
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        self._description = description
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("{task.fields[left]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(description, total=None, left="")
-
-    def __enter__(self) -> MeasuringBar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, progress: Progress) -> None:
-        """Show how far the measuring is."""
-        minutes, seconds = divmod(round(progress.eta_s), 60)
-        left = f"{minutes}:{seconds:02d} left  {progress.name}"
-        self._bar.update(self._task, completed=progress.done, total=progress.total, left=left)

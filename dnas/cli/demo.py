@@ -14,7 +14,7 @@ from dnas.cli.common import SeedOption, note
 if TYPE_CHECKING:
     from dnas.data import DataConfig
     from dnas.latency import LatencyTable
-    from dnas.training import Progress
+    from dnas.progress import Progress
 
 PRESET, DATA = "fasterseg_demo", "streets"
 RATES_PRESET, RATES_DATA = "regseg_demo", "rectangles"
@@ -31,7 +31,7 @@ def demo(
     from derive import DeriveOptions
     from dnas.config import to_mapping
     from dnas.errors import UserError
-    from dnas.training import RichProgress
+    from dnas.progress import RichProgress
     from dnas.workflows.derivation import derive_network
     from dnas.workflows.networks import load_network
     from dnas.workflows.retraining import run_retraining
@@ -102,24 +102,24 @@ def _search_rates(out: Path, seed: int, progress: Progress) -> None:
 
 
 def _measure(out: Path) -> LatencyTable:
-    from dnas.cli.common import MeasuringBar
-    from dnas.latency import Effort, build_table, make_target
+    from dnas.latency import Effort, build_table, make_setup
+    from dnas.progress import RichProgress
     from search_spaces import load_space
 
     space = load_space(PRESET)
     inventory = space.inventory()
     note(f"1/7 measuring {len(inventory)} operators on this machine's CPU")
-    with MeasuringBar("measuring") as bar:
+    with RichProgress() as progress:
         return build_table(
             inventory,
             out / "table.json",
             # One thread: measurements on a machine that does other work too agree far better.
-            make_target("cpu", threads=1),
+            make_setup("cpu", threads=1),
             space=space.name,
             input_size=space.input_size,
             effort=Effort(rounds=3, time_per_entry=0.05, warm_up_s=0.005, extra_rounds=1),
             budget_s=40,
-            progress=bar,
+            progress=progress,
         )
 
 

@@ -12,7 +12,6 @@ from dnas.cli import latency_tables
 from dnas.cli.common import (
     FigureOption,
     JsonOption,
-    MeasuringBar,
     SetOption,
     SpaceArgument,
     TableArgument,
@@ -41,7 +40,7 @@ def build(
     space: SpaceArgument,
     out: Annotated[Path, typer.Option("--out", help="The table to write.")],
     device: Annotated[
-        str, typer.Option("--device", help="cpu, cuda, cuda:N, mps, or several GPUs: cuda:0,1, cuda:all.")
+        str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps, or several GPUs: cuda:0,1, cuda:all.")
     ] = "cpu",
     backend: Annotated[
         str, typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt.")
@@ -59,15 +58,17 @@ def build(
     settings: SetOption = None,
 ) -> None:
     """Measure every operator of SPACE on a device; nothing measured is lost when interrupted."""
-    from dnas.latency import Effort, build_table, make_target, resolve_devices
+    from dnas.device import resolve_devices
+    from dnas.latency import Effort, build_table, make_setup
+    from dnas.progress import RichProgress
     from search_spaces import load_space
 
     chosen = load_space(space, settings or [])
-    targets = [
-        make_target(
+    setups = [
+        make_setup(
             found, backend=backend, precision=precision, channels_last=channels_last, threads=threads, cache=cache
         )
-        for found in resolve_devices(device)
+        for found in resolve_devices(device, mps=True)
     ]
     inventory = chosen.inventory()
     budget_s = None if budget is None else parse_duration(budget)
@@ -77,19 +78,19 @@ def build(
     words += ["--channels-last"] * channels_last + ["--cache", cache] * (cache != "warm")
     words += [word for setting in settings or [] for word in ("--set", setting)]
     command = shlex.join(["dnas", "latency", "build", space, *words])
-    with MeasuringBar(f"measuring {len(inventory)} operators") as bar:
+    with RichProgress() as progress:
         table = build_table(
             inventory,
             out,
-            targets[0],
+            setups[0],
             space=chosen.name,
             input_size=chosen.input_size,
             effort=Effort(rounds=rounds, time_per_entry=time_per_entry),
             resume=resume,
             budget_s=budget_s,
             command=command,
-            progress=bar,
-            workers=targets if len(targets) > 1 else (),
+            progress=progress,
+            workers=setups if len(setups) > 1 else (),
         )
     summary = table.summary()
     note(f"{out}: {len(table)} operators of {chosen.name} on {summary['device']}")
@@ -122,6 +123,7 @@ def check(
 ) -> None:
     """Measure whole networks of SPACE, spread over its latencies, and compare them with the table's predictions."""
     from dnas.latency import Effort, LatencyTable
+    from dnas.progress import RichProgress
     from dnas.workflows.checking import check_table
     from search_spaces import load_space
 
@@ -129,7 +131,7 @@ def check(
     chosen = load_space(space, settings or [])
     derived = _architectures(network or [])
     effort = Effort(rounds=rounds, time_per_entry=time_per_network)
-    with MeasuringBar(f"measuring {networks + fit + len(derived)} networks") as bar:
+    with RichProgress() as progress:
         result = check_table(
             loaded,
             chosen,
@@ -140,7 +142,7 @@ def check(
             seed=seed,
             effort=effort,
             allow_mismatch=allow_mismatch,
-            progress=bar,
+            progress=progress,
         )
     if figure is not None:
         result.save_figure(figure)

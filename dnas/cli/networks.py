@@ -15,7 +15,6 @@ from dnas.cli.common import (
     note,
     parse_size,
     print_json,
-    training_progress,
 )
 from dnas.errors import UserError
 
@@ -39,8 +38,9 @@ def evaluate(
 ) -> None:
     """Score a retrained network on images: mIoU, IoU of every class, pixel accuracy."""
     from dnas.data import load_data_config, open_dataset
+    from dnas.device import resolve_device
+    from dnas.progress import RichProgress
     from dnas.training import evaluate as score
-    from dnas.training import resolve_device
     from dnas.workflows.networks import require_classes
 
     if split not in ("train", "val", "test"):
@@ -50,7 +50,7 @@ def evaluate(
     dataset = open_dataset(load_data_config(data, data_settings or []), split_name)
     require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(run))
     assert loaded.augmentation is not None
-    with training_progress() as progress:
+    with RichProgress() as progress:
         progress.begin(f"evaluating {len(dataset)} images", len(dataset))
         result = score(
             loaded.network,
@@ -122,7 +122,7 @@ def benchmark(
         str, typer.Argument(metavar="NETWORK|RUN|FILE", help="A name, run, .yaml, .onnx, .pt2, .engine.")
     ],
     size: SizeOption = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
     backend: Annotated[
         str | None,
         typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt."),

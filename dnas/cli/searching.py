@@ -18,7 +18,6 @@ from dnas.cli.common import (
     TensorBoardOption,
     find_table,
     note,
-    training_progress,
 )
 from dnas.errors import UserError
 
@@ -50,6 +49,7 @@ def search(
     """Search the architectures of SPACE on images, priced by a latency table."""
     from dnas.data import load_data_config
     from dnas.latency import LatencyTable
+    from dnas.progress import RichProgress
     from dnas.training import end_processes
     from dnas.workflows.derivation import deriver_of_run
     from dnas.workflows.search import run_search
@@ -58,7 +58,7 @@ def search(
     chosen = load_space(space, settings or [])
     prices = None if table is None else LatencyTable.load(table)
     images = load_data_config(data, data_settings or [])
-    with training_progress() as progress:
+    with RichProgress() as progress:
         result = run_search(
             chosen,
             images,
@@ -102,6 +102,7 @@ def retrain(
     from dnas.config import apply_overrides, parse_config, to_mapping
     from dnas.data import load_data_config
     from dnas.networks import list_networks
+    from dnas.progress import RichProgress
     from dnas.training import RetrainConfig, end_processes
     from dnas.workflows.networks import load_network
     from dnas.workflows.retraining import run_retraining
@@ -123,7 +124,7 @@ def retrain(
     guide = None if teacher is None else load_network(teacher)
     if guide is not None and guide.run is None:
         raise UserError(f"{teacher}: expected the run folder of a retrained teacher")
-    with training_progress() as progress:
+    with RichProgress() as progress:
         result = run_retraining(
             description,
             images,

@@ -1,6 +1,6 @@
-"""Images and labels: datasets of files, datasets made by code, augmentation and batches.
+"""Images and labels: datasets of files, generated datasets, augmentation and batches.
 
-The way of an image: :func:`load_data_config` -> :func:`open_dataset` -> :func:`train_transform` -> :func:`batches`.
+In order: :func:`load_data_config` -> :func:`open_dataset` -> :func:`train_transform` -> :func:`batches`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Batches whose order and augmentation depend on (seed, epoch, index) alone."""
+"""Batches whose order and augmentation depend only on (seed, epoch, index)."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from dnas.data.dataset import SegmentationDataset
 from dnas.data.seeding import mix_seed
@@ -16,7 +17,7 @@ from dnas.errors import UserError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 _Keys = list[tuple[int, int]]
-"""(epoch, index) of every sample of a batch: all that a sample depends on, so that workers can outlive an epoch."""
+"""(epoch, index) of every sample of a batch: a sample depends on nothing else, so workers can serve many epochs."""
 
 
 def batches(
@@ -34,17 +35,17 @@ def batches(
     rank: int = 0,
     world: int = 1,
 ) -> Batches:
-    """Batches of images float32 (N, 3, h, w) and labels int64 (N, h, w), for one epoch or, with ``set_epoch``, many.
+    """Batches of images float32 (N, 3, h, w) and labels int64 (N, h, w), for one epoch or, with ``set_epoch``, several.
 
-    indices: the part of the dataset to use, all of it by default.
+    indices: the items of the dataset to use, by default all.
     workers: processes that read and augment ahead; the batches are bit-identical for any number of them.
-    pin_memory: for fast copies to a GPU; without one it has no effect.
+    pin_memory: for fast copies to a GPU; without a GPU it has no effect.
     rank, world: this process takes its share of every step. The shares are disjoint and have equally many batches;
-        all processes together see the same images in a step as one process with ``world * batch_size``. When the
-        images do not divide evenly and none may be dropped, a rank's last batch can be one image larger.
+        all processes together see the same images in a step as one process with ``world * batch_size``. If the images
+        do not divide evenly and none may be dropped, a rank's last batch can be one image larger.
 
-    Random number generators of the caller stay untouched. Fewer images than one batch (or than ``world``) raise
-    :class:`UserError`, as do images of different sizes in one batch.
+    The caller's random generators are left untouched. Raises :class:`UserError` for fewer images than one batch (or
+    than ``world``) and, while iterating, for images of different sizes in one batch and for files that cannot be used.
     """
     chosen = tuple(range(len(dataset))) if indices is None else tuple(indices)
     for index in chosen:
@@ -52,20 +53,21 @@ def batches(
             raise ValueError(f"index {index} is outside the {len(dataset)} images of {dataset.name} {dataset.split}")
     if batch_size < 1 or workers < 0 or not 0 <= rank < world:
         raise ValueError(f"no batches of {batch_size} with {workers} workers for rank {rank} of {world}")
-    plan = _Plan(chosen, batch_size, seed, epoch, shuffle, drop_last, rank, world)
-    if not len(plan):
+    sampler = _BatchSampler(chosen, batch_size, seed, epoch, shuffle, drop_last, rank, world)
+    if not len(sampler):
         need = f"{batch_size * world} (batch size {batch_size} on {world} process{'es' * (world > 1)})"
         raise UserError(
             f"{dataset.name} {dataset.split}: {len(chosen)} images are fewer than the {need if drop_last else world} "
             "needed for one step; use a smaller batch or more images"
         )
-    return Batches(_Samples(dataset, transform, seed), plan, workers, pin_memory and torch.cuda.is_available())
+    return Batches(_Samples(dataset, transform, seed), sampler, workers, pin_memory and torch.cuda.is_available())
 
 
 def split_halves(count: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Two disjoint halves of ``range(count)``, drawn by ``seed``, each in ascending order; the first is the larger.
 
-    The bilevel search trains weights on one half and architecture parameters on the other (FasterSeg, Appendix F).
+    The bilevel search trains the weights on one half and the architecture parameters on the other (FasterSeg,
+    Appendix F).
     """
     if count < 2:
         raise UserError(f"given {count} images, expected at least 2 to split them into halves")
@@ -77,108 +79,92 @@ def split_halves(count: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...
 class Batches:
     """An iterable of batches with a length; made by :func:`batches`.
 
-    Worker processes start with the first iteration, stay for further epochs, and end with the object (or with
-    ``close``). Only one iteration at a time: starting another one ends the first.
+    Worker processes start with the first iteration, serve all further epochs, and end with the object or with
+    :meth:`close`. There is one iteration at a time: a new one ends the one before.
     """
 
-    def __init__(self, samples: _Samples, plan: _Plan, workers: int, pin_memory: bool) -> None:
+    def __init__(self, samples: _Samples, sampler: _BatchSampler, workers: int, pin_memory: bool) -> None:
         self._samples = samples
-        self._plan = plan
+        self._sampler = sampler
         self._workers = workers
         self._pin_memory = pin_memory
         self._loader: DataLoader[Any] | None = None
-        self._iteration = 0
+        self._iteration: object = None
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        self._iteration += 1
-        return self._iterate(self._iteration)
+        self._iteration = iteration = object()
+        self._loader = self._loader or self._make_loader()
+        for item in self._loader:
+            if isinstance(item, UserError):
+                raise item
+            images, labels = item
+            yield images, labels
+            if self._iteration is not iteration:
+                raise RuntimeError("another iteration over these batches has started, or they were closed")
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration: its order and its augmentation."""
-        self._plan.epoch = epoch
+        """Set the epoch of the next iteration, which decides its order and its augmentation."""
+        self._sampler.epoch = epoch
 
     def close(self) -> None:
         """End the worker processes; a further iteration starts new ones."""
-        self._iteration += 1
+        self._iteration = None
         self._loader = None
 
-    def _iterate(self, iteration: int) -> Iterator[Batch]:
-        for item in self._load() if self._workers else map(self._fetch, self._plan):
-            if isinstance(item, UserError):
-                raise UserError(str(item))
-            yield item
-            if self._iteration != iteration:
-                raise RuntimeError("another iteration over these batches has started, or they were closed")
-
-    def _fetch(self, keys: _Keys) -> Batch | UserError:
-        item = self._samples.__getitems__(keys)
-        if self._pin_memory and not isinstance(item, UserError):
-            return item[0].pin_memory(), item[1].pin_memory()
-        return item
-
-    def _load(self) -> DataLoader[Any]:
-        if self._loader is None:
-            # The loader seeds its workers from the generator given here instead of drawing from the global one.
-            self._loader = DataLoader(
-                self._samples,  # type: ignore[arg-type]
-                batch_sampler=self._plan,
-                num_workers=self._workers,
-                collate_fn=_as_it_is,
-                pin_memory=self._pin_memory,
-                worker_init_fn=_start_worker,
-                persistent_workers=True,
-                generator=torch.Generator().manual_seed(0),
-            )
-        return self._loader
+    def _make_loader(self) -> DataLoader[Any]:
+        return DataLoader(
+            self._samples,  # type: ignore[arg-type]
+            batch_sampler=self._sampler,
+            num_workers=self._workers,
+            collate_fn=_stacked_already,
+            pin_memory=self._pin_memory,
+            worker_init_fn=_start_worker,
+            persistent_workers=self._workers > 0,
+            # The loader draws a seed for its workers; without a generator of its own it would take the global one.
+            generator=torch.Generator().manual_seed(0),
+        )
 
 
-class _Plan:
-    """Which samples make up each batch of the epoch: an iterable of lists of keys."""
+@dataclass(eq=False)
+class _BatchSampler(Sampler[_Keys]):
+    """The keys of each batch of an epoch."""
 
-    def __init__(
-        self,
-        indices: tuple[int, ...],
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        shuffle: bool,
-        drop_last: bool,
-        rank: int,
-        world: int,
-    ) -> None:
-        self.epoch = epoch
-        self._indices = indices
-        self._batch_size = batch_size
-        self._seed = seed
-        self._shuffle = shuffle
-        self._rank, self._world = rank, world
-        step = batch_size * world
-        self._used = len(indices) // step * step if drop_last else len(indices)
-        # Counted on the smallest share, so that no rank waits for a batch that another one does not have.
-        self._steps = -(-(self._used // world) // batch_size)
+    indices: tuple[int, ...]
+    batch_size: int
+    seed: int
+    epoch: int
+    shuffle: bool
+    drop_last: bool
+    rank: int = 0
+    world: int = 1
 
     def __len__(self) -> int:
-        return self._steps
+        # Counted on the smallest share, so that no rank waits for a batch that another one does not have.
+        return -(-(self._used // self.world) // self.batch_size)
 
     def __iter__(self) -> Iterator[_Keys]:
-        order = list(self._indices)
-        if self._shuffle:
-            shuffled = _permutation(len(order), mix_seed("order", self._seed, self.epoch))
+        order = list(self.indices)
+        if self.shuffle:
+            shuffled = _permutation(len(order), mix_seed("order", self.seed, self.epoch))
             order = [order[position] for position in shuffled]
-        share = [(self.epoch, index) for index in order[: self._used][self._rank :: self._world]]
-        last = self._steps - 1
-        cuts = [
-            (step * self._batch_size, None if step == last else (step + 1) * self._batch_size)
-            for step in range(last + 1)
-        ]
-        return iter([share[start:end] for start, end in cuts])
+        share = [(self.epoch, index) for index in order[: self._used][self.rank :: self.world]]
+        steps = len(self)
+        for step in range(steps):
+            end = (step + 1) * self.batch_size if step + 1 < steps else None
+            yield share[step * self.batch_size : end]
+
+    @property
+    def _used(self) -> int:
+        """How many images the ranks share; those that do not fill a step are left out if they may be."""
+        step = self.batch_size * self.world
+        return len(self.indices) // step * step if self.drop_last else len(self.indices)
 
 
 class _Samples:
-    """Reads, augments and stacks the samples of a batch, in whatever process that happens."""
+    """Reads, augments and stacks the samples of a batch, in this process or in a worker."""
 
     def __init__(self, dataset: SegmentationDataset, transform: Transform, seed: int) -> None:
         self._dataset = dataset
@@ -189,7 +175,7 @@ class _Samples:
         return len(self._dataset)
 
     def __getitems__(self, keys: _Keys) -> Batch | UserError:
-        """A batch; a mistake is returned rather than raised, as the loader would wrap it in a worker's traceback."""
+        """A batch. A user's error is returned, not raised: the loader would add the traceback of a worker to it."""
         try:
             samples = [self._sample(epoch, index) for epoch, index in keys]
             return self._stack(samples, keys)
@@ -198,8 +184,8 @@ class _Samples:
 
     def _sample(self, epoch: int, index: int) -> Batch:
         image, mask = self._dataset[index]
-        # Transforms draw from torch's global CPU generator: lend it to the sample and put its state back. Seeding by
-        # torch.manual_seed would reseed the GPUs too, which fork_rng was told to leave alone.
+        # Transforms draw from torch's global CPU generator, whose state is restored here. torch.manual_seed would also
+        # reseed the GPUs, whose generators fork_rng does not restore with devices=[].
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix_seed("sample", self._seed, epoch, index))
             return self._transform(image, mask)
@@ -222,13 +208,13 @@ def _permutation(count: int, seed: int) -> list[int]:
     return order
 
 
-def _as_it_is(batch: Any) -> Any:
-    """The samples come stacked already."""
+def _stacked_already(batch: Any) -> Any:
+    """``_Samples`` returns whole batches."""
     return batch
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal: the main one decides when to stop and still needs its batches.
+    # Ctrl-C reaches every process of the terminal; the main one finishes its step first and needs its batches for that.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A handler inherited from the main process would keep the worker from ending when it is told to.
+    # A handler inherited from the main process would keep SIGTERM from ending the worker.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Resized images in memory, one copy for the process and its forked workers."""
+"""A cache of resized images, shared between a process and its forked workers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from dnas.errors import UserError
 class PixelCache:
     """Images uint8 (3, H, W) and masks uint8 (H, W) by index, filled as they are read.
 
-    The memory is an anonymous shared mapping: worker processes that are forked later read and fill the same pages, and
-    it is not bounded by the size of ``/dev/shm``, which is small in containers. A pickled cache (workers that are
-    spawned) arrives empty.
+    The memory is an anonymous shared mapping: workers that are forked later read and fill the same pages, and its size
+    is not limited by ``/dev/shm``, which is small in containers. A pickled cache (for spawned workers) arrives empty.
     """
 
     def __init__(self, count: int, size: tuple[int, int]) -> None:
@@ -36,14 +35,14 @@ class PixelCache:
         return PixelCache, (self._count, self._size)
 
     def get(self, index: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Copies of image and mask ``index``, or None when they have not been put yet."""
+        """Copies of image and mask ``index``, or None if they are not in the cache."""
         if not self._filled[index]:
             return None
         planes = self._planes[index].clone()
         return planes[:3], planes[3]
 
     def put(self, index: int, image: torch.Tensor, mask: torch.Tensor) -> None:
-        """Keep image and mask ``index``; the flag comes last, so that another process never reads half an image."""
+        """Store image and mask ``index``; the flag is set last, so that no process reads an incomplete image."""
         self._planes[index, :3] = image
         self._planes[index, 3] = mask
         self._filled[index] = 1

@@ -1,4 +1,4 @@
-"""Which images to use and how: the typed configuration of a dataset, and the presets."""
+"""The configuration of a dataset, and its presets."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import os
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from typing_extensions import Self
 
 from dnas.config import Field, apply_overrides, config, parse_config
 from dnas.errors import UserError
-from dnas.files import parse_yaml, read_yaml
+from dnas.files import read_yaml
+from dnas.presets import preset_files, read_preset
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 DatasetName = Literal["streets", "rectangles", "camvid", "cityscapes", "bdd100k", "folder"]
 Split = Literal["train", "val", "test"]
 
 BUILT_IN: tuple[DatasetName, ...] = ("streets", "rectangles")
-"""Datasets that are made by code and need no files."""
+"""Datasets that are generated and need no files."""
 
 _Side = Annotated[int, Field(ge=8, le=16384)]
 
@@ -28,12 +32,12 @@ _Side = Annotated[int, Field(ge=8, le=16384)]
 class DataConfig:
     """A dataset and how to read it.
 
-    dataset: which one; streets and rectangles are made by code, the others read files below ``root``.
+    dataset: which one; streets and rectangles are generated, the others read files below ``root``.
     root: folder of a dataset of files.
-    size: (height, width) that every image and mask is resized to, or that built-in images are made at; null keeps the
-        size of the files, or the built-in default.
-    images: number of images of each split of a built-in dataset; a split that is left out keeps its default.
-    seed: of the built-in images.
+    size: (height, width) that every image and mask is resized to, or that images are generated at; null is the size of
+        the files, or the default of a generated dataset.
+    images: number of images of each split of a generated dataset; a split that is left out has its default.
+    seed: of generated images.
     cache: keep the resized uint8 images in memory, shared between worker processes; needs a size for files.
     classes: the classes file of ``folder``; null is ``root/classes.yaml``.
     """
@@ -50,36 +54,33 @@ class DataConfig:
     def _check(self) -> Self:
         if self.dataset in BUILT_IN:
             if self.root is not None:
-                raise ValueError(f"{self.dataset} is made by code and takes no root")
+                raise ValueError(f"{self.dataset} is generated and takes no root")
         elif not self.root:
             raise ValueError(f"{self.dataset} needs a root, the folder of its files (on the command line: NAME:DIR)")
         elif self.images is not None:
-            raise ValueError("images is for the datasets made by code; files are used as they are")
+            raise ValueError("images is for generated datasets; files are used as they are")
         elif self.cache and self.size is None:
             raise ValueError("cache needs a size, as all images are kept at one")
         if self.classes is not None and self.dataset != "folder":
-            raise ValueError(f"classes is for folder, the classes of {self.dataset} are known")
+            raise ValueError(f"classes is for folder, those of {self.dataset} are fixed")
         return self
 
 
 def preset_names() -> tuple[str, ...]:
     """Names of the data presets, sorted."""
-    folder = resources.files("dnas.data").joinpath("presets")
-    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+    return tuple(_presets())
 
 
 def load_data_config(data: str, overrides: Iterable[str] = ()) -> DataConfig:
     """The configuration that ``data`` names: a preset, a YAML file, or ``NAME:DIR`` (a preset of files in a folder).
 
-    Paths become absolute, so that a run can be resumed from anywhere: DIR is taken from the working directory, ``root``
-    and ``classes`` in a YAML file from the folder of that file. ``overrides`` are ``key=value`` texts. Anything that is
-    unknown or does not fit raises :class:`UserError`.
+    Paths become absolute, so that a run can be resumed from anywhere: DIR is relative to the working directory,
+    ``root`` and ``classes`` in a YAML file to the folder of that file. ``overrides`` are ``key=value`` texts. Anything
+    that is unknown or does not fit raises :class:`UserError`.
     """
     name, colon, folder = data.partition(":")
-    if colon and name in preset_names():
-        return _from_preset(name, folder, overrides)
-    if not colon and name in preset_names():
-        return _from_preset(name, None, overrides)
+    if name in preset_names():
+        return _from_preset(name, folder if colon else None, overrides)
     if data.endswith((".yaml", ".yml")) or Path(data).is_file():
         values = _with_absolute_paths(read_yaml(data, "data configuration"), Path(data).parent)
         return parse_config(DataConfig, apply_overrides(values, overrides), data)
@@ -89,12 +90,15 @@ def load_data_config(data: str, overrides: Iterable[str] = ()) -> DataConfig:
     )
 
 
+def _presets() -> dict[str, Traversable]:
+    return preset_files(resources.files("dnas.data") / "presets")
+
+
 def _from_preset(name: str, folder: str | None, overrides: Iterable[str]) -> DataConfig:
-    text = resources.files("dnas.data").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    values: dict[str, Any] = apply_overrides(parse_yaml(text, name), overrides)
+    values = apply_overrides(read_preset(_presets()[name]), overrides)
     if values["dataset"] in BUILT_IN:
         if folder is not None:
-            raise UserError(f"{name}:{folder}: {name} is made by code and takes no folder, give {name}")
+            raise UserError(f"{name}:{folder}: {name} is generated and takes no folder, give {name}")
         return parse_config(DataConfig, values, name)
     if folder is None and not values.get("root"):
         raise UserError(f"{name}: needs the folder of its files, give {name}:DIR")

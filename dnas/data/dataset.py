@@ -1,4 +1,4 @@
-"""What every dataset offers, whether it reads files or makes its images."""
+"""The base class of datasets of files and of generated datasets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dnas.errors import UserError
 class SegmentationDataset(ABC):
     """Images with a label for every pixel.
 
-    ``dataset[i]`` is an image, uint8 (3, H, W) RGB, and its mask, uint8 (H, W) with 255 = ignore. Reading the same
-    index again gives the same pixels. Content that cannot be used raises :class:`UserError` naming the file.
+    ``dataset[i]`` is an image, uint8 (3, H, W) RGB, and its mask, uint8 (H, W) with 255 = ignore. The same index
+    always gives the same pixels. Content that cannot be used raises :class:`UserError` naming the file.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class SegmentationDataset(ABC):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of item 0; of every item, where the configuration gives a size."""
+        """(height, width) of item 0; of every item if the configuration sets a size."""
         return self._size or self._native_size(0)
 
     @abstractmethod
     def file_name(self, index: int) -> str:
-        """A name of item ``index`` for people: the image's path below the root, or where a made image comes from."""
+        """A readable name of item ``index``: the image's path below the root, or a name of a generated image."""
 
     @abstractmethod
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,7 +65,7 @@ class SegmentationDataset(ABC):
 
 
 def check_dataset(dataset: SegmentationDataset) -> tuple[str, ...]:
-    """Read every item and collect the problems, one line each; empty when all is well."""
+    """Read every item and return the problems, one line each; empty if there are none."""
     problems = (_problem(dataset, index) for index in range(len(dataset)))
     return tuple(problem for problem in problems if problem is not None)
 

@@ -1,4 +1,4 @@
-"""Image files to pixels, with the file's name in every error."""
+"""Reading image files; every error names the file."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_image(path: Path) -> torch.Tensor:
-    """The image as uint8 (3, H, W) RGB, turned the way its EXIF orientation says.
+    """The image as uint8 (3, H, W) RGB, rotated according to its EXIF orientation.
 
-    Grey becomes three equal channels, palettes their colours, alpha is dropped and 16 bits keep their upper 8. A file
-    that is missing, truncated or of another kind raises :class:`UserError`.
+    Grey images get three equal channels, palettes their colours, alpha is dropped and of 16 bits the upper 8 are kept.
+    A file that is missing, truncated or of another kind raises :class:`UserError`.
     """
     array = np.asarray(_to_rgb(_load(path), path))
     return torch.from_numpy(array.copy()).permute(2, 0, 1)
@@ -48,7 +48,7 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of :func:`read_image`, from the file's header alone."""
+    """(height, width) of :func:`read_image`, read from the header only."""
     try:
         with _quiet(), Image.open(path) as image:
             width, height = image.size
@@ -103,7 +103,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Pillow's warnings about odd but readable files are no news to the user; what it cannot read is an error."""
+    """Suppress Pillow's warnings about unusual but readable files; files that it cannot read raise errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

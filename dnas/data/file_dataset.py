@@ -15,7 +15,7 @@ from dnas.errors import UserError
 
 
 class FileDataset(SegmentationDataset):
-    """Pairs of files below ``root``, read when they are asked for, resized to ``size`` if that is given."""
+    """Pairs of files below ``root``, read on access and resized to ``size`` if it is given."""
 
     def __init__(
         self,

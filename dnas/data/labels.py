@@ -1,4 +1,4 @@
-"""Class names and colours of a dataset, and the small YAML file that holds them."""
+"""Class names and colours of a dataset, and the YAML file that defines them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import torch
 
 from dnas.config import Field, config, parse_config
 from dnas.errors import UserError
-from dnas.files import parse_yaml, read_yaml
+from dnas.files import read_yaml
+from dnas.presets import read_preset
 
 IGNORE_LABEL = 255
-"""Label of pixels that belong to no class: left out of losses and metrics."""
+"""Label of pixels without a class, which losses and metrics ignore."""
 
 Colour = tuple[int, int, int]
 _Byte = Annotated[int, Field(ge=0, le=255)]
@@ -37,7 +38,7 @@ class Labels:
             raise UserError(f"given {len(self.names)} class names and {len(self.colours)} colours, expected as many")
         twice = [name for name in self.names if self.names.count(name) > 1]
         if twice:
-            raise UserError(f"the class name {twice[0]!r} stands twice")
+            raise UserError(f"the class name {twice[0]!r} occurs twice")
 
     @property
     def num_classes(self) -> int:
@@ -62,10 +63,10 @@ class ClassEntry:
 
 @config
 class ClassesFile:
-    """What a classes file holds: the classes in the order of their indices, and which mask values to ignore.
+    """The content of a classes file: the classes in the order of their indices, and which mask values to ignore.
 
-    ``ignore`` is an index in the masks that stands for no class, ``ignore_colour`` the same for masks in colours.
-    The value 255 is always ignored.
+    ``ignore`` is a mask index without a class, ``ignore_colour`` its counterpart in masks of colours. The value 255 is
+    always ignored.
     """
 
     classes: tuple[ClassEntry, ...]
@@ -79,14 +80,13 @@ class ClassesFile:
 
 
 def read_classes(path: str | Path) -> ClassesFile:
-    """Read a classes file; a missing file, a bad value or an ambiguous class is a :class:`UserError` that names it."""
+    """Read a classes file; a missing file, an invalid value or an ambiguous class raises :class:`UserError`."""
     return _parse_classes(read_yaml(path, "classes file"), str(path))
 
 
 def builtin_classes(name: str) -> ClassesFile:
     """The classes file that ships as ``dnas/data/classes/NAME.yaml``."""
-    text = resources.files("dnas.data").joinpath("classes", f"{name}.yaml").read_text(encoding="utf-8")
-    return _parse_classes(parse_yaml(text, name), name)
+    return _parse_classes(read_preset(resources.files("dnas.data") / "classes" / f"{name}.yaml"), name)
 
 
 def _parse_classes(values: Mapping[str, Any], source: str) -> ClassesFile:
@@ -101,5 +101,5 @@ def _parse_classes(values: Mapping[str, Any], source: str) -> ClassesFile:
     colours = [*labels.colours, *([classes.ignore_colour] if classes.ignore_colour else [])]
     twice = [colour for colour in colours if colours.count(colour) > 1]
     if twice:
-        raise UserError(f"{source}: the colour {list(twice[0])} stands twice, expected a different one for each class")
+        raise UserError(f"{source}: the colour {list(twice[0])} occurs twice, expected a different one for each class")
     return classes

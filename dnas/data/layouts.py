@@ -1,4 +1,4 @@
-"""Where each dataset of files keeps its images and masks."""
+"""The folder layouts of datasets of files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SPLITS = ("train", "val", "test")
 def open_camvid(config: DataConfig, split: str) -> FileDataset:
     """``SPLIT/images/NAME.jpg|png`` and ``SPLIT/labels/NAME.png``: 11 class indices, 11 for unlabelled."""
     root = _root(config)
-    layout = "CamVid lies as SPLIT/images and SPLIT/labels with SPLIT one of train, val, test"
+    layout = "CamVid is expected as SPLIT/images and SPLIT/labels with SPLIT one of train, val, test"
     pairs = pair_by_stem(
         require_folder(root / split / "images", layout), require_folder(root / split / "labels", layout)
     )
@@ -49,7 +49,7 @@ def open_cityscapes(config: DataConfig, split: str) -> FileDataset:
 
 
 def cityscapes_lookup() -> torch.Tensor:
-    """int32 (256,): the train id of each raw Cityscapes id; 255 for ids that are not evaluated, -1 for no id at all."""
+    """int32 (256,): the train id of each raw Cityscapes id; 255 for ids that are not evaluated, -1 for invalid ids."""
     lookup = torch.full((256,), -1, dtype=torch.int32)
     lookup[IGNORE_LABEL] = IGNORE_LABEL
     for entry in Cityscapes.classes:
@@ -67,7 +67,7 @@ def open_bdd100k(config: DataConfig, split: str) -> FileDataset:
     root = _root(config)
     if split == "test":
         raise UserError("bdd100k: the annotations of test are not public, use val")
-    layout = "BDD100K lies as images/10k/SPLIT with labels/sem_seg/masks/SPLIT, or as images/SPLIT with labels/SPLIT"
+    layout = "BDD100K is expected as images/10k/SPLIT and labels/sem_seg/masks/SPLIT, or images/SPLIT and labels/SPLIT"
     images, masks, stem_of = root / "images" / "10k" / split, root / "labels" / "sem_seg" / "masks" / split, str
     older: Callable[[str], str | None] = _older_bdd_stem
     if not images.is_dir() and (root / "images" / split).is_dir():
@@ -86,7 +86,7 @@ def _older_bdd_stem(stem: str) -> str | None:
 def open_folder(config: DataConfig, split: str) -> FileDataset:
     """``SPLIT/images`` and ``SPLIT/labels`` (or ``masks``) paired by stem, with the classes of a classes file.
 
-    Masks hold class indices (grey or palette) or the colours of the classes file.
+    Masks contain class indices (grey or palette) or the colours of the classes file.
     """
     root = _root(config)
     layout = "expected SPLIT/images and SPLIT/labels with SPLIT one of train, val, test, and a classes.yaml beside them"
@@ -107,7 +107,7 @@ def open_folder(config: DataConfig, split: str) -> FileDataset:
 def _missing_split(root: Path, split: str) -> UserError:
     found = [name for name in _SPLITS if (root / name).is_dir()]
     if not found:
-        return UserError(f"{root}: holds none of the folders train, val and test, each with images and labels")
+        return UserError(f"{root}: contains none of the folders train, val and test, each with images and labels")
     advice = f"move some of the images of {root / found[0]} and their masks there, one in ten for example"
     return UserError(f"{root / split}: there is no {split} split, only {' and '.join(found)}; {advice}")
 

@@ -1,4 +1,4 @@
-"""From what a mask file holds to labels: raw indices through a look-up table, or colours through their codes."""
+"""Decoding masks to labels: indices by a look-up table, colours by their codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dnas.data.labels import IGNORE_LABEL, Colour, Labels
 from dnas.errors import UserError
 
 _UNKNOWN = -1
-"""Entry of a look-up table for a value that no mask may hold."""
+"""Entry of a look-up table for a value that is not allowed in masks."""
 
 
 def index_lookup(num_classes: int, ignored: Iterable[int] = ()) -> torch.Tensor:
@@ -26,11 +26,11 @@ def index_lookup(num_classes: int, ignored: Iterable[int] = ()) -> torch.Tensor:
 
 
 class MaskDecoder:
-    """Stored masks to labels uint8 (H, W).
+    """Decodes stored masks to labels uint8 (H, W).
 
-    lookup: int32 (256,), the label of each stored index, or -1 where the index may not occur.
-    labels: the classes, whose colours masks may hold instead where ``accept_colours``.
-    ignore_colour: the colour of ignored pixels in masks of colours, if they have one.
+    lookup: int32 (256,), the label of each stored index, or -1 if the index is not allowed.
+    labels: the classes; with ``accept_colours`` masks may contain their colours instead of indices.
+    ignore_colour: the colour of ignored pixels in masks of colours, if there is one.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class MaskDecoder:
         self._code_labels = np.array(indices, np.uint8)[order]
 
     def decode(self, stored: npt.NDArray[Any], path: Path) -> torch.Tensor:
-        """Labels of what :func:`dnas.data.decode.read_mask` gave; an unknown value is an error naming ``path``."""
+        """Labels of a mask from :func:`dnas.data.decode.read_mask`; an unknown value is an error naming ``path``."""
         if stored.ndim == 2:
             return self._from_indices(stored, path)
         if self._accept_colours:
             return self._from_colours(stored, path)
-        raise UserError(f"{path}: a mask in colours, expected class indices (a grey or palette image)")
+        raise UserError(f"{path}: a mask of colours, expected class indices (a grey or palette image)")
 
     def _from_indices(self, stored: npt.NDArray[Any], path: Path) -> torch.Tensor:
         if stored.dtype != np.uint8:
@@ -73,7 +73,7 @@ class MaskDecoder:
         found = ", ".join(str(value) for value in np.unique(values)[:5])
         allowed = _ranges(torch.nonzero(self._lookup != _UNKNOWN).flatten().tolist())
         return UserError(
-            f"{path}: {values.size} pixels hold label {found}, which is outside the classes; expected {allowed}"
+            f"{path}: {values.size} pixels have label {found}, which is outside the classes; expected {allowed}"
         )
 
     def _from_colours(self, stored: npt.NDArray[Any], path: Path) -> torch.Tensor:
@@ -83,7 +83,7 @@ class MaskDecoder:
         if unknown.any():
             first = stored[unknown][0].tolist()
             raise UserError(
-                f"{path}: {int(unknown.sum())} pixels hold a colour that is no class, the first {first}; "
+                f"{path}: {int(unknown.sum())} pixels have a colour that is not a class, the first {first}; "
                 "expected the colours of the classes file"
             )
         return torch.from_numpy(self._code_labels[places])

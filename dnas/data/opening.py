@@ -1,4 +1,4 @@
-"""From a configuration to a dataset."""
+"""Opening the dataset of a configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DEFAULT_IMAGES = {"train": 200, "val": 40, "test": 40}
 def open_dataset(config: DataConfig, split: str) -> SegmentationDataset:
     """The ``train``, ``val`` or ``test`` part of a dataset.
 
-    Folders and pairs of files are checked now, the content of files when it is read. Raises :class:`UserError` for an
+    Folders and pairs of files are checked here, the content of a file when it is read. Raises :class:`UserError` for an
     unknown split and for files that are missing or do not pair.
     """
     if split not in _DEFAULT_IMAGES:

@@ -1,4 +1,4 @@
-"""Lists of image and mask files that belong together, checked before anything is read."""
+"""Pairs of image and mask files, checked before any file is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Pair:
 
 
 def require_folder(path: Path, layout: str) -> Path:
-    """``path`` if it is a folder; else a :class:`UserError` with the expected ``layout`` and what is there instead."""
+    """``path`` if it is a folder; else :class:`UserError` with the expected ``layout`` and what was found instead."""
     if path.is_dir():
         return path
     if path.exists():
@@ -28,29 +28,29 @@ def require_folder(path: Path, layout: str) -> Path:
     while not above.is_dir() and above != above.parent:
         above = above.parent
     found = sorted(entry.name for entry in above.iterdir() if not entry.name.startswith("."))[:8]
-    raise UserError(f"{path}: no such folder; {layout}; {above} holds {', '.join(found) or 'nothing'}")
+    raise UserError(f"{path}: no such folder; {layout}; {above} contains {', '.join(found) or 'nothing'}")
 
 
 def pair_by_stem(images: Path, masks: Path, mask_stem: Callable[[str], str | None] = str) -> tuple[Pair, ...]:
     """Pairs of the image files of two folders, sorted by name.
 
-    ``mask_stem`` gives the image's stem for a mask's, or None for files of the mask folder that are no masks. An image
-    without a mask, the reverse, two files of one stem, and folders without images are a :class:`UserError`.
+    ``mask_stem`` gives the image's stem for a mask's, or None for files of the mask folder that are not masks. An
+    image without a mask, the reverse, two files of one stem, and folders without images raise :class:`UserError`.
     """
     image_files = _by_stem(images, lambda stem: stem)
     mask_files = _by_stem(masks, mask_stem)
     if not image_files:
-        raise UserError(f"{images}: holds no images, expected files such as NAME.jpg or NAME.png")
+        raise UserError(f"{images}: contains no images, expected files such as NAME.jpg or NAME.png")
     _refuse_single(image_files, mask_files, "image without a mask", masks)
     _refuse_single(mask_files, image_files, "mask without an image", images)
     return tuple(Pair(image_files[stem], mask_files[stem]) for stem in sorted(image_files))
 
 
 def pair_files(pairs: Iterable[Pair], where: Path) -> tuple[Pair, ...]:
-    """Given pairs, sorted by image; an empty list or a mask that does not exist is a :class:`UserError`."""
+    """Given pairs, sorted by image; an empty list or a mask that does not exist raises :class:`UserError`."""
     ordered = tuple(sorted(pairs, key=lambda pair: pair.image))
     if not ordered:
-        raise UserError(f"{where}: holds no images")
+        raise UserError(f"{where}: contains no images")
     missing = [pair for pair in ordered if not pair.mask.is_file()]
     if missing:
         raise UserError(f"{missing[0].image}: image without a mask{_more(missing)}; expected {missing[0].mask}")

@@ -1,4 +1,4 @@
-"""Full-height thin rectangles whose class can be read only at their foot (RegSeg, version 3, section 3.6)."""
+"""Thin rectangles of full height whose class is only visible at their foot (RegSeg, version 3, section 3.6)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def random_bars(width: int, num_classes: int, seed: int) -> Bars:
 
 
 class RectanglesDataset(SegmentationDataset):
-    """The toy set, made on the fly; each image depends on (seed, split, index, size) alone."""
+    """Generated images, each of which depends only on (seed, split, index, size)."""
 
     def __init__(self, *, split: str, count: int, size: tuple[int, int], seed: int, cache: bool) -> None:
         labels = builtin_classes("rectangles").labels
@@ -81,7 +81,7 @@ class RectanglesDataset(SegmentationDataset):
         self._seed = seed
 
     def file_name(self, index: int) -> str:
-        """Such as ``rectangles/train/0003``."""
+        """A name such as ``rectangles/train/0003``."""
         return f"rectangles/{self.split}/{self._position(index):04d}"
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,10 +95,10 @@ class RectanglesDataset(SegmentationDataset):
 
 
 def top_quarter(prediction: torch.Tensor, labels: torch.Tensor) -> tuple[int, int]:
-    """Of the pixels of rectangles in the top quarter of images, how many are labelled right, and how many there are.
+    """The pixels of rectangles in the top quarter of images: how many are labelled correctly, and how many there are.
 
-    ``prediction`` and ``labels`` are class numbers (..., H, W). The classes can be read only at the foot, so that more
-    than a lucky guess takes a field of view of more than 1.5 times the height.
+    ``prediction`` and ``labels`` are class indices (..., H, W). The classes are only visible at the foot, so a network
+    that does better than chance has a field of view of more than 1.5 times the height.
     """
     top = labels.shape[-2] // 4
     found, truth = prediction[..., :top, :], labels[..., :top, :]

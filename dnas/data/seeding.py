@@ -1,4 +1,4 @@
-"""Seeds for independent random streams, derived from what a stream is for."""
+"""Seeds for independent random streams, derived from the purpose of a stream."""
 
 from __future__ import annotations
 

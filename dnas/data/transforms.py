@@ -1,4 +1,4 @@
-"""From stored pixels to what a network is fed: augmentation for training, normalisation for both."""
+"""Transforms from stored pixels to the input of a network: augmentation for training, and normalisation."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _Deviation = Annotated[float, Field(gt=0)]
 class AugmentationConfig:
     """Random changes of training images, and the normalisation of all images.
 
-    crop: (height, width) of the training images, cut at random and padded where the image is smaller; null is the
-        image's own size.
+    crop: (height, width) of a random crop of training images, padded if the image is smaller; null is the image's own
+        size.
     scale: range of the random factor that images are resized by before the crop.
     flip: probability of a horizontal flip.
     brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x. hue: shifts from -x to x of a full turn.
@@ -55,7 +55,7 @@ class AugmentationConfig:
 
 
 class EvalTransform:
-    """Normalises an image and widens its labels; see :func:`eval_transform`."""
+    """Normalises an image and converts its labels to int64; see :func:`eval_transform`."""
 
     def __init__(self, config: AugmentationConfig) -> None:
         self._mean, self._std = list(config.mean), list(config.std)
@@ -93,7 +93,7 @@ class TrainTransform:
         scale = low + (high - low) * torch.rand(()).item()
         top, tall, rows, above = _window(height, crop[0], scale)
         left, wide, columns, before = _window(width, crop[1], scale)
-        # Cropping before resizing gives the same picture (to a fraction of a pixel) for a fraction of the work.
+        # Cropping before resizing gives the same image (to a fraction of a pixel) with less work.
         image = tv_tensors.Image(resize_image(F.crop(image, top, left, tall, wide), (rows, columns)))
         mask = tv_tensors.Mask(resize_mask(F.crop(mask, top, left, tall, wide), (rows, columns)))
         padding = [before, above, crop[1] - columns - before, crop[0] - rows - above]
@@ -120,8 +120,8 @@ class TrainTransform:
 def adjust_contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
     """Blend uint8 (3, H, W) with its mean grey, as torchvision's ``adjust_contrast``.
 
-    The mean is summed exactly, in double precision: torchvision's float32 sum depends on the number of threads, and a
-    worker process has one where the main process has many.
+    The mean is computed in double precision: torchvision's float32 sum depends on the number of threads, and a worker
+    process has one while the main process has several.
     """
     mean = F.rgb_to_grayscale(image).as_subclass(torch.Tensor).to(torch.float64).mean().item()
     blended = image.as_subclass(torch.Tensor).to(torch.float32).mul_(factor).add_((1 - factor) * mean)
@@ -130,7 +130,7 @@ def adjust_contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def _window(length: int, crop: int, scale: float) -> tuple[int, int, int, int]:
-    """Where to cut along one side.
+    """The position of a crop along one side.
 
     Returns start and length of the window in the image, its length after scaling, and the padding in front of it:
     a crop within the scaled image, or the whole image somewhere within a larger crop.
@@ -151,12 +151,11 @@ def _random_integer(largest: int) -> int:
 def train_transform(config: AugmentationConfig) -> Transform:
     """The training transform: random scale, crop, flip and colours, then normalisation.
 
-    It draws from torch's CPU generator; :func:`dnas.data.batches` seeds that for every sample, so that a sample depends
-    on nothing else.
+    It draws from torch's CPU generator, which :func:`dnas.data.batches` seeds for every sample.
     """
     return TrainTransform(config)
 
 
 def eval_transform(config: AugmentationConfig) -> Transform:
-    """The transform without randomness: normalisation only, every pixel stays in its place."""
+    """The transform for evaluation: normalisation only."""
     return EvalTransform(config)

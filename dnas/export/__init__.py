@@ -1,4 +1,4 @@
-"""From a PyTorch network to a file for a runtime (ONNX, torch.export, TensorRT), checked and benchmarked."""
+"""Exporting a network to a file for a runtime (ONNX, torch.export, TensorRT), checking and benchmarking it."""
 
 from dnas.export.benchmark import benchmark
 from dnas.export.metadata import ExportMetadata

@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
+from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.export.memory import with_peak_memory
 from dnas.export.metadata import ExportMetadata
@@ -20,15 +21,15 @@ from dnas.export.torch_file import read_program
 from dnas.files import read_bytes
 from dnas.latency.backends import find_backend
 from dnas.latency.measure import measure
+from dnas.latency.setup import make_setup
 from dnas.latency.statistics import Effort
-from dnas.latency.target import make_target, resolve_device
 from dnas.profile import count_multiply_adds, count_parameters
 from dnas.runtimes import OnnxModule, OpaqueModule, OpenVinoModule, ProgramModule, TensorRTModule, import_tensorrt
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
-    """What is timed: the module, how ``measure`` is to run it, and what is known about it."""
+    """What is timed: the module, the backend for ``measure``, and what is known about the module."""
 
     module: nn.Module
     shape: tuple[int, int, int, int]
@@ -54,17 +55,17 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure a network, or a file (``.onnx``, ``.pt2``, ``.engine``) in its own runtime.
 
-    A network needs ``input_size`` (height, width); ``backend`` is one of :data:`dnas.latency.BACKENDS`, eager by
-    default. A file knows its size, backend and precision: they may be given only where the file leaves them open.
-    About ``seconds`` are spent on timing. The result is ready for JSON: ``latency_ms`` of one batch (median, p10, p90),
-    ``fps`` (images a second), ``parameters``, ``multiply_adds`` (one image; None where a file does not tell),
-    ``input_size``, ``batch``, ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``.
-    Raises :class:`UserError` for what this machine or the file cannot do.
+    A network needs ``input_size`` (height, width); ``backend`` is one of :data:`dnas.latency.BACKENDS`, by default
+    eager. Size, backend and precision of a file may only be given where the file leaves them open. About ``seconds``
+    are spent on timing. The result is ready for JSON: ``latency_ms`` of one batch (median, p10, p90), ``fps`` (images
+    per second), ``parameters``, ``multiply_adds`` (of one image; None if a file does not say), ``input_size``,
+    ``batch``, ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``. Raises
+    :class:`UserError` for what this machine or the file does not support.
     """
-    place = resolve_device(device)
+    place = resolve_device(device, mps=True)
     if isinstance(network, nn.Module):
         if input_size is None:
-            raise UserError("a network has no input size of its own; give one, for example 512x1024")
+            raise UserError("a network has no fixed input size; give one, for example 512x1024")
         subject = _of_network(network, (batch, 3, *input_size), place, backend or "eager", precision or "fp32", threads)
     else:
         subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch)
@@ -79,8 +80,8 @@ def _of_network(
     precision: str,
     threads: int | None,
 ) -> _Subject:
-    # Before anything is counted or measured: what cannot be is said at once.
-    find_backend(make_target(device, backend=backend, precision=precision, threads=threads))
+    # Checked before anything is counted or measured.
+    find_backend(make_setup(device, backend=backend, precision=precision, threads=threads))
     return _Subject(
         module=network,
         shape=shape,
@@ -115,10 +116,10 @@ def _of_file(
     if backend is not None and backend not in backends:
         raise UserError(f"{path}: runs in {' or '.join(backends)}, given backend {backend}")
     if precision is not None and precision != subject.precision:
-        raise UserError(f"{path}: was exported in {subject.precision}, given precision {precision}; export it anew")
+        raise UserError(f"{path}: was exported in {subject.precision}, given precision {precision}; export it again")
     if input_size is not None and tuple(input_size) != subject.shape[2:]:
         given, own = ("x".join(map(str, size)) for size in (input_size, subject.shape[2:]))
-        raise UserError(f"{path}: was exported for input size {own}, given {given}; export it anew")
+        raise UserError(f"{path}: was exported for input size {own}, given {given}; export it again")
     return subject
 
 
@@ -126,7 +127,7 @@ def _of_onnx(
     path: Path, *, device: torch.device, backend: str | None, threads: int | None, batch: int
 ) -> tuple[_Subject, tuple[str, ...]]:
     model, described = read_onnx(path)
-    make_target(device, threads=threads)
+    make_setup(device, threads=threads)
     image = model.graph.input[0].type.tensor_type
     shape = _fixed_shape(path, [size.dim_value or size.dim_param for size in image.shape.dim], batch)
     if image.elem_type != TensorProto.FLOAT:
@@ -148,16 +149,16 @@ def _of_onnx(
 def _onnx_module(
     path: Path, device: torch.device, backend: str | None, precision: str, threads: int | None
 ) -> OpaqueModule:
-    """The file in the runtime asked for."""
+    """The file, loaded in the runtime of ``backend``."""
     if backend == "openvino":
-        target = make_target(device, backend=backend, precision=precision, threads=threads)
-        find_backend(target)
+        setup = make_setup(device, backend=backend, precision=precision, threads=threads)
+        find_backend(setup)
         return OpenVinoModule(read_bytes(path, "ONNX file"), precision, threads)
     try:
         return OnnxModule(str(path), device, threads)
     except UserError:
         raise
-    except Exception as error:  # ONNX Runtime's errors have no common class
+    except Exception as error:  # the errors of ONNX Runtime have no common class
         raise UserError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()[:300]}") from error
 
 
@@ -205,12 +206,12 @@ def _of_engine(
 
 
 def _fixed_shape(path: Path, shape: Any, batch: int) -> tuple[int, int, int, int]:
-    """The input shape that a file asks for, an open batch size filled by ``batch``."""
+    """The input shape of a file; ``batch`` is used if the batch size is open."""
     sizes = [size if isinstance(size, int) else None for size in shape]
     if len(sizes) != 4 or sizes[1] != 3 or sizes[2] is None or sizes[3] is None:
         raise UserError(f"{path}: takes an input of shape {list(shape)}, expected images (N, 3, H, W) of fixed size")
     if sizes[0] is not None and batch not in (1, sizes[0]):
-        raise UserError(f"{path}: was exported for batch {sizes[0]}, given {batch}; export it anew")
+        raise UserError(f"{path}: was exported for batch {sizes[0]}, given {batch}; export it again")
     return (sizes[0] or batch, 3, sizes[2], sizes[3])
 
 

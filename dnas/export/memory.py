@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def with_peak_memory(device: torch.device, work: Callable[[], T]) -> tuple[T, float]:
-    """The result of ``work`` and the most memory in use while it ran, in MB (10^6 bytes).
+    """The result of ``work`` and its peak memory in MB (10^6 bytes).
 
-    On CUDA that is what PyTorch's allocator handed out; on a CPU the resident memory of the whole process, Python and
-    its libraries included (on systems that cannot reset the peak: the process's peak so far).
+    On CUDA that is memory allocated by PyTorch; on a CPU the resident memory of the whole process, including Python and
+    its libraries (on systems that cannot reset the peak: since the process started).
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -35,7 +35,7 @@ def _reset_peak() -> None:
 
 
 def _peak_resident() -> int:
-    """Peak resident memory in bytes: since the last reset where the kernel keeps it, else since the process began."""
+    """Peak resident memory in bytes: since the last reset if the kernel records it, else since the process started."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

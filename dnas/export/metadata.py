@@ -1,4 +1,4 @@
-"""What an exported file says about itself: classes, normalisation, input size, and the network's size."""
+"""Metadata in an exported file: classes, normalisation, input size, and the size of the network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dnas.profile import count_multiply_adds, count_parameters
 
 @dataclass(frozen=True, kw_only=True)
 class ExportMetadata:
-    """Travels inside every exported file.
+    """Metadata that is stored in every exported file.
 
-    ``input_size`` is (height, width); images are RGB in 0 to 1 from which ``mean`` is subtracted and which are then
-    divided by ``std``; ``parameters`` and ``multiply_adds`` (for one image) are those of the PyTorch network.
+    ``input_size`` is (height, width); images are RGB from 0 to 1, minus ``mean``, divided by
+    ``std``; ``parameters`` and ``multiply_adds`` (for one image) are those of the PyTorch network.
     """
 
     input_size: tuple[int, int]
@@ -31,12 +31,12 @@ class ExportMetadata:
     dnas_version: str = __version__
 
     def to_texts(self) -> dict[str, str]:
-        """Every value as JSON text, by name: the form in which ONNX keeps metadata."""
+        """Every value as JSON text, by name, the form of metadata in ONNX."""
         return {name: json.dumps(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str]) -> ExportMetadata | None:
-        """The inverse of :meth:`to_texts`; None when the file was not written by this package."""
+        """The inverse of :meth:`to_texts`; None if the file was not written by this package."""
         try:
             values = {field.name: _tuples(json.loads(texts[field.name])) for field in fields(cls)}
         except (KeyError, ValueError, TypeError):
@@ -57,7 +57,7 @@ def describe(
     std: tuple[float, ...] = (),
     precision: str = "fp32",
 ) -> ExportMetadata:
-    """The metadata of ``network`` at ``input_size``, its size counted."""
+    """The metadata of ``network`` at ``input_size``."""
     return ExportMetadata(
         input_size=input_size,
         class_names=tuple(class_names),

@@ -1,4 +1,4 @@
-"""ONNX: export with a parity check, and what a file says about itself."""
+"""ONNX: export with a parity check, and reading a file with its metadata."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def export_onnx(
     ``input_size`` is (height, width), fixed in the file; the batch size is ``batch`` or, with ``dynamic_batch``, open.
     The file is compared with the network through ONNX Runtime on random images and on ``images`` (N, 3, H, W)
     normalised; class names, ``mean``, ``std``, the input size, parameters and multiply-adds go into its metadata.
-    Raises :class:`UserError`, and leaves no file, when the network cannot be exported or the outputs differ.
+    Raises :class:`UserError`, and writes no file, if the network cannot be exported or the outputs differ.
     """
     size = None if dynamic_batch else batch
     described = describe(
@@ -83,14 +83,14 @@ def read_onnx(path: str | Path) -> tuple[Any, ExportMetadata | None]:
         onnx.checker.check_model(model)
     except Exception as error:
         reason = str(error).strip().splitlines()[:1]
-        raise UserError(f"{path}: not a valid ONNX file ({''.join(reason)[:200]}); export it anew") from error
+        raise UserError(f"{path}: not a valid ONNX file ({''.join(reason)[:200]}); export it again") from error
     return model, ExportMetadata.from_texts({item.key: item.value for item in model.metadata_props})
 
 
 def count_initialisers(model: Any) -> int:
-    """The weights in an ONNX model: numbers in its floating-point initialisers but for the scales of ``Resize``.
+    """The number of weights in an ONNX model: its floating-point initialisers, except the scales of ``Resize``.
 
-    A BatchNorm that was folded has left one bias a channel, so this is slightly below the PyTorch network's count.
+    Of a folded BatchNorm one bias per channel is left, so this is slightly less than in the PyTorch network.
     """
     shapes = {name for node in model.graph.node if node.op_type == "Resize" for name in node.input[1:]}
     floating = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}

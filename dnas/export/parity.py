@@ -1,4 +1,4 @@
-"""Does the exported file compute what the PyTorch network computes?"""
+"""Comparing an exported file with the PyTorch network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from dnas.errors import UserError
 
-# Largest difference allowed, as a share of the largest logit (or of 1 where logits are small).
+# Largest difference that is allowed, relative to the largest logit (or to 1 if that is smaller).
 TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2}
 
 Runtime = Callable[[torch.Tensor], torch.Tensor]
@@ -19,7 +19,7 @@ Runtime = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """``max_abs_difference`` of the logits and share of pixels of equal argmax over ``images`` images."""
+    """``max_abs_difference`` of the logits, and the share of pixels with equal argmax, of ``images`` images."""
 
     max_abs_difference: float
     equal_argmax: float
@@ -38,9 +38,9 @@ def check_parity(
 ) -> Parity:
     """Compare ``runtime(images)`` with the network in eval mode on seeded random images and on ``images`` (N, 3, H, W).
 
-    Raises :class:`UserError` when a logit differs by more than ``tolerance`` times the largest logit (at least 1), is
-    not finite, or the shape differs. Equal argmax is reported and not judged: pixels whose logits tie may fall
-    either way, and a pixel that does not tie cannot flip within the tolerance.
+    Raises :class:`UserError` if a logit differs by more than ``tolerance`` times the largest logit (at least 1) or is
+    not finite, or if the shape differs. The share of equal argmax is only reported: where logits tie, either class may
+    win.
     """
     reference = copy.deepcopy(network).eval().to("cpu", torch.float32)
     largest, equal, pixels, count = 0.0, 0, 0, 0
@@ -54,7 +54,7 @@ def check_parity(
         allowed = tolerance * max(1.0, expected.abs().max().item())
         if not difference <= allowed:  # also catches NaN
             raise UserError(
-                f"{what} differs from the PyTorch network by up to {difference:.3g} in a logit, allowed are "
+                f"{what} differs from the PyTorch network by up to {difference:.3g} in a logit, allowed is "
                 f"{allowed:.3g}; nothing was written"
             )
         largest = max(largest, difference)
@@ -65,7 +65,7 @@ def check_parity(
 
 
 def _batches(input_size: tuple[int, int], batch: int | None, images: torch.Tensor | None) -> Iterator[torch.Tensor]:
-    """Random batches, an odd one where the batch size is open, then the given images."""
+    """Random batches, of two sizes if the batch size is open, then the given images."""
     generator = torch.Generator().manual_seed(0)
     for size in (1, 3) if batch is None else (batch, batch):
         yield torch.randn(size, 3, *input_size, generator=generator)

@@ -1,4 +1,4 @@
-"""TensorRT: build an engine for the GPU of this machine from the ONNX export, compared with the network."""
+"""TensorRT: building an engine for this machine's GPU from the ONNX export, with a parity check."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def export_tensorrt(
 ) -> Parity:
     """Build a TensorRT engine of fixed batch and input size for this machine's GPU, and compare it with the network.
 
-    Precision ``fp32`` computes without TF32; ``fp16`` computes in half precision with float32 images and logits. What
-    the file cannot say about itself is written beside it, as ``OUT.json``. Raises :class:`UserError` without TensorRT
-    or a CUDA device, when the engine cannot be built, or when its output differs; no file is left then.
+    Precision ``fp32`` computes without TF32; ``fp16`` computes in half precision with float32 images and logits. The
+    metadata is written to ``OUT.json``. Raises :class:`UserError`, and writes no file, without TensorRT or a CUDA
+    device, if the engine cannot be built, and if its output differs.
     """
     trt = import_tensorrt()
     if not torch.cuda.is_available():
         raise UserError(
-            "a TensorRT engine is built on the GPU that it is for, and this machine has no usable CUDA device"
+            "a TensorRT engine is built on the GPU that runs it, and this machine has no usable CUDA device"
         )
     described = describe(
         network, input_size, class_names=tuple(class_names), mean=tuple(mean), std=tuple(std), precision=precision
@@ -61,12 +61,12 @@ def export_tensorrt(
 
 
 def metadata_path(engine: str | Path) -> Path:
-    """The JSON file beside an engine that says what the engine cannot."""
+    """The JSON file beside an engine with its metadata."""
     return Path(f"{engine}.json")
 
 
 def read_engine(path: str | Path) -> tuple[bytes, ExportMetadata | None]:
-    """An engine file's content, and the metadata beside it where there is any."""
+    """The content of an engine file, and the metadata beside it if there is any."""
     content = read_bytes(path, "TensorRT engine")
     beside = metadata_path(path)
     if not beside.is_file():
@@ -74,5 +74,5 @@ def read_engine(path: str | Path) -> tuple[bytes, ExportMetadata | None]:
     values = read_json(beside, "description of a TensorRT engine")
     described = ExportMetadata.from_texts(values) if isinstance(values, dict) else None
     if described is None:
-        raise UserError(f"{beside}: not the description of a TensorRT engine; export the engine anew")
+        raise UserError(f"{beside}: not the description of a TensorRT engine; export the engine again")
     return content, described

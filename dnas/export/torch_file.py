@@ -39,7 +39,7 @@ def export_torch(
     """Write the network as a ``torch.export`` program (``.pt2``), loaded by ``torch.export.load(FILE).module()``.
 
     Arguments, metadata (in the extra file ``dnas.json``), parity check and errors are those of
-    :func:`dnas.export.export_onnx`; what is compared is the program as it is read back.
+    :func:`dnas.export.export_onnx`; the program is compared after reading it back.
     """
     size = None if dynamic_batch else batch
     program = trace(network, input_size, batch=size, fold_batch_norm=fold_batch_norm, precision=precision)
@@ -76,7 +76,9 @@ def _load(content: bytes, source: str) -> tuple[ExportedProgram, ExportMetadata 
             program = torch.export.load(io.BytesIO(content), extra_files=extra)
     except Exception as error:
         reason = str(error).strip().splitlines()[:1]
-        raise UserError(f"{source}: not a valid torch.export file ({''.join(reason)[:200]}); export it anew") from error
+        raise UserError(
+            f"{source}: not a valid torch.export file ({''.join(reason)[:200]}); export it again"
+        ) from error
     try:
         texts = json.loads(extra[_NOTE])
     except ValueError:

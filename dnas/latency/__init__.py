@@ -3,12 +3,12 @@
 from dnas.latency.backends import BACKENDS
 from dnas.latency.build import BuildInterrupted, build_table
 from dnas.latency.check import Agreement, Correction, agreement, fit_correction, measure_networks, noise_floor
-from dnas.latency.measure import Progress, WorkItem, measure, measure_many
+from dnas.latency.measure import WorkItem, measure, measure_many
 from dnas.latency.provenance import Provenance
+from dnas.latency.setup import MeasurementSetup, make_setup
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.latency.statistics import Effort, Measurement
 from dnas.latency.table import LatencyTable, TableDiff
-from dnas.latency.target import Target, make_target, resolve_device, resolve_devices
 
 __all__ = [
     "BACKENDS",
@@ -19,20 +19,17 @@ __all__ = [
     "InventoryItem",
     "LatencyTable",
     "Measurement",
+    "MeasurementSetup",
     "OperatorSpec",
-    "Progress",
     "Provenance",
     "TableDiff",
-    "Target",
     "WorkItem",
     "agreement",
     "build_table",
     "fit_correction",
-    "make_target",
+    "make_setup",
     "measure",
     "measure_many",
     "measure_networks",
     "noise_floor",
-    "resolve_device",
-    "resolve_devices",
 ]

@@ -1,4 +1,4 @@
-"""How a module is made to run before it is measured: by PyTorch in three ways, or by another runtime."""
+"""Backends that run a module to be measured: PyTorch in three modes, or another runtime."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from torch import nn
 
 from dnas.errors import UserError
 from dnas.latency.exported import OnnxRuntime, OpenVino, TensorRT
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Run
-from dnas.latency.target import Target
 
 
 class Backend(Protocol):
-    """What runs modules. A new backend is one class and one line in :data:`BACKENDS`."""
+    """Runs modules. A new backend is one class and one line in :data:`BACKENDS`."""
 
-    def refuses(self, target: Target) -> str | None:
-        """Why this backend cannot run on ``target``, or None when it can; what is not installed is raised."""
+    def refuses(self, setup: MeasurementSetup) -> str | None:
+        """Why this backend cannot run ``setup``, None if it can; a missing package raises :class:`UserError`."""
 
     def versions(self) -> dict[str, str]:
-        """Versions by name of what runs the modules besides PyTorch."""
+        """Versions by name of the software that runs the modules, PyTorch excepted."""
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
-        """A call without arguments that runs ``module`` once; module and inputs lie on the device already."""
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
+        """A function without arguments that runs ``module`` once; module and inputs are on the device already."""
 
 
 class Eager:
     """PyTorch, operator by operator."""
 
-    def refuses(self, target: Target) -> str | None:
-        """Eager runs everywhere."""
+    def refuses(self, setup: MeasurementSetup) -> str | None:
+        """Never: eager mode runs on every device."""
         return None
 
     def versions(self) -> dict[str, str]:
         """Nothing but PyTorch."""
         return {}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """The module itself."""
         arguments = tuple(inputs)
         return lambda: module(*arguments)
@@ -49,20 +49,20 @@ class Eager:
 class Compiled:
     """``torch.compile`` with Inductor, for the static shapes of the inputs."""
 
-    def refuses(self, target: Target) -> str | None:
+    def refuses(self, setup: MeasurementSetup) -> str | None:
         """Inductor has code generators for CPUs and Nvidia GPUs."""
-        return "it is offered on cpu and cuda" if target.device.type == "mps" else None
+        return "it is available on cpu and cuda" if setup.device.type == "mps" else None
 
     def versions(self) -> dict[str, str]:
         """Nothing but PyTorch."""
         return {}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """Export, then compile the exported graph.
 
-        Modules of one class share the code object of their ``forward``; compiled directly, hundreds of them would pile
-        up behind one chain of guards and, past torch's recompilation limit, silently run eagerly. An exported graph
-        has code of its own.
+        Modules of one class share the code object of their ``forward``. Compiled directly, hundreds of them would share
+        one chain of guards and, beyond torch's recompilation limit, silently run in eager mode. An exported graph has
+        its own code.
         """
         arguments = tuple(inputs)
         with torch.inference_mode(False), torch.no_grad():
@@ -72,26 +72,26 @@ class Compiled:
 
 
 class CudaGraph:
-    """The eager module captured once into a CUDA graph and replayed: no launch cost of the host."""
+    """The eager module captured into a CUDA graph and replayed, without launch overhead on the host."""
 
-    def refuses(self, target: Target) -> str | None:
-        """Graphs are a feature of CUDA."""
-        return None if target.device.type == "cuda" else "it needs --device cuda"
+    def refuses(self, setup: MeasurementSetup) -> str | None:
+        """CUDA graphs need a CUDA device."""
+        return None if setup.device.type == "cuda" else "it needs --device cuda"
 
     def versions(self) -> dict[str, str]:
         """Nothing but PyTorch."""
         return {}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
-        """Warm up on a side stream, as capture demands, then capture; the graph keeps its tensors alive."""
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
+        """Warm up on a side stream, which capturing requires, then capture; the function keeps the tensors alive."""
         arguments = tuple(inputs)
         stream: Any = torch.cuda.Stream
-        side = stream(target.device)
-        side.wait_stream(torch.cuda.current_stream(target.device))
+        side = stream(setup.device)
+        side.wait_stream(torch.cuda.current_stream(setup.device))
         with torch.cuda.stream(side):
             for _ in range(3):
                 module(*arguments)
-        torch.cuda.current_stream(target.device).wait_stream(side)
+        torch.cuda.current_stream(setup.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             outputs = module(*arguments)
@@ -115,38 +115,40 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
 )
 
 
-def find_backend(target: Target) -> Backend:
-    """The backend that ``target`` names; an unknown one, or one that cannot run there, raises :class:`UserError`."""
-    backend = BACKENDS.get(target.backend)
+def find_backend(setup: MeasurementSetup) -> Backend:
+    """The backend of ``setup``; one that is unknown or cannot run this setup raises :class:`UserError`."""
+    backend = BACKENDS.get(setup.backend)
     if backend is None:
-        raise UserError(f"backend {target.backend!r} is unknown, known: {', '.join(BACKENDS)}")
-    reason = backend.refuses(target)
+        raise UserError(f"backend {setup.backend!r} is unknown, known: {', '.join(BACKENDS)}")
+    reason = backend.refuses(setup)
     if reason is not None:
-        raise UserError(f"backend {target.backend} cannot run {target.precision} on {target.device}: {reason}")
+        raise UserError(f"backend {setup.backend} cannot run {setup.precision} on {setup.device}: {reason}")
     return backend
 
 
-def place(module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> tuple[nn.Module, list[torch.Tensor]]:
-    """A copy of ``module`` in eval mode, and its inputs, on the target's device in its type and memory format."""
+def place(
+    module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup
+) -> tuple[nn.Module, list[torch.Tensor]]:
+    """A copy of ``module`` in eval mode and its inputs, in the device, type and memory format of ``setup``."""
     moved = copy.deepcopy(module).eval().requires_grad_(False)
-    return place_owned(moved, target), [_place_tensor(tensor, target) for tensor in inputs]
+    return place_owned(moved, setup), [_place_tensor(tensor, setup) for tensor in inputs]
 
 
-def place_owned(module: nn.Module, target: Target) -> nn.Module:
-    """As :func:`place`, for a module that nobody else holds: moved instead of copied."""
-    module = module.eval().requires_grad_(False).to(target.device, target.dtype)
-    return module.to(memory_format=target.layout)
+def place_owned(module: nn.Module, setup: MeasurementSetup) -> nn.Module:
+    """As :func:`place`, but without a copy: ``module`` itself is moved."""
+    module = module.eval().requires_grad_(False).to(setup.device, setup.dtype)
+    return module.to(memory_format=setup.layout)
 
 
-def random_inputs(shapes: Sequence[tuple[int, int, int]], target: Target) -> list[torch.Tensor]:
-    """Normally distributed inputs of shape (batch, C, H, W), the same at every call."""
+def random_inputs(shapes: Sequence[tuple[int, int, int]], setup: MeasurementSetup) -> list[torch.Tensor]:
+    """Normally distributed inputs (batch, C, H, W), the same in every call."""
     generator = torch.Generator().manual_seed(0)
-    tensors = [torch.randn((target.batch, *shape), generator=generator) for shape in shapes]
-    return [_place_tensor(tensor, target) for tensor in tensors]
+    tensors = [torch.randn((setup.batch, *shape), generator=generator) for shape in shapes]
+    return [_place_tensor(tensor, setup) for tensor in tensors]
 
 
-def _place_tensor(tensor: torch.Tensor, target: Target) -> torch.Tensor:
+def _place_tensor(tensor: torch.Tensor, setup: MeasurementSetup) -> torch.Tensor:
     if not tensor.is_floating_point():
-        return tensor.to(target.device)
-    layout = target.layout if tensor.dim() == 4 else torch.contiguous_format
-    return tensor.to(target.device, target.dtype).contiguous(memory_format=layout)
+        return tensor.to(setup.device)
+    layout = setup.layout if tensor.dim() == 4 else torch.contiguous_format
+    return tensor.to(setup.device, setup.dtype).contiguous(memory_format=layout)

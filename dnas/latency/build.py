@@ -1,9 +1,9 @@
-"""Build a latency table from a space's inventory: resumable, safe to kill at any moment, one builder at a time."""
+"""Building a latency table from the inventory of a space: resumable, safe to kill, one builder at a time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,23 +16,24 @@ from dnas.errors import UserError
 from dnas.latency.backends import find_backend
 from dnas.latency.device import describe_device
 from dnas.latency.journal import Journal
-from dnas.latency.measure import Progress, WorkItem, measure_many
+from dnas.latency.measure import WorkItem, measure_many
 from dnas.latency.provenance import Provenance, differences, finish_provenance, start_provenance
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.spec import InventoryItem
 from dnas.latency.statistics import Effort, Measurement, Round
 from dnas.latency.table import LatencyTable
-from dnas.latency.target import Target
 from dnas.latency.workers import measure_on
+from dnas.progress import NoProgress, Progress
 
 
 class BuildInterrupted(UserError):
-    """The user stopped a build; everything measured so far is kept and ``--resume`` goes on from there."""
+    """The user stopped a build. Everything measured so far is kept, and ``--resume`` continues from there."""
 
 
 def build_table(
     inventory: Sequence[InventoryItem],
     out: str | Path,
-    target: Target,
+    setup: MeasurementSetup,
     *,
     space: str,
     input_size: tuple[int, int],
@@ -42,32 +43,32 @@ def build_table(
     seed: int = 0,
     command: str | None = None,
     cache_bytes: int = 1 << 30,
-    progress: Callable[[Progress], None] | None = None,
-    workers: Sequence[Target] = (),
+    progress: Progress | None = None,
+    workers: Sequence[MeasurementSetup] = (),
 ) -> LatencyTable:
-    """Measure every distinct signature of ``inventory`` once on ``target`` and write the table ``out``.
+    """Measure every distinct signature of ``inventory`` with ``setup`` and write the table ``out``.
 
-    ``space`` and ``input_size`` (height, width) say what the inventory belongs to, ``command`` is the command line that
-    builds this table. Each finished round goes to the journal ``OUT.journal.jsonl`` at once; the table replaces
-    ``out`` atomically at the end, and the journal is removed. With ``resume`` an interrupted build goes on from its
-    journal, and a finished table gets the entries it lacks. With ``workers``, targets that differ from ``target`` at
-    most in the device, one process for each of them measures a part of the list, and this process only collects.
+    ``space`` and ``input_size`` (height, width) are those of the inventory, ``command`` is the command line that builds
+    this table. Each finished round is written to the journal ``OUT.journal.jsonl`` immediately; at the end the table
+    replaces ``out`` atomically, and the journal is removed. ``resume`` continues an interrupted build from its journal,
+    or adds missing entries to a finished table. ``workers`` are setups that differ from ``setup`` at most in the
+    device: one process for each of them measures a part of the list, and this process only collects the results.
 
-    Raises :class:`UserError` when ``out`` or its journal exists and ``resume`` is not given, when what is there was
-    measured differently (naming every difference), when the workers' devices differ, and when another process is
-    building the same table (naming it); :class:`BuildInterrupted` on Ctrl-C.
+    Raises :class:`UserError` if ``out`` or its journal exists without ``resume``, if the existing one was measured
+    differently (naming every difference), if the workers' devices differ, and if another process is building the same
+    table (naming it); raises :class:`BuildInterrupted` on Ctrl-C.
     """
     out = Path(out)
     effort = effort or Effort()
-    find_backend(target)
-    devices = _alike(workers) if workers else (target.device,)
+    find_backend(setup)
+    devices = _alike(workers) if workers else (setup.device,)
     items = {item.spec.key: item for item in reversed(inventory)}
     journal_path = out.with_name(f"{out.name}.journal.jsonl")
     with _only_builder(out, journal_path):
         existing = _existing_table(out, journal_path, resume)
         journal = Journal(journal_path)
         provenance = start_provenance(
-            target, effort, space=space, input_size=input_size, command=command, devices=devices
+            setup, effort, space=space, input_size=input_size, command=command, devices=devices
         )
         for path, earlier in ((out, existing.provenance if existing else None), (journal_path, journal.provenance)):
             _check_same(path, earlier, provenance)
@@ -78,8 +79,8 @@ def build_table(
             return existing
         journal.begin(provenance)
         measured, seconds = _measure(
-            todo, workers or (target,), journal, out, command, effort=effort, seed=seed, budget_s=budget_s,
-            cache_bytes=cache_bytes, progress=progress,
+            todo, workers or (setup,), journal, out, command, effort=effort, seed=seed, budget_s=budget_s,
+            cache_bytes=cache_bytes, progress=progress or NoProgress(),
         )  # fmt: skip
         finished = finish_provenance(
             existing.provenance if existing else journal.provenance or provenance,
@@ -95,7 +96,7 @@ def build_table(
 
 def _measure(
     todo: Sequence[WorkItem],
-    targets: Sequence[Target],
+    setups: Sequence[MeasurementSetup],
     journal: Journal,
     out: Path,
     command: str | None,
@@ -104,8 +105,9 @@ def _measure(
     seed: int,
     budget_s: float | None,
     cache_bytes: int,
-    progress: Callable[[Progress], None] | None,
+    progress: Progress,
 ) -> tuple[dict[str, Measurement], float]:
+    progress.begin(f"measure {len(todo)} operators")
     started = last = time.monotonic()
 
     def keep(key: str, entry: Round) -> None:
@@ -114,7 +116,7 @@ def _measure(
         journal.append(key, entry, now - last)
         last = now
 
-    measure = partial(measure_many, target=targets[0]) if len(targets) == 1 else partial(measure_on, targets)
+    measure = partial(measure_many, setup=setups[0]) if len(setups) == 1 else partial(measure_on, setups)
     try:
         measured = measure(
             items=todo,
@@ -129,15 +131,15 @@ def _measure(
     except KeyboardInterrupt:
         raise BuildInterrupted(
             f"{out}: interrupted; everything measured so far is kept in {journal.path}, "
-            f"go on with `{_resume_command(command, out)}`"
+            f"continue with `{_resume_command(command, out)}`"
         ) from None
     return measured, time.monotonic() - started
 
 
-def _alike(workers: Sequence[Target]) -> tuple[torch.device, ...]:
-    """The devices of the workers, which must be equal for one table to tell about all of them."""
+def _alike(workers: Sequence[MeasurementSetup]) -> tuple[torch.device, ...]:
+    """The devices of the workers, which must be of one kind: a table describes a single kind."""
     if any(replace(worker, device=workers[0].device) != workers[0] for worker in workers):
-        raise ValueError("the workers of one table may differ in their devices only")
+        raise ValueError("the workers of one table may only differ in their devices")
     found = {str(worker.device): describe_device(worker.device).name for worker in workers}
     if len(set(found.values())) > 1:
         names = ", ".join(f"{device} is {name}" for device, name in found.items())
@@ -146,9 +148,9 @@ def _alike(workers: Sequence[Target]) -> tuple[torch.device, ...]:
 
 
 def _existing_table(out: Path, journal: Path, resume: bool) -> LatencyTable | None:
-    for path, what in ((out, "is there already"), (journal, "is there from an interrupted build")):
+    for path, what in ((out, "exists already"), (journal, "was left by an interrupted build")):
         if path.exists() and not resume:
-            raise UserError(f"{path}: {what}; go on with --resume, or delete it to measure everything anew")
+            raise UserError(f"{path}: {what}; continue with --resume, or delete it to measure everything again")
     return LatencyTable.load(out) if out.exists() else None
 
 
@@ -156,7 +158,7 @@ def _check_same(path: Path, earlier: Provenance | None, now: Provenance) -> None
     found = differences(earlier, now) if earlier else []
     if found:
         raise UserError(
-            f"{path}: cannot go on, it was measured differently (there and now): {'; '.join(found)}; "
+            f"{path}: cannot be continued, it was measured differently (before and now): {'; '.join(found)}; "
             "use the same settings, or another --out"
         )
 
@@ -172,7 +174,7 @@ def _resume_command(command: str | None, out: Path) -> str:
 
 @contextmanager
 def _only_builder(out: Path, journal: Path) -> Iterator[None]:
-    """Hold the lock of the table, or say who does; the (empty) lock file stays, removing it would break the lock."""
+    """Hold the lock of the table, or name its holder. The empty lock file stays: removing it would break the lock."""
     lock = filelock.FileLock(out.with_name(f".{out.name}.lock"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Warm or cold: emptying the caches of a device of what a measured module left in them."""
+"""Cold caches: removing from a device's caches what a measured module left there."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def cache_flush(device: torch.device, threads: int) -> Callable[[], object]:
-    """A function that writes a buffer of twice the last-level cache of ``device``, so that nothing else stays in it.
+    """A function that writes a buffer of twice the last-level cache of ``device``, which evicts everything else.
 
-    On a CPU the ``threads`` of an operator write it together: each of them may run beside a last-level cache of its
-    own. Raises :class:`UserError` for devices whose caches cannot be emptied.
+    On a CPU the buffer covers one last-level cache per thread of an operator, as far as there are that many. Raises
+    :class:`UserError` for devices whose caches cannot be emptied.
     """
     if device.type == "cuda":
         size = int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0)) or _UNKNOWN_CUDA_CACHE
         return torch.zeros(2 * size, dtype=torch.int8, device=device).zero_
     if device.type != "cpu":
-        raise UserError(f"cache cold: is offered on cpu and cuda, device is {device}; use warm")
+        raise UserError(f"cache cold: available on cpu and cuda, device is {device}; use warm")
     size, instances = last_level_cache(Path("/sys/devices/system/cpu"))
     buffer = torch.zeros(2 * size * min(threads, instances) // 4, dtype=torch.float32)
-    # Read and written: a plain fill may pass the caches by.
+    # Read and written: a plain fill may bypass the caches.
     return lambda: buffer.add_(1.0)
 
 
 def last_level_cache(cpus: Path) -> tuple[int, int]:
-    """Bytes of one last-level cache, and how many there are, by the kernel's folder of CPUs; a guess where unknown."""
+    """Bytes and number of the last-level caches, from the kernel's folder of CPUs; a guess if it does not say."""
     levels: dict[int, dict[str, int]] = {}
     for index in cpus.glob("cpu[0-9]*/cache/index[0-9]*"):
         try:

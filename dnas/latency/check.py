@@ -1,4 +1,4 @@
-"""Is the sum of a table's entries the latency of a network? Predicted against measured, and the statistics of it."""
+"""Predicted against measured latencies of whole networks: do a table's entries add up?"""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.latency.measure import Progress, WorkItem, measure_many
+from dnas.latency.measure import WorkItem, measure_many
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Effort, Measurement
-from dnas.latency.target import Target
+from dnas.progress import NoProgress, Progress
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well predictions agree with measurements over ``networks`` networks.
+    """How well predictions agree with measurements of ``networks`` networks.
 
-    ``pearson`` and ``spearman`` are correlations (the paper's figure of merit, FasterSeg Figure 3: 0.993), ``mape`` is
-    the mean of |predicted - measured| / measured in percent.
+    ``pearson`` and ``spearman`` are correlations (FasterSeg, Figure 3, reports 0.993), ``mape`` is the mean of
+    |predicted - measured| / measured in percent.
     """
 
     networks: int
@@ -35,15 +36,15 @@ class Agreement:
 def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreement:
     """Compare predicted with measured latencies (ms) of the same networks in the same order.
 
-    Raises :class:`UserError` with fewer than two networks, a latency that is not positive, or latencies that are all
-    equal: a correlation says nothing then.
+    Raises :class:`UserError` for fewer than two networks, for a latency that is not positive, and for latencies that
+    are all equal, whose correlation is undefined.
     """
     if len(predicted) != len(measured) or len(measured) < 2:
         raise UserError(
             f"latency check: given {len(predicted)} predicted and {len(measured)} measured latencies, expected as many "
             "of each and at least 2; check more networks"
         )
-    from scipy import stats  # half a second, for this alone
+    from scipy import stats  # takes half a second and is needed only here
 
     first, second = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
     for name, values in (("predicted", first), ("measured", second)):
@@ -61,9 +62,9 @@ def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreemen
 
 @dataclass(frozen=True)
 class Correction:
-    """What whole networks cost beyond the sum of their operators: ``factor`` x predicted + ``offset_ms``.
+    """What a whole network costs beyond the sum of its operators: ``factor`` x predicted + ``offset_ms``.
 
-    Fitted on ``networks`` networks, which must not be those that it is checked on.
+    Fitted on ``networks`` networks, which must differ from those that it is checked on.
     """
 
     factor: float
@@ -94,14 +95,14 @@ def fit_correction(predicted: Sequence[float], measured: Sequence[float]) -> Cor
 def spread_evenly(values: Sequence[float], count: int) -> list[int]:
     """Indices of ``count`` of the ``values``, in rising order of value, spread evenly from the smallest to the largest.
 
-    Each of ``count`` evenly spaced marks takes the nearest value that is still free; all indices when there are not
-    more values than that.
+    Each of ``count`` evenly spaced marks takes the nearest value that is not taken yet. All indices are returned if
+    there are at most ``count`` values.
     """
     order = [int(index) for index in np.argsort(values, kind="stable")]
     if len(order) <= count:
         return order
     chosen: set[int] = set()
-    # The ends first: they have one neighbour only, and the range is what a correlation lives of.
+    # The ends first: they have only one neighbour, and a correlation depends on the range.
     marks = np.linspace(values[order[0]], values[order[-1]], count)
     for mark in sorted(marks.tolist(), key=lambda mark: -abs(mark - (marks[0] + marks[-1]) / 2)):
         chosen.add(min((index for index in order if index not in chosen), key=lambda index: abs(values[index] - mark)))
@@ -111,22 +112,24 @@ def spread_evenly(values: Sequence[float], count: int) -> list[int]:
 def measure_networks(
     networks: Mapping[str, Callable[[], nn.Module]],
     input_size: tuple[int, int],
-    target: Target,
+    setup: MeasurementSetup,
     *,
     effort: Effort | None = None,
     seed: int = 0,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Measurement]:
     """Latency in ms of whole networks by name, in interleaved rounds, at images of (height, width) ``input_size``.
 
-    Each network is a function that makes it; it takes images of shape (batch, 3, H, W).
+    Each value of ``networks`` is a function that builds the network, which takes images (batch, 3, H, W).
     """
     shapes = ((3, *input_size),)
+    progress = progress or NoProgress()
+    progress.begin(f"measure {len(networks)} networks")
     items = [WorkItem(name, shapes, build) for name, build in networks.items()]
-    return measure_many(items, target, effort=effort, seed=seed, progress=progress)
+    return measure_many(items, setup, effort=effort, seed=seed, progress=progress)
 
 
 def noise_floor(first: Mapping[str, Measurement], second: Mapping[str, Measurement]) -> Agreement:
-    """The agreement of two measurements of the same networks: no prediction can be expected to do better."""
+    """The agreement of two measurements of the same networks, which no prediction can be expected to exceed."""
     names = [name for name in first if name in second]
     return agreement([first[name].median for name in names], [second[name].median for name in names])

@@ -1,9 +1,8 @@
-"""What a device is, and in what state it is: name, memory, driver, clocks, temperature, throttling."""
+"""Properties and state of a device: name, memory, driver, clocks, temperature, throttling."""
 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from dnas.config import config
+from dnas.device import device_name
 
 _THROTTLE_REASONS = {
     "HwSlowdown": "hardware slowdown",
@@ -22,7 +22,7 @@ _THROTTLE_REASONS = {
 
 @config
 class DeviceInfo:
-    """The device a table belongs to. ``compute_capability`` is that of a CUDA device, ``cores`` that of a CPU."""
+    """The device of a table. ``compute_capability`` is given for CUDA devices, ``cores`` for the others."""
 
     type: str
     name: str
@@ -32,26 +32,26 @@ class DeviceInfo:
 
 
 def describe_device(device: torch.device) -> DeviceInfo:
-    """Name and size of a device of this machine, as :func:`dnas.latency.target.resolve_device` gives it."""
-    if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
-        return DeviceInfo(
-            type="cuda",
-            name=found.name,
-            memory_bytes=found.total_memory,
-            compute_capability=f"{found.major}.{found.minor}",
-        )
-    name = _cpu_model() if device.type == "cpu" else f"Apple GPU of {_cpu_model()}"
-    return DeviceInfo(type=device.type, name=name, memory_bytes=_host_memory(), cores=os.cpu_count())
+    """Name and size of a device of this machine."""
+    name = device_name(device)
+    if device.type != "cuda":
+        return DeviceInfo(type=device.type, name=name, memory_bytes=_host_memory(), cores=os.cpu_count())
+    found = torch.cuda.get_device_properties(device)
+    return DeviceInfo(
+        type="cuda",
+        name=name,
+        memory_bytes=found.total_memory,
+        compute_capability=f"{found.major}.{found.minor}",
+    )
 
 
 def conditions(device: torch.device) -> dict[str, str]:
-    """The present state of the device as text by name; what cannot be read is left out."""
+    """The current state of the device as texts by name, without what cannot be read."""
     return _gpu_conditions(device) if device.type == "cuda" else _cpu_conditions()
 
 
 def throttle_probe(device: torch.device) -> Callable[[], bool]:
-    """A function that says whether the device slows its clocks right now for heat or power; False where unknown."""
+    """A function: does the device throttle its clocks now, for heat or power? False if unknown."""
     handle = _nvml_handle(device) if device.type == "cuda" else None
     if handle is None:
         return lambda: False
@@ -59,20 +59,12 @@ def throttle_probe(device: torch.device) -> Callable[[], bool]:
 
 
 def driver_version(device: torch.device) -> str | None:
-    """Version of the Nvidia driver, where NVML can be asked."""
+    """Version of the Nvidia driver, None without NVML."""
     handle = _nvml_handle(device) if device.type == "cuda" else None
     if handle is None:
         return None
     nvml, _ = handle
     return str(nvml.nvmlSystemGetDriverVersion())
-
-
-def _cpu_model() -> str:
-    for line in _lines("/proc/cpuinfo"):
-        name, _, value = line.partition(":")
-        if name.strip() == "model name" and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine() or "unknown CPU"
 
 
 def _host_memory() -> int:
@@ -133,7 +125,7 @@ def _throttle_reasons(nvml: Any, gpu: Any) -> list[str]:
 
 
 def _nvml_handle(device: torch.device) -> tuple[Any, Any] | None:
-    """The NVML module and its handle of a CUDA device, by UUID since the two number devices differently."""
+    """The NVML module and its handle of a CUDA device, found by UUID: NVML and CUDA number devices differently."""
     try:
         import pynvml
     except ImportError:

@@ -1,7 +1,7 @@
 """Backends that measure an export instead of the PyTorch module: ONNX Runtime, OpenVINO, TensorRT.
 
-Each writes a module as ONNX for the shapes of its inputs (BatchNorms folded, as in a deployed network), hands it to its
-runtime, and compares one run with the eager module before anything is timed.
+Each exports a module to ONNX for the shapes of its inputs (BatchNorms folded, as in a deployed network), loads it in
+its runtime, and compares one run with the eager module before anything is timed.
 """
 
 from __future__ import annotations
@@ -13,113 +13,116 @@ import torch
 from torch import nn
 
 from dnas.errors import UserError
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Run
-from dnas.latency.target import Target
 from dnas.runtimes.onnx_model import operator_onnx
 from dnas.runtimes.onnx_runtime import OnnxModule, execution_provider, onnxruntime_version
 from dnas.runtimes.openvino_runtime import OpenVinoModule, cpu_lacks, import_openvino
 from dnas.runtimes.tensorrt_runtime import TensorRTModule, build_engine, import_tensorrt
 
-# Largest difference allowed from the eager module, as a share of its largest output (or of 1 where that is small). Both
-# sides round in the lower precisions, in different places, so these only catch a runtime that computes something else.
+# Largest difference from the eager module that is allowed, relative to its largest output (or to 1 if that is smaller).
+# In lower precisions both round, in different places, so this only detects a runtime that computes something else.
 TOLERANCES = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 5e-2, "bf16": 0.15}
 
 
 class OnnxRuntime:
     """ONNX Runtime with its CPU or CUDA execution provider."""
 
-    def refuses(self, target: Target) -> str | None:
-        """Half precision is for CUDA: on a CPU most operators would be cast to float32 and back."""
-        known = {"cpu": ("fp32",), "cuda": ("fp32", "tf32", "fp16")}.get(target.device.type)
+    def refuses(self, setup: MeasurementSetup) -> str | None:
+        """Half precision needs CUDA: on a CPU most operators would be cast to float32 and back."""
+        known = {"cpu": ("fp32",), "cuda": ("fp32", "tf32", "fp16")}.get(setup.device.type)
         if known is None:
-            return "it is offered on cpu and cuda"
-        execution_provider(target.device)
-        return _refused(target, known)
+            return "it is available on cpu and cuda"
+        execution_provider(setup.device)
+        return _refused(setup, known)
 
     def versions(self) -> dict[str, str]:
         """The version of ONNX Runtime."""
         return {"onnxruntime": onnxruntime_version()}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
-        """A session with inputs and outputs bound to PyTorch's memory."""
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
+        """A session whose inputs and outputs are bound to PyTorch's memory."""
         new_stream: Any = torch.cuda.Stream
         session = OnnxModule(
-            _onnx(module, inputs, target),
-            target.device,
-            target.threads,
-            tf32=target.precision == "tf32",
-            stream=new_stream(target.device) if target.device.type == "cuda" else None,
+            _onnx(module, inputs, setup),
+            setup.device,
+            setup.threads,
+            tf32=setup.precision == "tf32",
+            stream=new_stream(setup.device) if setup.device.type == "cuda" else None,
         )
-        return checked(session.bind(inputs), module, inputs, target)
+        return checked(session.bind(inputs), module, inputs, setup)
 
 
 class OpenVino:
-    """OpenVINO on the CPU, its precision pinned."""
+    """OpenVINO on the CPU with a fixed precision."""
 
-    def refuses(self, target: Target) -> str | None:
-        """Precisions are those that OpenVINO names for this CPU."""
+    def refuses(self, setup: MeasurementSetup) -> str | None:
+        """It needs a CPU, and a precision that OpenVINO reports for it."""
         openvino = import_openvino()
-        if target.device.type != "cpu":
-            return "it is offered on cpu"
-        if cpu_lacks(openvino, target.precision):
-            return f"this CPU does not compute in {target.precision}"
-        return _refused(target, ("fp32", "bf16"))
+        if setup.device.type != "cpu":
+            return "it is available on cpu"
+        if cpu_lacks(openvino, setup.precision):
+            return f"this CPU does not compute in {setup.precision}"
+        return _refused(setup, ("fp32", "bf16"))
 
     def versions(self) -> dict[str, str]:
         """The version of OpenVINO."""
         return {"openvino": str(import_openvino().__version__)}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
-        """A compiled model and one request, with inputs and outputs bound to PyTorch's memory."""
-        compiled = OpenVinoModule(_onnx(module, inputs, target), target.precision, target.threads)
-        return checked(compiled.bind(inputs), module, inputs, target)
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
+        """A compiled model with one request, whose inputs and outputs are bound to PyTorch's memory."""
+        compiled = OpenVinoModule(_onnx(module, inputs, setup), setup.precision, setup.threads)
+        return checked(compiled.bind(inputs), module, inputs, setup)
 
 
 class TensorRT:
-    """A TensorRT engine built for the GPU at hand."""
+    """A TensorRT engine, built for the GPU of this machine."""
 
-    def refuses(self, target: Target) -> str | None:
-        """TensorRT is for Nvidia GPUs."""
+    def refuses(self, setup: MeasurementSetup) -> str | None:
+        """TensorRT needs an Nvidia GPU."""
         import_tensorrt()
-        if target.device.type != "cuda":
+        if setup.device.type != "cuda":
             return "it needs --device cuda"
-        return _refused(target, ("fp32", "tf32", "fp16", "bf16"))
+        return _refused(setup, ("fp32", "tf32", "fp16", "bf16"))
 
     def versions(self) -> dict[str, str]:
         """The version of TensorRT."""
         return {"tensorrt": str(import_tensorrt().__version__)}
 
-    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> Run:
-        """An engine of the ONNX file's own types, queued beside PyTorch's stream."""
-        model = _onnx(module, inputs, target)
-        engine = build_engine(import_tensorrt(), model, tf32=target.precision == "tf32")
-        return checked(TensorRTModule(engine, target.device).bind(inputs), module, inputs, target)
+    def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
+        """A strongly typed engine, queued on a stream beside PyTorch's."""
+        model = _onnx(module, inputs, setup)
+        engine = build_engine(import_tensorrt(), model, tf32=setup.precision == "tf32")
+        return checked(TensorRTModule(engine, setup.device).bind(inputs), module, inputs, setup)
 
 
 def checked(
-    run: Callable[[], tuple[torch.Tensor, ...]], module: nn.Module, inputs: Sequence[torch.Tensor], target: Target
+    run: Callable[[], tuple[torch.Tensor, ...]],
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    setup: MeasurementSetup,
 ) -> Run:
-    """``run``, after one call of it has given what the eager ``module`` gives; :class:`UserError` when it has not."""
+    """``run``, after one call has been compared with the eager ``module``; a difference raises :class:`UserError`."""
     expected = module(*inputs)
     wanted = (expected,) if isinstance(expected, torch.Tensor) else _tensors(expected)
     found = run()
     if [tuple(tensor.shape) for tensor in found] != [tuple(tensor.shape) for tensor in wanted]:
         raise UserError(
-            f"backend {target.backend} returns shapes {[tuple(t.shape) for t in found]}, the PyTorch module "
-            f"{[tuple(t.shape) for t in wanted]}: it cannot be measured there"
+            f"backend {setup.backend} returns shapes {[tuple(t.shape) for t in found]}, the PyTorch module "
+            f"{[tuple(t.shape) for t in wanted]}; use another backend"
         )
     for mine, reference in zip(found, wanted, strict=True):
-        difference, allowed = _difference(mine, reference, TOLERANCES[target.precision])
+        difference, allowed = _difference(mine, reference, TOLERANCES[setup.precision])
         if not difference <= allowed:
             raise UserError(
-                f"backend {target.backend} computes something else than PyTorch: outputs differ by up to "
-                f"{difference:.3g} in {target.precision}, allowed are {allowed:.3g}; use another backend or precision"
+                f"backend {setup.backend} does not compute what PyTorch computes: outputs differ by up to "
+                f"{difference:.3g} in {setup.precision}, allowed is {allowed:.3g}; use another backend or precision"
             )
     return run
 
 
 def _difference(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> tuple[float, float]:
-    """The largest difference where ``expected`` is finite (random weights may overflow), and the allowed one."""
+    """The largest difference where ``expected`` is finite (random weights can overflow), and the one allowed."""
     expected, found = expected.float(), found.float()
     finite = expected.isfinite()
     if not finite.any():
@@ -129,18 +132,18 @@ def _difference(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -
 
 
 def _tensors(outputs: Any) -> tuple[torch.Tensor, ...]:
-    """The tensors of a module that returns a dictionary or a sequence of them, in the order of its export."""
+    """The tensors in a dictionary or sequence that a module returns, in the order of its export."""
     values = outputs.values() if isinstance(outputs, dict) else outputs
     return tuple(value for value in values if isinstance(value, torch.Tensor))
 
 
-def _onnx(module: nn.Module, inputs: Sequence[torch.Tensor], target: Target) -> bytes:
-    return operator_onnx(module, [tuple(tensor.shape) for tensor in inputs], target.dtype)
+def _onnx(module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> bytes:
+    return operator_onnx(module, [tuple(tensor.shape) for tensor in inputs], setup.dtype)
 
 
-def _refused(target: Target, precisions: Sequence[str]) -> str | None:
-    if target.precision not in precisions:
-        return f"it offers {', '.join(precisions)} there, given {target.precision}"
-    if target.memory_format == "channels_last":
+def _refused(setup: MeasurementSetup, precisions: Sequence[str]) -> str | None:
+    if setup.precision not in precisions:
+        return f"it computes in {', '.join(precisions)} there, given {setup.precision}"
+    if setup.memory_format == "channels_last":
         return "the runtime chooses the memory format itself, leave --channels-last out"
     return None

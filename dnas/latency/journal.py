@@ -1,4 +1,4 @@
-"""The journal of a table build: one line a finished round, on disk before the next round starts."""
+"""The journal of a table build: one line per finished round, on disk before the next round starts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from typing import Any
 
 from dnas.config import parse_config, to_mapping
 from dnas.errors import UserError
+from dnas.json_lines import Line, append_record, read_lines, repair
 from dnas.latency.provenance import Provenance
 from dnas.latency.statistics import Round
 
 FORMAT = "dnas latency journal"
 SCHEMA_VERSION = 1
+WHAT = "journal of a table build"
 
 
 class Journal:
-    """An append-only file of JSON lines, each with a checksum of its own.
+    """An append-only file of JSON lines, each with a checksum.
 
-    A line that was not finished, or that was damaged later, costs the round it held and nothing else. The first line
-    holds the provenance of the first sitting; a line naming the process opens each sitting.
+    An incomplete or damaged line loses its own round and nothing else. The first line holds the provenance of the first
+    session; each session ("sitting" in the file) starts with a line that names the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,60 +35,42 @@ class Journal:
         self.sittings = 0
         self.rounds: dict[str, list[Round]] = {}
         self._holder: dict[str, Any] = {}
-        if path.exists():
-            self._read()
+        self._read()
 
     @property
     def holder(self) -> str:
-        """Who opened the last sitting, in words."""
+        """A description of the process that began the last session."""
         if not self._holder:
             return "another process"
         return "process {pid} on {host}, since {date}".format(**{"pid": "?", "host": "?", "date": "?", **self._holder})
 
     def begin(self, provenance: Provenance) -> None:
-        """Open a sitting: write the header if there is none yet, and who we are."""
+        """Begin a session: write the header if there is none yet, and a line that names this process."""
         if self.provenance is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.unlink(missing_ok=True)
             self.provenance = provenance
-            self._append(
-                {"format": FORMAT, "schema_version": SCHEMA_VERSION, "provenance": to_mapping(provenance)}, new=True
-            )
+            self._append({"format": FORMAT, "schema_version": SCHEMA_VERSION, "provenance": to_mapping(provenance)})
+        repair(self.path, WHAT)
         self.sittings += 1
         self._append({"sitting": {"pid": os.getpid(), "host": os.uname().nodename, "date": provenance.date}})
 
     def append(self, key: str, entry: Round, seconds: float) -> None:
-        """Keep a finished round; ``seconds`` is the time that its visit took."""
+        """Add a finished round; ``seconds`` is the duration of its visit."""
         self._append({"key": key, "round": dataclasses.asdict(entry), "seconds": round(seconds, 6)})
 
     def remove(self) -> None:
-        """Delete the file: its content stands in the table."""
+        """Delete the file, once its content is in the table."""
         self.path.unlink(missing_ok=True)
 
-    def _append(self, record: dict[str, Any], new: bool = False) -> None:
-        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
-        line = f'{{"crc": {zlib.crc32(text.encode())}, "record": {text}}}\n'
-        with self.path.open("ab") as stream:
-            if not new and not self._ends_with_newline():
-                line = "\n" + line
-            stream.write(line.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    def _ends_with_newline(self) -> bool:
-        with self.path.open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) == 0:
-                return True
-            stream.seek(-1, os.SEEK_END)
-            return stream.read(1) == b"\n"
+    def _append(self, record: dict[str, Any]) -> None:
+        append_record(self.path, {"crc": _checksum(record), "record": record}, sync=True)
 
     def _read(self) -> None:
-        try:
-            lines = self.path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot read this journal: {error.strerror or error}") from None
-        records = [record for record in map(_record, lines) if record is not None]
-        for record in records:
+        for line in read_lines(self.path, WHAT):
+            record = _intact(line)
+            if record is None:
+                continue
             if "provenance" in record:
                 self._read_header(record)
             elif isinstance(record.get("sitting"), dict):
@@ -96,13 +80,13 @@ class Journal:
                 self._read_round(record)
         if self.provenance is None and self.rounds:
             raise UserError(
-                f"{self.path}: the first line of this journal is damaged, so its figures cannot be trusted; "
-                "delete it and build anew"
+                f"{self.path}: the first line of this journal is damaged, so it is unknown how it was measured; "
+                "delete it and start again"
             )
 
     def _read_header(self, record: dict[str, Any]) -> None:
         if record.get("format") != FORMAT or record.get("schema_version") != SCHEMA_VERSION:
-            raise UserError(f"{self.path}: not a journal of this version of dnas; delete it and build anew")
+            raise UserError(f"{self.path}: not a journal of this version of dnas; delete it and start again")
         self.provenance = parse_config(Provenance, record["provenance"], str(self.path))
 
     def _read_round(self, record: dict[str, Any]) -> None:
@@ -118,13 +102,15 @@ class Journal:
             self.seconds += seconds
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    """The record of a line, or None for a line that is empty, unfinished or damaged."""
+def _checksum(record: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, allow_nan=False, separators=(",", ":")).encode())
+
+
+def _intact(line: Line) -> dict[str, Any] | None:
+    """The record of a line, None if the line is damaged."""
     try:
-        outer = json.loads(line)
-        record = outer["record"]
-        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
-        intact = outer["crc"] == zlib.crc32(text.encode())
-    except (ValueError, KeyError, TypeError, RecursionError):
+        outer = line.record or {}
+        record, wanted = outer["record"], outer["crc"]
+        return record if isinstance(record, dict) and _checksum(record) == wanted else None
+    except (ValueError, KeyError, RecursionError):
         return None
-    return record if intact and isinstance(record, dict) else None

@@ -1,4 +1,4 @@
-"""Measure modules: one at given inputs, or a whole list in interleaved rounds."""
+"""Measuring modules: one at given inputs, or a list in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -15,27 +15,18 @@ from dnas.errors import UserError
 from dnas.latency.backends import find_backend, place, place_owned, random_inputs
 from dnas.latency.device import throttle_probe
 from dnas.latency.pace import Pace, within_budget
+from dnas.latency.setup import MeasurementSetup, make_setup, pinned
 from dnas.latency.statistics import Effort, Measurement, Round, Run, Stopwatch, run_rounds, summarise, time_round
-from dnas.latency.target import Target, make_target, pinned
+from dnas.progress import NoProgress, Progress
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """A module to be measured: its name, the (channels, height, width) of each input, and how to make it."""
+    """A module to be measured: its name, (channels, height, width) of each input, and a function that builds it."""
 
     name: str
     shapes: tuple[tuple[int, int, int], ...]
     build: Callable[[], nn.Module]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a list of measurements is: visits ``done`` of about ``total``, the last name, seconds left."""
-
-    done: int
-    total: int
-    name: str
-    eta_s: float
 
 
 def measure(
@@ -52,47 +43,47 @@ def measure(
 ) -> Measurement:
     """The latency in ms of ``module(*inputs)`` in eval mode, without gradients.
 
-    ``cache`` is ``warm`` or ``cold`` (:func:`dnas.latency.make_target`). Works on a copy, so module and inputs stay as
-    they are. Raises :class:`UserError` for a device, backend or precision
-    that is unknown or not to be had.
+    The settings are those of :func:`dnas.latency.make_setup`. Module and inputs are copied and left as they are. Raises
+    :class:`UserError` for a device, backend or precision that is unknown or not available.
     """
     effort = effort or Effort()
-    target = make_target(
+    setup = make_setup(
         device, backend=backend, precision=precision, channels_last=channels_last, threads=threads, cache=cache
     )
-    runner = find_backend(target)
-    with pinned(target):
-        moved, tensors = place(module, inputs, target)
-        run = runner.prepare(moved, tensors, target)
-        stopwatch, throttled = target.stopwatch(), throttle_probe(target.device)
+    runner = find_backend(setup)
+    with pinned(setup):
+        moved, tensors = place(module, inputs, setup)
+        run = runner.prepare(moved, tensors, setup)
+        stopwatch, throttled = setup.stopwatch(), throttle_probe(setup.device)
         rounds = run_rounds(["module"], lambda _: _quiet_round(stopwatch, run, effort, throttled), effort)
     return summarise(rounds["module"], effort)
 
 
 def measure_many(
     items: Sequence[WorkItem],
-    target: Target,
+    setup: MeasurementSetup,
     *,
     effort: Effort | None = None,
     seed: int = 0,
     budget_s: float | None = None,
     done: Mapping[str, Sequence[Round]] | None = None,
     finished: Callable[[str, Round], None] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
     cache_bytes: int = 1 << 30,
 ) -> dict[str, Measurement]:
     """The latency in ms of every item, by name, in interleaved rounds over the shuffled list.
 
-    ``budget_s`` bounds the seconds: every item is measured at least coarsely, even where that alone takes longer, then
-    refined where the spread is worst while time is left. ``done`` and ``finished`` let a build keep a journal: rounds
-    of an earlier sitting, and a function that is given each round as soon as it is measured. Modules and inputs stay in
-    memory between their rounds as long as they fit into ``cache_bytes``; beyond that they are made anew. Raises
-    :class:`UserError` naming the item that does not fit into the device's memory.
+    ``budget_s`` limits the seconds: every item is measured at least coarsely, even if that alone takes longer; then
+    those with the largest spread are refined until the time is up. ``done`` and ``finished`` serve a journal: rounds of
+    earlier sessions, and a function that receives each round as soon as it is measured. Modules and inputs stay in
+    memory between their rounds as long as they fit into ``cache_bytes`` and are rebuilt otherwise. ``progress`` is
+    updated after each round; its bar is begun by the caller. Raises :class:`UserError` that names the item if one does
+    not fit into the device's memory.
     """
     by_name = {item.name: item for item in items}
     if len(by_name) != len(items):
-        raise UserError("the list of modules to measure holds a name twice; give every module a name of its own")
-    effort = effort or Effort()
+        raise UserError("the list of modules to measure has a name twice; give every module its own name")
+    effort, progress = effort or Effort(), progress or NoProgress()
     per_round = effort if budget_s is None else within_budget(effort, budget_s, len(items))
     pace = Pace(list(by_name), effort, done=done, budget_s=budget_s)
 
@@ -100,11 +91,10 @@ def measure_many(
         if finished is not None:
             finished(name, entry)
         pace.finished(name, entry)
-        if progress is not None:
-            progress(Progress(pace.done, pace.total, name, pace.left_s))
+        progress.update(pace.done, pace.total, item=name, left_s=pace.left_s)
 
-    with pinned(target):
-        bench = Workbench(target, cache_bytes)
+    with pinned(setup):
+        bench = Workbench(setup, cache_bytes)
         rounds = run_rounds(
             list(by_name),
             lambda name: bench.visit(by_name[name], per_round),
@@ -118,19 +108,19 @@ def measure_many(
 
 
 class Workbench:
-    """Makes modules ready to run on one target, keeps the recently used ones in memory, and times their rounds."""
+    """Prepares modules to run with one setup, keeps the recently used ones in memory, and times their rounds."""
 
-    def __init__(self, target: Target, cache_bytes: int) -> None:
-        self._target = target
-        self._backend = find_backend(target)
-        self._stopwatch = target.stopwatch()
-        self._throttled = throttle_probe(target.device)
+    def __init__(self, setup: MeasurementSetup, cache_bytes: int) -> None:
+        self._setup = setup
+        self._backend = find_backend(setup)
+        self._stopwatch = setup.stopwatch()
+        self._throttled = throttle_probe(setup.device)
         self._cache_bytes = cache_bytes
         self._ready: OrderedDict[str, _Ready] = OrderedDict()
         self._inputs: WeakValueDictionary[tuple[tuple[int, int, int], ...], _Inputs] = WeakValueDictionary()
 
     def visit(self, item: WorkItem, effort: Effort) -> Round:
-        """One round of ``item``; its module is made first unless it is still in memory."""
+        """One round of ``item``; its module is built first unless it is still in memory."""
         try:
             ready = self._ready.pop(item.name, None) or self._prepare(item)
             self._ready[item.name] = ready
@@ -138,33 +128,33 @@ class Workbench:
             return _quiet_round(self._stopwatch, ready.run, effort, self._throttled)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"{item.name}: does not fit into the memory of {self._target.device} ({error}); use a smaller input"
+                f"{item.name}: does not fit into the memory of {self._setup.device} ({error}); use a smaller input"
             ) from None
 
     @property
     def held_bytes(self) -> int:
-        """Memory of the modules and inputs that are kept ready."""
+        """Bytes of the modules and inputs in memory."""
         return sum(ready.own_bytes for ready in self._ready.values()) + sum(map(_total_bytes, self._inputs.values()))
 
     def _prepare(self, item: WorkItem) -> _Ready:
         inputs = self._inputs.get(item.shapes)
         if inputs is None:
-            inputs = _Inputs(random_inputs(item.shapes, self._target))
+            inputs = _Inputs(random_inputs(item.shapes, self._setup))
             self._inputs[item.shapes] = inputs
-        module = place_owned(item.build(), self._target)
+        module = place_owned(item.build(), self._setup)
         own_bytes = _total_bytes((*module.parameters(), *module.buffers()))
-        if self._target.backend != "eager":  # compiled modules and graphs keep buffers for their activations
+        if self._setup.backend != "eager":  # compiled modules and graphs keep buffers for their activations
             own_bytes += 2 * _total_bytes(inputs)
-        return _Ready(self._backend.prepare(module, inputs, self._target), inputs, own_bytes)
+        return _Ready(self._backend.prepare(module, inputs, self._setup), inputs, own_bytes)
 
     def _evict(self) -> None:
-        """Forget the modules that were used longest ago until the rest fits; the newest one always stays."""
+        """Drop the least recently used modules until the rest fits; the newest one always stays."""
         while len(self._ready) > 1 and self.held_bytes > self._cache_bytes:
             self._ready.popitem(last=False)
 
 
 class _Inputs(list[torch.Tensor]):
-    """Input tensors, shared by the modules that take the same shapes; a class, so that it can be held weakly."""
+    """Input tensors, shared by modules of the same input shapes; a list of its own class can be weakly referenced."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +169,7 @@ def _total_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _quiet_round(stopwatch: Stopwatch, run: Run, effort: Effort, throttled: Callable[[], bool]) -> Round:
-    """A round without Python's garbage collector striking in the middle of a sample."""
+    """A round during which Python's garbage collector does not run."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""How far a list of measurements is, how long it will still take, and whether its time is up."""
+"""Progress of a list of measurements: visits done and left, time left, budget."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dnas.latency.statistics import Effort, Round, needs_another
 
 
 class Pace:
-    """Counts finished visits against those to come; times are seconds of ``clock``.
+    """Counts the visits that are finished and left; times are seconds of ``clock``.
 
-    ``done`` holds rounds of an earlier sitting. A first visit makes the module and meets cold caches, so first and
-    later visits are timed apart.
+    ``done`` holds the rounds of earlier sessions. A first visit also builds the module, so first and later visits are
+    timed separately.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Pace:
         self.done = 0
 
     def finished(self, name: str, entry: Round) -> None:
-        """A visit of ``name`` has ended with ``entry``."""
+        """Record that a visit of ``name`` ended with ``entry``."""
         now = self._clock()
         (self._first if name in self._fresh else self._later).append(now - self._last)
         self._last = now
@@ -48,18 +48,18 @@ class Pace:
 
     @property
     def total(self) -> int:
-        """Visits finished and still to come in this sitting, as far as is known: an outlier adds one.
+        """Visits finished and left in this session, as far as known: an outlier adds one.
 
-        When the budget has run out, what has not been measured at all is all that is to come.
+        Once the budget is used up, only items that have not been measured at all are left.
         """
         over = self._budget_s is not None and self._last - self._started >= self._budget_s
         return self.done + (len(self._unseen) if over else sum(self._left.values()))
 
     @property
     def left_s(self) -> float:
-        """About how many seconds are left: until all is measured, or until the budget ends.
+        """Estimated seconds left: until everything is measured, or until the budget is used up.
 
-        What has not been measured at all is measured even when the budget has run out.
+        Items that have not been measured at all are measured even after that.
         """
         first = _mean(self._first or self._later)
         later = _mean(self._later or self._first)
@@ -81,9 +81,9 @@ class Pace:
 
 
 def within_budget(effort: Effort, budget_s: float, items: int) -> Effort:
-    """``effort`` with a time per entry of which ``items`` entries fit into ``budget_s``.
+    """``effort`` with a time per entry that lets ``items`` entries fit into ``budget_s``.
 
-    Half of the budget is left to making and warming up modules, which takes about as long as timing them.
+    Half of the budget is reserved for building and warming up modules, which takes about as long as timing them.
     """
     share = 0.5 * budget_s / max(1, items)
     warm_up_s = min(effort.warm_up_s, 0.3 * share / effort.rounds)

@@ -1,38 +1,35 @@
-"""Where a table's figures come from: everything that has to be equal for two figures to mean the same."""
+"""Provenance of a latency table: everything that must be equal for two latencies to be comparable."""
 
 from __future__ import annotations
 
 import dataclasses
 import platform
 import shlex
-import subprocess
 from collections.abc import Sequence
-from datetime import datetime, timezone
-from importlib import metadata
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import torch
 
-import dnas
 from dnas.config import config
+from dnas.environment import package_versions, source_commit, utc_now
 from dnas.latency.backends import find_backend
 from dnas.latency.device import DeviceInfo, conditions, describe_device, driver_version
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Effort
-from dnas.latency.target import Target
 
 
 @config
 class Provenance:
     """What is recorded with every table.
 
-    ``input_size`` is the (height, width) of the images that the space's inventory was made for, ``batch`` the images at
-    a time. ``effort`` holds the settings of :class:`dnas.latency.statistics.Effort`, ``software`` versions by name,
-    ``before`` and ``after`` the state of the device around the measuring, ``seconds`` the time all sittings took.
-    ``cache`` is ``warm`` (each module is called again and again, so its weights and input lie in the caches) or
-    ``cold`` (the last-level cache is emptied before each call).
-    ``commit`` is that of a source checkout of dnas, null for an installed package. ``space`` and ``command`` hold no
-    folders of the machine that measured: see :func:`portable_command`.
+    ``input_size`` is (height, width) of the images that the space's inventory is for, ``batch`` their number.
+    ``effort`` holds the settings of :class:`dnas.latency.statistics.Effort`, ``software`` versions by name, ``before``
+    and ``after`` the state of the device before and after measuring. A build may take several sessions: ``sittings`` is
+    their number, ``seconds`` their total duration. ``cache`` is ``warm`` (a module is called repeatedly, so its weights
+    and inputs are in the caches) or ``cold`` (the last-level cache is emptied before each call). ``commit`` is that of
+    a source checkout of dnas, null for an installed package. ``space`` and ``command`` contain no folders of the
+    machine that measured: see :func:`portable_command`.
     """
 
     space: str
@@ -59,7 +56,7 @@ class Provenance:
 
 
 def start_provenance(
-    target: Target,
+    setup: MeasurementSetup,
     effort: Effort,
     *,
     space: str,
@@ -67,25 +64,25 @@ def start_provenance(
     command: str | None,
     devices: Sequence[torch.device] = (),
 ) -> Provenance:
-    """The provenance of a build that begins now; :func:`finish_provenance` completes it.
+    """The provenance of a build that starts now; :func:`finish_provenance` completes it.
 
-    ``space`` and ``command`` may hold paths; they are kept without the folders of this machine. ``devices`` are those
-    that share the work; without them it is the target's alone.
+    Folders of this machine in ``space`` and ``command`` are dropped. ``devices`` are those that share the work, by
+    default only that of ``setup``.
     """
-    state = _conditions(devices or (target.device,))
+    state = _conditions(devices or (setup.device,))
     return Provenance(
         space=_portable_word(space),
         input_size=input_size,
-        device=describe_device(target.device),
-        backend=target.backend,
-        precision=target.precision,
-        memory_format=target.memory_format,
-        threads=target.threads,
-        batch=target.batch,
-        cache=target.cache,
-        tf32=target.precision == "tf32",
+        device=describe_device(setup.device),
+        backend=setup.backend,
+        precision=setup.precision,
+        memory_format=setup.memory_format,
+        threads=setup.threads,
+        batch=setup.batch,
+        cache=setup.cache,
+        tf32=setup.precision == "tf32",
         effort={name: float(value) for name, value in dataclasses.asdict(effort).items()},
-        software=software_versions(target.device) | find_backend(target).versions(),
+        software=software_versions(setup.device) | find_backend(setup).versions(),
         commit=source_commit(),
         command=None if command is None else portable_command(command),
         date=utc_now(),
@@ -98,7 +95,7 @@ def start_provenance(
 def finish_provenance(
     provenance: Provenance, devices: Sequence[torch.device], *, seconds: float, sittings: int
 ) -> Provenance:
-    """``provenance`` after ``sittings`` more sittings of ``seconds`` in all; date and device state are those of now."""
+    """``provenance`` after ``sittings`` more sessions of ``seconds`` in total, with current date and device state."""
     return dataclasses.replace(
         provenance,
         date=utc_now(),
@@ -109,14 +106,14 @@ def finish_provenance(
 
 
 def _conditions(devices: Sequence[torch.device]) -> dict[str, str]:
-    """The state of a device, or of several, each value then under the name of its device."""
+    """The state of a device; for several devices each name is prefixed by the device."""
     if len(set(devices)) == 1:
         return conditions(devices[0])
     return {f"{device} {name}": value for device in devices for name, value in conditions(device).items()}
 
 
 def differences(one: Provenance, other: Provenance) -> list[str]:
-    """What makes figures of ``one`` and ``other`` unfit for one table, each as ``name: one's and other's value``."""
+    """The differences that exclude latencies of ``one`` and ``other`` from one table, as ``name: value and value``."""
     names = (
         "input_size",
         "backend",
@@ -139,9 +136,9 @@ def differences(one: Provenance, other: Provenance) -> list[str]:
 
 
 def portable_command(command: str) -> str:
-    """``command`` without what is only true of this machine: absolute paths and such that lead up become bare names.
+    """``command`` without folders of this machine: absolute paths and paths with ``..`` become bare names.
 
-    Tables are passed on; a home folder or a temporary one is of no use to others and none of their business.
+    Tables are shared, and the folders of a user are private and of no use to others.
     """
     return shlex.join(_portable_word(word) for word in shlex.split(command))
 
@@ -154,14 +151,11 @@ def _portable_word(word: str) -> str:
 
 
 def software_versions(device: torch.device) -> dict[str, str]:
-    """Versions by name of what decides how fast a module runs."""
+    """Versions by name of the software that the speed of a module depends on."""
     cudnn: Any = torch.backends.cudnn
     mkldnn: Any = torch.backends.mkldnn
     found: dict[str, object] = {
-        "dnas": dnas.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": metadata.version("torchvision"),  # importing it takes a second
+        **package_versions(),
         "system": platform.platform(),
     }
     if device.type == "cuda":
@@ -173,29 +167,3 @@ def software_versions(device: torch.device) -> dict[str, str]:
     elif mkldnn.is_available():
         found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return {name: str(value) for name, value in found.items() if value is not None}
-
-
-def source_commit() -> str | None:
-    """The commit of the checkout that dnas is imported from, with ``-changed`` when files differ from it."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
-        return None
-    return f"{commit}-changed" if _git(folder, "status", "--porcelain", "--untracked-files=no") else commit
-
-
-def utc_now() -> str:
-    """The present moment as ISO 8601 text in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

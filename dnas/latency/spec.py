@@ -1,4 +1,4 @@
-"""The signature of an operator: what the latency table is keyed by, and what a space declares to be measured."""
+"""Signatures of operators: the keys of a latency table, and the operators that a search space declares."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LARGEST = 999_999_999
 
 @dataclass(frozen=True)
 class OperatorSpec:
-    """The full signature of an operator: what decides, on one device at one batch size, how long it takes.
+    """The full signature of an operator: everything that its latency on one device at one batch size depends on.
 
-    ``inputs`` holds (channels, height, width) of each input; ``extras`` further whole numbers by name, sorted by name
-    (``("dilation", 2), ("groups", 16)``). The values are checked: a wrong one raises :class:`ValueError`.
+    ``inputs`` holds (channels, height, width) of each input, ``extras`` further integers, sorted by name
+    (``("dilation", 2), ("groups", 16)``). Invalid values raise :class:`ValueError`.
     """
 
     operator: str
@@ -56,14 +56,14 @@ class OperatorSpec:
 
     @property
     def key(self) -> str:
-        """The canonical text, such as ``conv_x2 in=32x128x256 out=64 stride=2``; equal specs have equal keys."""
+        """The canonical text, such as ``conv_x2 in=32x128x256 out=64 stride=2``. Equal specs have equal keys."""
         inputs = "+".join("x".join(map(str, shape)) for shape in self.inputs)
         extras = "".join(f" {name}={value}" for name, value in self.extras)
         return f"{self.operator} in={inputs} out={self.out_channels} stride={self.stride}{extras}"
 
     @classmethod
     def from_key(cls, key: str) -> OperatorSpec:
-        """The inverse of :attr:`key`; any text that is not a canonical key raises :class:`UserError`."""
+        """The inverse of :attr:`key`; a text that is not a canonical key raises :class:`UserError`."""
         match = _KEY.fullmatch(key)
         if match is None:
             raise UserError(f"{key!r} is no operator key, expected e.g. 'conv_x2 in=32x128x256 out=64 stride=2'")
@@ -82,10 +82,10 @@ class OperatorSpec:
 
 @dataclass(frozen=True)
 class InventoryItem:
-    """One operator that a search space needs priced.
+    """One operator whose latency a search space needs.
 
-    ``build()`` makes the module; its ``forward`` takes ``len(spec.inputs)`` tensors of shape (batch, C, H, W) in the
-    order of ``spec.inputs``. It is called anew whenever the module is needed, so that not all of them live at once.
+    ``build()`` returns the module; its ``forward`` takes ``len(spec.inputs)`` tensors (batch, C, H, W) in the order of
+    ``spec.inputs``. It is called whenever the module is needed, so that not all modules are in memory.
     """
 
     spec: OperatorSpec
@@ -99,9 +99,9 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 def _check_name(what: str, value: object) -> None:
     if not isinstance(value, str) or re.fullmatch(_NAME, value, re.ASCII) is None:
-        raise ValueError(f"{what}: a name is lower-case letters, digits and underscores, given {value!r}")
+        raise ValueError(f"{what}: expected lower-case letters, digits and underscores, given {value!r}")
 
 
 def _check_number(what: str, value: object, low: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= _LARGEST:
-        raise ValueError(f"{what}: expected a whole number from {low} to {_LARGEST}, given {value!r}")
+        raise ValueError(f"{what}: expected an integer from {low} to {_LARGEST}, given {value!r}")

@@ -1,4 +1,4 @@
-"""From a stopwatch to a latency: warm-up, sample size, rounds, outliers, percentiles. Nothing here knows a device."""
+"""From a stopwatch to a latency, for any device: warm-up, sample size, rounds, outliers, percentiles."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Run = Callable[[], object]
 
 
 class Stopwatch(Protocol):
-    """Times a batch of calls; what a device must offer to be measured."""
+    """Times a number of calls on a device."""
 
     @property
     def untimed_s(self) -> float:
-        """Seconds that a call costs besides the timed ones, for emptying caches before it."""
+        """Seconds per call that are not timed, for emptying the caches before it."""
 
     def time(self, run: Run, repetitions: int) -> float:
         """Seconds that ``repetitions`` calls of ``run`` take on the device, from the first start to the last end."""
@@ -27,9 +27,9 @@ class Stopwatch(Protocol):
 
 @dataclass(frozen=True)
 class HostStopwatch:
-    """A stopwatch made of a clock in seconds and a function that waits until the device has finished its work.
+    """A stopwatch from a clock in seconds and a function that waits until the device has finished its work.
 
-    With ``flush``, which empties the caches, every call is timed by itself right after a flush, which is not timed.
+    With ``flush``, which empties the caches, every call is timed separately, right after a flush that is not timed.
     """
 
     clock: Callable[[], float]
@@ -38,20 +38,20 @@ class HostStopwatch:
 
     @cached_property
     def untimed_s(self) -> float:
-        """See :class:`Stopwatch`: measured at the first question."""
+        """See :class:`Stopwatch`; measured at the first access."""
         return 0.0 if self.flush is None else flush_seconds(self.clock, self.synchronize, self.flush)
 
     def time(self, run: Run, repetitions: int) -> float:
         """See :class:`Stopwatch`."""
         if self.flush is None:
-            return self._together(run, repetitions)
+            return self._consecutive(run, repetitions)
         total = 0.0
         for _ in range(repetitions):
             self.flush()
-            total += self._together(run, 1)
+            total += self._consecutive(run, 1)
         return total
 
-    def _together(self, run: Run, repetitions: int) -> float:
+    def _consecutive(self, run: Run, repetitions: int) -> float:
         self.synchronize()
         start = self.clock()
         for _ in range(repetitions):
@@ -61,7 +61,7 @@ class HostStopwatch:
 
 
 def flush_seconds(clock: Callable[[], float], synchronize: Callable[[], object], flush: Run) -> float:
-    """Median of three flushes in seconds, after one that brings the buffer's memory into being."""
+    """Median duration of three flushes in seconds, after one that makes the buffer's memory resident."""
     found = []
     for _ in range(4):
         synchronize()
@@ -74,13 +74,13 @@ def flush_seconds(clock: Callable[[], float], synchronize: Callable[[], object],
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much work one measurement is worth. Times are seconds.
+    """How much work is spent on one measurement. Times are in seconds.
 
-    A measurement is made of ``rounds``; a round warms up for about ``warm_up_s`` and then takes samples for about
-    ``time_per_entry / rounds``, which includes emptying the caches where they are to be cold. A sample is as many calls
-    as last ``sample_s``, so that the clock's resolution and the launch of the first call do not matter. Rounds whose
-    median is further than ``tolerance`` (a fraction) from the median of all rounds are repeated, at most
-    ``extra_rounds`` times.
+    A measurement consists of ``rounds``; a round warms up for about ``warm_up_s`` and then takes samples for about
+    ``time_per_entry / rounds``, including the time for emptying caches. A sample is a number of calls that take
+    ``sample_s``, so that the clock's resolution and the launch of the first call do not matter. Rounds whose median
+    differs from the median of all rounds by more than ``tolerance`` (a fraction) are repeated, at most ``extra_rounds``
+    times.
     """
 
     rounds: int = 5
@@ -102,13 +102,13 @@ class Effort:
 
     @property
     def round_s(self) -> float:
-        """Seconds of timed work in one round."""
+        """Seconds of timed calls in one round."""
         return self.time_per_entry / self.rounds
 
 
 @dataclass(frozen=True)
 class Round:
-    """One visit to one module: ms per call of each sample, calls in each sample, and whether the clocks throttled."""
+    """One visit of one module: ms per call of each sample, calls per sample, and whether the clocks were throttled."""
 
     samples_ms: tuple[float, ...]
     calls_per_sample: int
@@ -132,16 +132,16 @@ class Measurement:
 
     @property
     def spread(self) -> float:
-        """Distance of the 10th from the 90th percentile as a fraction of the median (0 for a latency of 0)."""
+        """Difference of the 90th and the 10th percentile as a fraction of the median (0 for a latency of 0)."""
         return (self.p90 - self.p10) / self.median if self.median else 0.0
 
 
 def warm_up(stopwatch: Stopwatch, run: Run, seconds: float) -> float:
     """Run once, then for about ``seconds`` (at least once more), and return an estimate of the seconds one call takes.
 
-    The first call counts for nothing: libraries choose and build their kernels in it. After it the batch doubles until
-    the time is used up, so the last batch, which gives the estimate, is about half of the whole: long enough for the
-    clock, and taken when the device is warm.
+    The first call is not counted, as libraries select and build their kernels in it. After it the number of calls is
+    doubled until the time is used up. So the last batch, which the estimate is from, is about half of the whole: long
+    enough for the clock, and run on a warm device.
     """
     stopwatch.time(run, 1)
     spent, calls = 0.0, 1
@@ -154,9 +154,9 @@ def warm_up(stopwatch: Stopwatch, run: Run, seconds: float) -> float:
 
 
 def calls_per_sample(estimate: float, effort: Effort) -> int:
-    """Calls in one sample, for a module whose call takes about ``estimate`` seconds.
+    """Calls per sample for a module whose call takes about ``estimate`` seconds.
 
-    Enough to last ``sample_s``, and enough for ``most_samples`` samples to fill the round.
+    Enough that a sample takes ``sample_s`` and that ``most_samples`` samples fill the round.
     """
     return max(1, math.ceil(max(effort.sample_s, effort.round_s / effort.most_samples) / estimate))
 
@@ -164,7 +164,7 @@ def calls_per_sample(estimate: float, effort: Effort) -> int:
 def time_round(stopwatch: Stopwatch, run: Run, effort: Effort, throttled: Callable[[], bool] = lambda: False) -> Round:
     """Warm up, then take samples until the round's time is used up, at least one.
 
-    ``throttled`` is asked once, after the samples: whether the device slowed its clocks while they were taken.
+    ``throttled`` is called once, after the samples, and tells whether the device throttled its clocks.
     """
     calls = calls_per_sample(warm_up(stopwatch, run, effort.warm_up_s) + stopwatch.untimed_s, effort)
     samples: list[float] = []
@@ -177,10 +177,10 @@ def time_round(stopwatch: Stopwatch, run: Run, effort: Effort, throttled: Callab
 
 
 def accepted(rounds: Sequence[Round], effort: Effort) -> list[Round]:
-    """The rounds that count: not throttled, and within the tolerance of the median of the round medians.
+    """The rounds to use: not throttled, and within the tolerance of the median of the round medians.
 
-    When fewer than ``effort.rounds`` agree, those nearest to the median stand in: a noisy device gets a wide
-    spread, not an error. Throttled rounds stand in only when every round was throttled.
+    If fewer than ``effort.rounds`` agree, the ones nearest to the median are added: a noisy device gets a wide spread,
+    not an error. Throttled rounds are used only if all rounds were throttled.
     """
     usable = [entry for entry in rounds if not entry.throttled] or list(rounds)
     centre = float(np.median([entry.median for entry in usable]))
@@ -190,7 +190,7 @@ def accepted(rounds: Sequence[Round], effort: Effort) -> list[Round]:
 
 
 def needs_another(rounds: Sequence[Round], effort: Effort) -> bool:
-    """Whether fewer than ``effort.rounds`` rounds agree and a further round may still be spent on it."""
+    """Whether fewer than ``effort.rounds`` rounds agree and a further round is allowed."""
     if len(rounds) < effort.rounds:
         return True
     if len(rounds) >= effort.rounds + effort.extra_rounds:
@@ -223,13 +223,13 @@ def run_rounds(
 ) -> dict[str, list[Round]]:
     """Visit every name in interleaved rounds and return the rounds of each name.
 
-    Each round goes through the whole list in a new seeded order, so that a drift of the device spreads over all names
-    instead of landing on the ones that are measured late. ``done`` holds rounds of an earlier sitting, and
-    ``finished`` is called after each visit, before the next one starts. After the rounds come the repeats of outliers.
+    Each round visits the whole list in a new seeded order, so that a drift of the device affects all names alike.
+    ``done`` holds rounds of earlier sessions, and ``finished`` is called after each visit, before the next one starts.
+    Outliers are repeated after the rounds.
 
-    With ``out_of_time`` (asked before each visit) the first round still covers every name. After it each round takes
-    the half of the unfinished names whose medians are least certain, so that the time left goes where it helps most;
-    with time enough every name gets as many rounds as without.
+    With ``out_of_time`` (called before each visit) the first round still visits every name. Each further round visits
+    the half of the unfinished names whose medians are least certain, where the remaining time helps most. If there is
+    enough time, every name gets as many rounds as without it.
     """
     rounds = {name: list((done or {}).get(name, ())) for name in names}
 
@@ -259,9 +259,9 @@ def run_rounds(
 
 
 def uncertainty(rounds: Sequence[Round], effort: Effort) -> float:
-    """How little is known of a median: the spread of the samples over the square root of the number of rounds.
+    """Uncertainty of a median: the spread of the samples over the square root of the number of rounds.
 
-    A single sample says nothing of its spread: infinity.
+    It is infinite for a single sample, which has no spread.
     """
     if sum(len(entry.samples_ms) for entry in rounds) < 2:
         return math.inf

@@ -1,4 +1,4 @@
-"""The latency table: operator signature -> latency in ms, with where the figures come from."""
+"""The latency table: operator signature -> latency in ms, with its provenance."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import numpy as np
 import torch
 
 from dnas.config import to_mapping
+from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.latency.device import DeviceInfo, describe_device
 from dnas.latency.provenance import Provenance, differences
 from dnas.latency.spec import OperatorSpec
 from dnas.latency.statistics import Measurement
 from dnas.latency.table_file import read_table_file, write_table_file
-from dnas.latency.target import resolve_device
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Latencies of operators on one device, backend, precision and input size; it never changes and never measures.
+    """Latencies of operators on one device, backend, precision and input size; immutable data that never measures.
 
-    ``entries`` maps the key of an :class:`OperatorSpec` to its measurement (ms). ``source`` is the file it was read
-    from; it only serves messages and does not take part in comparisons.
+    ``entries`` maps the key of an :class:`OperatorSpec` to its measurement (ms). ``source`` is the file that the table
+    was read from, used in messages only and ignored in comparisons.
     """
 
     provenance: Provenance
@@ -46,7 +46,7 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
-        """Read a table; a missing, damaged or edited file is a :class:`UserError` that names it and says why."""
+        """Read a table; a missing, damaged or edited file raises :class:`UserError` that names it and the reason."""
         provenance, entries = read_table_file(path)
         return cls(provenance, entries, Path(path))
 
@@ -55,7 +55,7 @@ class LatencyTable:
         write_table_file(path, self.provenance, self.entries)
 
     def lookup(self, spec: OperatorSpec) -> float:
-        """The median latency of an operator in ms; a missing one is a :class:`UserError` saying how to measure it."""
+        """The median latency of an operator in ms; if missing, :class:`UserError` with the command that measures it."""
         entry = self.entries.get(spec.key)
         if entry is None:
             raise UserError(
@@ -65,7 +65,7 @@ class LatencyTable:
         return entry.median
 
     def missing(self, specs: list[OperatorSpec]) -> list[OperatorSpec]:
-        """Those of ``specs`` that the table does not hold."""
+        """Those of ``specs`` that the table does not have."""
         return [spec for spec in specs if spec not in self]
 
     def check_usable(
@@ -80,10 +80,10 @@ class LatencyTable:
         threads: int | None = None,
         allow_mismatch: bool = False,
     ) -> list[str]:
-        """Refuse the table for anything else than it was measured for; what is None is not compared.
+        """Check that the table was measured for this device and these settings; None is not compared.
 
         Raises :class:`UserError` naming every difference. With ``allow_mismatch`` the differences are returned
-        instead, for a warning.
+        instead.
         """
         mine = self.provenance
         pairs: dict[str, tuple[object, object]] = {
@@ -95,7 +95,7 @@ class LatencyTable:
             "threads": (mine.threads, threads),
         }
         if device is not None:
-            wanted = device if isinstance(device, DeviceInfo) else describe_device(resolve_device(device))
+            wanted = device if isinstance(device, DeviceInfo) else describe_device(resolve_device(device, mps=True))
             pairs = {"device": (_device_text(mine.device), _device_text(wanted)), **pairs}
         found = [
             f"{name} is {_text(wanted)}, the table's is {_text(own)}"
@@ -105,7 +105,7 @@ class LatencyTable:
         if found and not allow_mismatch:
             raise UserError(
                 f"{self.source or 'the latency table'}: was measured for something else: {'; '.join(found)}; "
-                "build a table for this, or allow the difference with --allow-mismatch"
+                "build a table for these settings, or allow the difference with --allow-mismatch"
             )
         return found
 
@@ -114,14 +114,14 @@ class LatencyTable:
         return sorted(self.entries.items(), key=lambda item: (-item[1].median, item[0]))[:count]
 
     def by_operator(self) -> dict[str, list[Measurement]]:
-        """The entries by kind of operator, kinds in alphabetical order."""
+        """The entries by kind of operator, in alphabetical order."""
         found: dict[str, list[Measurement]] = {}
         for key, entry in self.entries.items():
             found.setdefault(OperatorSpec.from_key(key).operator, []).append(entry)
         return dict(sorted(found.items()))
 
     def summary(self) -> dict[str, Any]:
-        """The table in a few figures: plain values, latencies in ms, spread as a fraction of the median."""
+        """A summary as plain values: latencies in ms, spreads as fractions of the median."""
         medians = [entry.median for entry in self.entries.values()]
         spreads = [entry.spread for entry in self.entries.values()]
         return {
@@ -157,9 +157,9 @@ class LatencyTable:
         return {"provenance": to_mapping(self.provenance), "entries": rows}
 
     def merge(self, other: LatencyTable) -> LatencyTable:
-        """Both tables in one; where both hold a key, the entry of more timed calls wins.
+        """The union of both tables; of a key that both have, the entry with more timed calls.
 
-        Raises :class:`UserError` when they were measured differently: their figures would not mean the same.
+        Raises :class:`UserError` if they were measured differently: their latencies would not be comparable.
         """
         found = differences(self.provenance, other.provenance)
         if found:
@@ -186,7 +186,7 @@ class LatencyTable:
 
     def _build_command(self) -> str:
         mine = self.provenance
-        if not mine.effort:  # imported, not measured here: its figures cannot be joined by new ones
+        if not mine.effort:  # imported, not measured by dnas: no measurement can be added
             return f"dnas latency build {mine.space} --out NEW.json"
         command = mine.command or (
             f"dnas latency build {mine.space} --out FILE --device {mine.device.type} "
@@ -200,7 +200,7 @@ class LatencyTable:
 
 @dataclass(frozen=True)
 class TableDiff:
-    """Two tables side by side: by key the (first, second) latency in ms, and the keys that only one of them has."""
+    """Two tables compared: (first, second) latency in ms by key, and the keys that only one of them has."""
 
     latencies_ms: Mapping[str, tuple[float, float]]
     only_first: tuple[str, ...]
@@ -209,7 +209,7 @@ class TableDiff:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Second latency over first by key; entries whose first latency is 0 are left out."""
+        """Second latency over first by key, without entries whose first latency is 0."""
         return {key: second / first for key, (first, second) in self.latencies_ms.items() if first > 0}
 
     @property
@@ -219,14 +219,14 @@ class TableDiff:
         return float(np.median(values)) if values else 0.0
 
     def by_operator(self) -> dict[str, list[tuple[float, float]]]:
-        """The (first, second) latencies in ms by kind of operator, kinds in alphabetical order."""
+        """The (first, second) latencies in ms by kind of operator, in alphabetical order."""
         found: dict[str, list[tuple[float, float]]] = {}
         for key, pair in self.latencies_ms.items():
             found.setdefault(OperatorSpec.from_key(key).operator, []).append(pair)
         return dict(sorted(found.items()))
 
     def ratios_by_operator(self) -> dict[str, dict[str, float]]:
-        """By kind of operator: how many entries both have, and median, p10 and p90 of second / first over them."""
+        """By kind of operator: number of shared entries, and median, p10 and p90 of second / first."""
         rows = {}
         for operator, pairs in self.by_operator().items():
             ratios = [second / first for first, second in pairs if first > 0]

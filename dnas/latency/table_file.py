@@ -1,4 +1,4 @@
-"""The file of a latency table: JSON with a checksum, checked whole when it is read."""
+"""The file of a latency table: JSON with a checksum, validated when it is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST_MS = 1e6
 
 @config
 class _Entry:
-    """One operator: latency and percentiles in ms, timed calls, rounds."""
+    """One operator: latency and percentiles in ms, number of timed calls and of rounds."""
 
     latency_ms: float = Field(ge=0, le=LARGEST_MS)
     p10_ms: float = Field(ge=0, le=LARGEST_MS)
@@ -44,7 +44,7 @@ class _Document:
 
 
 def write_table_file(path: str | Path, provenance: Provenance, entries: Mapping[str, Measurement]) -> None:
-    """Write the table atomically: one line an entry, sorted by key, numbers with all their digits."""
+    """Write the table atomically: one line per entry, sorted by key, numbers with all their digits."""
     content = {
         "provenance": to_mapping(provenance),
         "entries": {key: dataclasses.asdict(_record(entries[key])) for key in sorted(entries)},
@@ -59,14 +59,14 @@ def write_table_file(path: str | Path, provenance: Provenance, entries: Mapping[
 
 
 def read_table_file(path: str | Path) -> tuple[Provenance, dict[str, Measurement]]:
-    """Read and check a table; whatever is wrong with the file is a :class:`UserError` that names it."""
+    """Read and validate a table; any problem with the file raises :class:`UserError` that names it."""
     values = read_json(path, "latency table")
     _check_head(path, values)
     content = {name: values.get(name) for name in ("provenance", "entries")}
     if values.get("checksum") != checksum(content):
         raise UserError(
             f"{path}: the content does not match its checksum: the file was damaged or edited by hand; "
-            "restore the original, or move it away and build the table anew with `dnas latency build`"
+            "restore the original, or remove it and rebuild the table with `dnas latency build`"
         )
     document = parse_config(_Document, values, str(path))
     for key, entry in document.entries.items():
@@ -75,7 +75,7 @@ def read_table_file(path: str | Path) -> tuple[Provenance, dict[str, Measurement
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the content in canonical JSON; it does not depend on the order of keys or on white space."""
+    """SHA-256 of the content as canonical JSON, which does not depend on the order of keys or on white space."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
@@ -87,7 +87,7 @@ def _check_head(path: str | Path, values: object) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or version != SCHEMA_VERSION:
         raise UserError(
             f"{path}: schema version {version!r}, this dnas reads version {SCHEMA_VERSION}; "
-            "use the dnas that wrote the table, or build it anew"
+            "use the dnas that wrote the table, or rebuild it"
         )
 
 
@@ -99,7 +99,7 @@ def _check_entry(path: str | Path, key: str, entry: _Entry) -> None:
     if not entry.p10_ms <= entry.latency_ms <= entry.p90_ms:
         raise UserError(
             f"{path}: entries.{key}: latency_ms {entry.latency_ms} does not lie between "
-            f"p10_ms {entry.p10_ms} and p90_ms {entry.p90_ms}; build the table anew"
+            f"p10_ms {entry.p10_ms} and p90_ms {entry.p90_ms}; rebuild the table"
         )
 
 

@@ -1,7 +1,7 @@
-"""Measure a list on several devices of one machine: one process a device, one part of the list each.
+"""Measuring a list on several devices of one machine: one process per device, each with a part of the list.
 
-The processes measure and send every finished round to the one that started them, which alone keeps the journal: what
-stands there is what was measured, whoever of them is killed, and a later sitting may use another number of devices.
+The processes send every finished round to the one that started them, which alone writes the journal. So the journal
+holds everything that was measured, whichever process is killed, and a later session may use another number of devices.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from dnas.errors import UserError
-from dnas.latency.measure import Progress, WorkItem, measure_many
+from dnas.latency.measure import WorkItem, measure_many
 from dnas.latency.pace import Pace
+from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Effort, Measurement, Round, summarise
-from dnas.latency.target import Target
+from dnas.progress import NoProgress, Progress
 
 PATIENCE_S = 5.0
 
@@ -37,7 +38,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """What a worker sends before it ends for a reason that the user can mend."""
+    """What a worker sends before it ends because of a :class:`UserError`."""
 
     message: str
 
@@ -49,9 +50,9 @@ class Done:
 
 @dataclass(frozen=True)
 class _Job:
-    """All that a worker needs; it is pickled."""
+    """The input of a worker; it is pickled."""
 
-    target: Target
+    setup: MeasurementSetup
     items: tuple[WorkItem, ...]
     effort: Effort
     seed: int
@@ -61,7 +62,7 @@ class _Job:
 
 
 def measure_on(
-    targets: Sequence[Target],
+    setups: Sequence[MeasurementSetup],
     items: Sequence[WorkItem],
     *,
     effort: Effort,
@@ -69,26 +70,27 @@ def measure_on(
     budget_s: float | None = None,
     done: Mapping[str, Sequence[Round]] | None = None,
     finished: Callable[[str, Round], None] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
     cache_bytes: int = 1 << 30,
 ) -> dict[str, Measurement]:
-    """As :func:`dnas.latency.measure_many`, by one process for each of ``targets``.
+    """:func:`dnas.latency.measure_many` in one process for each of ``setups``.
 
-    Each process takes an equal part of the shuffled list and measures it in interleaved rounds of its own; all rounds
-    of an item that one sitting measures come from one device. ``finished`` and ``progress`` are called in this process.
-    Raises :class:`UserError` when a worker does, when one ends before its work is done, and when an item cannot be sent
-    to another process: its ``build`` has to be a function of a module or a :func:`functools.partial` of one.
+    Each process measures an equal part of the shuffled list in its own interleaved rounds, so within a session all
+    rounds of an item come from one device. ``finished`` and ``progress`` are called in this process. Raises
+    :class:`UserError` if a worker does, if a worker ends before its work is done, and if an item cannot be pickled: its
+    ``build`` has to be a function of a module or a :func:`functools.partial` of one.
     """
+    progress = progress or NoProgress()
     shuffled = random.Random(f"{seed}/workers").sample(list(items), len(items))
     rounds = {item.name: list((done or {}).get(item.name, ())) for item in items}
     pace = Pace(list(rounds), effort, done=rounds, budget_s=budget_s)
     with ExitStack() as stack:
         workers: dict[Connection, _Worker] = {}
-        for number, target in enumerate(targets):
-            part = tuple(shuffled[number :: len(targets)])
+        for number, setup in enumerate(setups):
+            part = tuple(shuffled[number :: len(setups)])
             if part:
                 kept = {item.name: tuple(rounds[item.name]) for item in part}
-                worker = _Worker(_Job(target, part, effort, seed, budget_s, kept, cache_bytes))
+                worker = _Worker(_Job(setup, part, effort, seed, budget_s, kept, cache_bytes))
                 stack.callback(worker.stop)
                 workers[worker.connection] = worker
         while workers:
@@ -99,8 +101,7 @@ def measure_on(
                     if finished is not None:
                         finished(message.name, message.entry)
                     pace.finished(message.name, message.entry)
-                    if progress is not None:
-                        progress(Progress(pace.done, pace.total, message.name, pace.left_s))
+                    progress.update(pace.done, pace.total, item=message.name, left_s=pace.left_s)
                 elif isinstance(ready, Connection):
                     del workers[ready]
     return {name: summarise(found, effort) for name, found in rounds.items()}
@@ -110,28 +111,28 @@ class _Worker:
     """A process that measures on one device, and the connection to it."""
 
     def __init__(self, job: _Job) -> None:
-        self._target = job.target
+        self._setup = job.setup
         try:
             pickle.dumps(job)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(
                 f"this list of modules cannot be measured by several processes ({error}); "
-                "make them by functions of a module, or use one device"
+                "build them with module-level functions, or use one device"
             ) from None
         self.connection, theirs = multiprocessing.Pipe()
         self._process = _new_process(theirs, job)
         self._process.start()
-        theirs.close()  # so that its end is seen here when the worker ends
+        theirs.close()  # so that this process notices when the worker ends
 
     def receive(self) -> Finished | Done:
-        """The next message; a failure, or the end of a worker that was not done, is a :class:`UserError`."""
+        """The next message; :class:`UserError` if the worker failed or ended before it was done."""
         try:
             message = self.connection.recv()
         except (EOFError, ConnectionError):
             self._process.join(PATIENCE_S)
             raise UserError(
-                f"the process that measures on {self._target.device} ended with status {self._process.exitcode}; "
-                "what it had measured is kept, go on with --resume"
+                f"the process that measures on {self._setup.device} ended with status {self._process.exitcode}; "
+                "what it had measured is kept, continue with --resume"
             ) from None
         if isinstance(message, Failed):
             raise UserError(message.message)
@@ -140,8 +141,8 @@ class _Worker:
         return message
 
     def stop(self) -> None:
-        """End the process, if it has not ended by itself, and wait for it."""
-        self.connection.close()  # its watch sees this
+        """End the process if it has not ended yet, and wait for it."""
+        self.connection.close()  # which the worker's watching thread notices
         self._process.join(PATIENCE_S)
         if self._process.exitcode is None:
             self._process.kill()
@@ -150,9 +151,9 @@ class _Worker:
 
 
 def _new_process(connection: Connection, job: _Job) -> BaseProcess:
-    """A worker, not yet started: a fork of a server that has imported all and touched no device, or a new process.
+    """A worker that is not started yet: forked from a server that has used no device, or else a new process.
 
-    CUDA does not survive a fork of this process itself.
+    This process itself cannot be forked: CUDA does not survive that.
     """
     if "forkserver" in multiprocessing.get_all_start_methods():
         forking = multiprocessing.get_context("forkserver")
@@ -162,13 +163,13 @@ def _new_process(connection: Connection, job: _Job) -> BaseProcess:
 
 
 def _work(connection: Connection, job: _Job) -> None:
-    """What runs in a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
+    """The main function of a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the builder ends its workers
     threading.Thread(target=_watch, args=(connection,), daemon=True).start()
     try:
         measure_many(
             job.items,
-            job.target,
+            job.setup,
             effort=job.effort,
             seed=job.seed,
             budget_s=job.budget_s,
@@ -182,7 +183,7 @@ def _work(connection: Connection, job: _Job) -> None:
 
 
 def _watch(connection: Connection) -> None:
-    """End this process as soon as the other end closes: a worker must not measure beside the next sitting's."""
+    """End this process as soon as the other end closes, so that it does not disturb a later session."""
     try:
         connection.recv()
     except (EOFError, OSError):

@@ -1,4 +1,4 @@
-"""State and weights on disk: never half-written, and read without ever running what a file says."""
+"""State and weights on disk, written atomically and read without executing any code in the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dnas.files import read_bytes, write_atomically
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write plain containers and tensors, atomically; TypeError for anything else, which could not be read back."""
+    """Write plain containers and tensors, atomically; anything else raises TypeError, as it could not be read back."""
     _require_plain(state, "state")
     write_atomically(path, lambda stream: torch.save(dict(state), stream))
 
@@ -26,28 +26,28 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any] | None:
     """Read what :func:`save_state` wrote, tensors on the CPU; None when there is no such file.
 
-    Raises :class:`UserError` for anything else, pickles that want to run code included: they are refused, not run.
+    Raises :class:`UserError` for any other file; a pickle that would execute code is refused.
     """
     if not path.exists():
         return None
     data = read_bytes(path, "training state")
     try:
-        # torch does not look at the checksums it writes: without this a flipped bit would pass for a weight.
+        # torch does not verify the checksums that it writes, so it would not notice a flipped bit in a weight.
         intact = zipfile.ZipFile(io.BytesIO(data)).testzip() is None
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True) if intact else None
-    except Exception:  # unpickling a damaged file may raise nearly anything
+    except Exception:  # unpickling a damaged file can raise almost anything
         state = None
     if not isinstance(state, dict):
         raise UserError(
             f"{path}: not a readable training state, it is damaged or was not written by dnas; "
-            "remove the run folder and start again, or put back a good copy of the file"
+            "remove the run folder and start again, or restore the file from a copy"
         )
     return state
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write named tensors as safetensors, atomically."""
-    # Own memory and the plain layout: safetensors refuses tensors that share memory or are not contiguous.
+    # Copied and contiguous: safetensors refuses tensors that share memory or have another layout.
     tensors = {
         name: tensor.detach().to("cpu", copy=True).contiguous(memory_format=torch.contiguous_format)
         for name, tensor in weights.items()
@@ -57,16 +57,16 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read named tensors on the CPU; a missing or damaged file is a :class:`UserError`."""
+    """Read named tensors on the CPU; a missing or damaged file raises :class:`UserError`."""
     data = read_bytes(path, "weights file")
     try:
         return safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); it is damaged, make it anew") from None
+        raise UserError(f"{path}: not a readable safetensors file ({error}); it is damaged, recreate it") from None
 
 
 def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load ``weights`` into ``module``; names or shapes that do not fit are a :class:`UserError` naming the first."""
+    """Load ``weights`` into ``module``; :class:`UserError` names the first name or shape that does not match."""
     own = cast("dict[str, Tensor]", module.state_dict())
     missing = [name for name in own if name not in weights]
     unknown = [name for name in weights if name not in own]

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from dnas.environment import describe_environment, process_rank
 from dnas.errors import UserError
 from dnas.files import dump_yaml, parse_yaml, read_json, read_yaml, write_json, write_text
+from dnas.json_lines import append_record, repair
 from dnas.runs import checkpoint, log
-from dnas.runs.environment import describe_environment, process_rank
 from dnas.runs.tensorboard import TensorBoardMirror
 
 _CONFIGURATION = "configuration.yaml"
@@ -27,18 +28,18 @@ _LOG = "log.jsonl"
 _STATE = "state.pt"
 _LOCK = ".lock"
 _RESUME_PATIENCE = 8.0
-"""Seconds that a resumption waits for the lock: data workers of a killed run hold it for some seconds more."""
+"""Seconds to wait for the lock when resuming: data workers of a killed run hold it for a few seconds."""
 
 
 class RunFolder:
     """One run on disk; make it with :meth:`create` or :meth:`open`.
 
-    ``configuration.yaml`` (everything that was asked for), ``environment.json`` (kind, seed, versions, device, commit,
-    command line; written last, its presence makes the folder a run), ``log.jsonl`` (a JSON object a line), ``state.pt``
-    (where to go on) and ``NAME.safetensors`` (weights). Each file is replaced whole or not at all, so a process killed
-    at any moment leaves a folder that resumes. A created folder is locked until :meth:`close`; use it in ``with``.
+    ``configuration.yaml`` (the full configuration), ``environment.json`` (kind, seed, versions, device, commit, command
+    line; written last, so its presence makes the folder a run), ``log.jsonl`` (one JSON object per line), ``state.pt``
+    (to resume from) and ``NAME.safetensors`` (weights). Files are replaced atomically, so a process that is killed at
+    any moment leaves a folder that can be resumed. A created folder is locked until :meth:`close`; use it in ``with``.
 
-    With torchrun every process creates the same folder: the one of rank 0 owns it, the others write nothing.
+    With torchrun every process creates the same folder: rank 0 owns it, the others write nothing.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class RunFolder:
         tensorboard: bool = False,
         upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> RunFolder:
-        """Begin a run of ``kind`` ("search" or "retrain") in ``path``, or go on with the one there.
+        """Begin a run of ``kind`` ("search" or "retrain") in ``path``, or resume the one there.
 
         With ``resume`` a folder without a run begins one (the process may have been killed before it came that far).
         ``upgrade`` brings the configuration of a run that an earlier version wrote into today's form.
@@ -87,7 +88,7 @@ class RunFolder:
             environment = {"kind": kind, "seed": seed, **describe_environment(device)}
             return cls(path, role="follower", configuration=wanted, environment=environment)
         if _holds_run(path) and not resume:
-            raise UserError(f"{path}: holds a run already; go on with it by --resume, or give another folder")
+            raise UserError(f"{path}: contains a run already; continue it with --resume, or give another folder")
         lock = _lock(path, patience=_RESUME_PATIENCE if resume else 0.0)
         try:
             if _holds_run(path):
@@ -103,9 +104,9 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path, kind: str | None = None) -> RunFolder:
-        """Open a run for reading, be it finished or still running.
+        """Open a run for reading, finished or not.
 
-        Raises :class:`UserError` when ``path`` is no run folder, or not one of ``kind``.
+        Raises :class:`UserError` if ``path`` is not a run folder, or not one of ``kind``.
         """
         path = Path(path)
         if not _holds_run(path):
@@ -125,7 +126,7 @@ class RunFolder:
         return self._role == "owner"
 
     def close(self) -> None:
-        """Give the folder free for other processes."""
+        """Release the folder for other processes."""
         if self._mirror is not None:
             self._mirror.close()
             self._mirror = None
@@ -144,39 +145,39 @@ class RunFolder:
         self.close()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one record; NaN or an infinity in it is a :class:`UserError` that names its dotted path."""
+        """Append one record; NaN or an infinity in it raises :class:`UserError` that names its dotted path."""
         if not self._writes():
             return
         record = log.plain(record)
         if self._tensorboard and self._mirror is None:
             self._mirror = TensorBoardMirror(self.path / "tensorboard", self.records())
-        log.append_record(self.path / _LOG, record)
+        append_record(self.path / _LOG, record)
         if self._mirror is not None:
             self._mirror.write(record)
 
     def truncate_log(self, epoch: int) -> None:
-        """Drop the records of ``epoch`` and later, so that the log goes on as that of an uninterrupted run would."""
+        """Drop the records of ``epoch`` and later, which the resumed run writes again."""
         if self._writes():
             log.keep_records(self.path / _LOG, lambda record: record.get("epoch", -1) < epoch)
 
     def records(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The log's records in their order, all or those of one kind ("step" or "epoch")."""
+        """The records of the log in their order, all or those of one kind ("step" or "epoch")."""
         records = log.read_records(self.path / _LOG)
         return records if kind is None else [record for record in records if record.get("kind") == kind]
 
     def save_state(self, state: Mapping[str, Any], epoch: int) -> None:
-        """Replace ``state.pt``: ``epoch`` epochs are finished, and ``state`` is all that the next one needs.
+        """Replace ``state.pt``: ``epoch`` epochs are finished, and ``state`` is what the next one needs.
 
-        Write the epoch's log record before: a process killed in between does that epoch again and, having called
-        ``truncate_log(epoch)`` with the state's epoch, logs it once.
+        Log the epoch before: a process that is killed in between repeats the epoch and, after ``truncate_log`` with the
+        epoch of the state, logs it once.
         """
         if self._writes():
             checkpoint.save_state(self.path / _STATE, {**state, "epoch": epoch})
 
     def load_state(self) -> dict[str, Any] | None:
-        """The last saved state and, under "epoch", the number of finished epochs; None when no epoch was finished.
+        """The last saved state and, under "epoch", the number of finished epochs; None if no epoch was finished.
 
-        Tensors are on the CPU. A damaged file, or one that wants to run code, is a :class:`UserError`.
+        Tensors are on the CPU. A damaged file, or one that would execute code, raises :class:`UserError`.
         """
         state = checkpoint.load_state(self.path / _STATE)
         if state is not None and type(state.get("epoch")) is not int:
@@ -189,11 +190,11 @@ class RunFolder:
             checkpoint.save_weights(self._weights_file(name), state_dict)
 
     def load_weights(self, name: str) -> dict[str, Tensor]:
-        """The tensors of ``NAME.safetensors``, on the CPU; a :class:`UserError` when missing or damaged."""
+        """The tensors of ``NAME.safetensors``, on the CPU; :class:`UserError` if it is missing or damaged."""
         path = self._weights_file(name)
         if not path.exists():
             known = ", ".join(sorted(file.stem for file in self.path.glob("*.safetensors"))) or "none yet"
-            raise UserError(f"{self.path}: holds no weights named {name}; known: {known}")
+            raise UserError(f"{self.path}: contains no weights named {name}; known: {known}")
         return checkpoint.load_weights(path)
 
     def _weights_file(self, name: str) -> Path:
@@ -212,7 +213,7 @@ def _holds_run(path: Path) -> bool:
 
 
 def _plain_configuration(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """``configuration`` as it comes back from the YAML file, so that it compares equal to a stored one."""
+    """``configuration`` as it is read back from YAML, so that it compares equal to a stored one."""
     plain: dict[str, Any] = parse_yaml(dump_yaml(json.loads(json.dumps(configuration))), _CONFIGURATION)
     return plain
 
@@ -234,7 +235,9 @@ def _lock(path: Path, patience: float) -> filelock.BaseFileLock:
         try:
             lock.acquire(timeout=patience)
         except filelock.Timeout:
-            raise UserError(f"{path}: another process is using this run; wait for it or end it first") from None
+            raise UserError(
+                f"{path}: another process is using this run; wait until it has finished, or end it"
+            ) from None
         except NotImplementedError:
             raise UserError(f"{path}: this file system has no locks; put the run on a local disk") from None
     return lock
@@ -244,7 +247,9 @@ def _begin(path: Path, kind: str, configuration: dict[str, Any], seed: int, devi
     environment = {"kind": kind, "seed": seed, **describe_environment(device), "resumed": []}
     for name in (_LOG, _STATE):
         if (path / name).exists():
-            raise UserError(f"{path}: holds a {name} but no {_ENVIRONMENT}, so it is no run; give an empty folder")
+            raise UserError(
+                f"{path}: contains a {name} but no {_ENVIRONMENT}, so it is not a run; give an empty folder"
+            )
     with _file_errors(path):
         write_text(path / _CONFIGURATION, dump_yaml(configuration))
         write_json(path / _ENVIRONMENT, environment)
@@ -272,7 +277,7 @@ def _continue(
                 "give the values of the run, or another folder"
             )
     with _file_errors(path):
-        log.repair(path / _LOG)
+        repair(path / _LOG, log.WHAT)
         write_text(path / _CONFIGURATION, dump_yaml(configuration))
         environment["resumed"] = [*environment.get("resumed", []), describe_environment(device)]
         write_json(path / _ENVIRONMENT, environment)
@@ -298,7 +303,7 @@ def _first_difference(before: Any, now: Any, name: str = "") -> str | None:
             inner = f"{name}.{key}" if name else str(key)
             if key not in now or key not in before:
                 here, there = ("the run", "this call") if key in before else ("this call", "the run")
-                return f"{inner} stands in {here} but not in {there}"
+                return f"{inner} is set in {here} but not in {there}"
             difference = _first_difference(before[key], now[key], inner)
             if difference is not None:
                 return difference

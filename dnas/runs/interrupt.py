@@ -12,14 +12,14 @@ from typing_extensions import Self
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run stopped because the user asked for it; the message says how far it came and how to go on."""
+    """The user stopped a run; the message says how far it got and how to resume it."""
 
 
 class Interrupt:
     """Context manager: the first SIGINT or SIGTERM only sets :attr:`requested`, the second raises KeyboardInterrupt.
 
-    A loop inside asks for ``requested`` after every step and leaves by itself. The handlers that were there before come
-    back at the end. Outside the main thread, where Python allows no handlers, it does nothing.
+    A loop inside checks ``requested`` after every step and ends itself. The previous handlers are restored at the end.
+    Outside the main thread, where Python allows no handlers, it does nothing.
     """
 
     def __init__(self, notify: Callable[[str], object] | None = None) -> None:
@@ -33,7 +33,7 @@ class Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 previous = signal.getsignal(number)
-                # None means that something other than Python set the handler: Python could not put it back.
+                # None: the handler was not set by Python, which then cannot restore it.
                 if previous is not None:
                     self._previous[number] = previous
                     signal.signal(number, self._handle)
@@ -48,7 +48,7 @@ class Interrupt:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            # A data worker forked from this process: Ctrl-C reaches it too, but its parent decides when it ends.
+            # A data worker, forked from this process: Ctrl-C reaches it too, but its parent ends it.
             if number == signal.SIGTERM:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The state of the global random generators, as plain containers and tensors that a checkpoint may hold."""
+"""The state of the global random generators, as plain containers and tensors for a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def rng_state() -> dict[str, Any]:
-    """The states of Python's, numpy's and torch's generators, and of every GPU's once CUDA is in use."""
+    """The states of the generators of Python, numpy, torch and, once CUDA is in use, every GPU."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
@@ -24,7 +24,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Put the generators back to where :func:`rng_state` found them; states of absent GPUs are left out."""
+    """Restore the generators to a state from :func:`rng_state`; states of absent GPUs are ignored."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -35,7 +35,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 def seed_everything(*entropy: int) -> None:
-    """Seed Python's, numpy's and torch's generators from several whole numbers, such as (seed, epoch, rank).
+    """Seed the generators of Python, numpy and torch from several integers, such as (seed, epoch, rank).
 
     Neighbouring numbers give unrelated streams (numpy's SeedSequence mixes them).
     """

@@ -13,16 +13,16 @@ from dnas.errors import UserError
 class TensorBoardMirror:
     """Writes the numbers of each log record as scalars named by their dotted path, one writer per kind of record.
 
-    The horizontal axis counts the records of that kind, so that it goes on across epochs and resumptions.
+    The step counts the records of that kind, so it continues across epochs and resumptions.
     """
 
     def __init__(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-        """``records`` are those already in the log: points beyond them, of epochs to be done again, are dropped."""
+        """``records`` are those in the log; later points, of epochs that are repeated, are dropped."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError(
-                "TensorBoard is not installed: pip install 'dnas[tensorboard]', or go without --tensorboard"
+                "TensorBoard is not installed: pip install 'dnas[tensorboard]', or leave --tensorboard out"
             ) from None
         self._open: Any = SummaryWriter
         self._path = path

@@ -1,6 +1,6 @@
-"""Other runtimes than PyTorch: trace a module, write it as ONNX, run it in ONNX Runtime, OpenVINO or TensorRT.
+"""Runtimes other than PyTorch: trace a module, export it to ONNX, run it in ONNX Runtime, OpenVINO or TensorRT.
 
-What latency tables measure and what files are exported both stand on this.
+Measuring latencies and exporting networks both use this package.
 """
 
 from dnas.runtimes.onnx_model import onnx_content, operator_onnx

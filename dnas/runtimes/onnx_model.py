@@ -1,4 +1,4 @@
-"""From a ``torch.export`` program to the content of an ONNX file."""
+"""Exporting a ``torch.export`` program to ONNX."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def onnx_content(
     metadata: Mapping[str, str] | None = None,
     opset: int = OPSET,
 ) -> bytes:
-    """The program as the content of an ONNX file, checked, without notes about this machine."""
-    import onnx  # which a search, that imports this module for its tables, does without
+    """The program as the content of an ONNX file, checked, without paths of this machine."""
+    import onnx  # not needed by a search, which imports this module for its latency table
 
     try:
         with quiet_torch():
@@ -49,7 +49,7 @@ def onnx_content(
 
 
 def operator_onnx(module: nn.Module, shapes: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32) -> bytes:
-    """A module of inputs of these shapes as ONNX, BatchNorms folded; inputs, weights and outputs are of ``dtype``."""
+    """A module with inputs of these shapes as ONNX, BatchNorms folded; inputs, weights and outputs have ``dtype``."""
     program = trace_operator(module, shapes, dtype=dtype)
     with torch.inference_mode(False):
         names = [f"input_{index}" for index in range(len(shapes))]
@@ -57,7 +57,7 @@ def operator_onnx(module: nn.Module, shapes: Sequence[Sequence[int]], dtype: tor
 
 
 def _strip(model: Any) -> None:
-    """Drop the exporter's notes: stack traces with the paths of this machine, larger than a small network's weights."""
+    """Drop the exporter's metadata: stack traces with paths of this machine, larger than a small network."""
     for holder in [model, model.graph, *model.functions]:
         _strip_graph(holder)
 

@@ -1,6 +1,6 @@
-"""ONNX Runtime behind a module's face.
+"""ONNX Runtime as a module.
 
-It is loaded where it is used: a search, which imports this package for its tables, does without.
+The package is imported when it is used: a search imports this module for its latency table but does not need it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TORCH_TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16
 
 
 class OnnxModule(OpaqueModule):
-    """An ONNX Runtime session. On CUDA inputs and outputs stay on the device."""
+    """An ONNX Runtime session. On CUDA, inputs and outputs stay on the device."""
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class OnnxModule(OpaqueModule):
         tf32: bool = False,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
-        """``model``: a file's path or content. ``threads``: CPU threads of one operator, None for one a core.
+        """``model``: path or content of a file. ``threads``: CPU threads of one operator, None for one per core.
 
-        On CUDA, ``tf32`` lets float32 convolutions use TF32, and ``stream`` is the stream that the session queues its
-        work on, None for one of its own.
+        On CUDA, ``tf32`` allows TF32 in float32 convolutions, and ``stream`` is the stream of the session, None for its
+        own.
         """
         import onnxruntime
 
         super().__init__(torch.device(device))
-        onnxruntime.disable_telemetry_events()  # what is measured here is nobody else's business
+        onnxruntime.disable_telemetry_events()  # measurements are private
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
@@ -65,9 +65,9 @@ class OnnxModule(OpaqueModule):
         return logits
 
     def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
-        """A call that runs the session once on these inputs, without any copy between ONNX Runtime and PyTorch.
+        """A function that runs the session once on these inputs, without copies between ONNX Runtime and PyTorch.
 
-        The inputs lie on the device of the session; all shapes in the model must be fixed.
+        The inputs are on the device of the session; all shapes in the model must be fixed.
         """
         import onnxruntime
 
@@ -92,8 +92,8 @@ class OnnxModule(OpaqueModule):
             return run
         side = self.stream
         if side is None:
-            raise ValueError("a session on CUDA needs a stream of PyTorch's before it can be bound")
-        # The host must not wait for the device at every call: other backends do not either.
+            raise ValueError("a session on CUDA needs a stream of PyTorch to be bound")
+        # The host must not wait for the device in every call, as it does not for other backends.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
         def queue(_held: object = held) -> tuple[torch.Tensor, ...]:
@@ -106,7 +106,7 @@ class OnnxModule(OpaqueModule):
 def execution_provider(
     device: torch.device, *, tf32: bool = False, stream: torch.cuda.Stream | None = None
 ) -> str | tuple[str, dict[str, Any]]:
-    """The execution provider for ``device`` with its options; one that is not there is a :class:`UserError`."""
+    """The execution provider for ``device`` with its options; :class:`UserError` if it is not installed."""
     if device.type == "cpu":
         return "CPUExecutionProvider"
     import onnxruntime
@@ -118,7 +118,7 @@ def execution_provider(
             options["user_compute_stream"] = str(stream.cuda_stream)
         return ("CUDAExecutionProvider", options)
     raise UserError(
-        f"ONNX Runtime here runs on {', '.join(available)} and not on {device}; use --device cpu or install "
+        f"the installed ONNX Runtime runs on {', '.join(available)} and not on {device}; use --device cpu or install "
         "onnxruntime-gpu in place of onnxruntime"
     )
 

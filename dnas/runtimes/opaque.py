@@ -1,4 +1,4 @@
-"""What all runtimes share: a module that PyTorch leaves alone, and work queued beside PyTorch's own stream."""
+"""Shared by all runtimes: a module that PyTorch does not copy or move, and work on a second CUDA stream."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-# Runs once on inputs and outputs that were bound before, and returns the outputs, the same tensors at every call.
+# Runs once on inputs and outputs that were bound before and returns the outputs, the same tensors in every call.
 BoundRun = Callable[[], tuple[torch.Tensor, ...]]
 
 
 class OpaqueModule(nn.Module):
-    """A module around something that PyTorch cannot copy, move or switch to eval mode."""
+    """A module that wraps something PyTorch cannot copy, move or set to eval mode."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -25,10 +25,10 @@ class OpaqueModule(nn.Module):
 
 
 def beside_current_stream(enqueue: Callable[[], object], side: torch.cuda.Stream) -> None:
-    """Queue work on the stream ``side``: after what the current stream holds, and before what it is given next.
+    """Queue work on the stream ``side``, after the work on the current stream and before what is queued there next.
 
-    Runtimes want a stream that is not the default one, on which some of them synchronise with the host at every call.
-    Events on the current stream around this call still enclose the work.
+    On the default stream some runtimes synchronise with the host in every call, so they get another one. Events on the
+    current stream around this call still enclose the work.
     """
     current = torch.cuda.current_stream(side.device)
     side.wait_stream(current)

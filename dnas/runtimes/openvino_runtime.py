@@ -1,4 +1,4 @@
-"""OpenVINO behind a module's face: an optional runtime for CPUs, its precision pinned."""
+"""OpenVINO as a module: an optional runtime for CPUs, with a fixed precision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from dnas.errors import UserError
 from dnas.runtimes.opaque import BoundRun, OpaqueModule
 
-# OpenVINO's names of precisions: as a hint for computing, and in the list of what a device can do.
+# OpenVINO's names of precisions: in the hint for a model, and in the list of a device's capabilities.
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
 
@@ -32,16 +32,16 @@ def import_openvino() -> Any:
 
 @functools.cache
 def _core(openvino: Any) -> Any:
-    """The one ``Core`` of this process, which is never given up: with the last one OpenVINO unloads its libraries.
+    """The only ``Core`` of this process, which is kept for good: without one OpenVINO unloads its libraries.
 
-    What they had asked to be called when the process forks would then be called all the same, and crash it.
+    Their fork handlers would stay registered, and crash the process when it forks.
     """
     return openvino.Core()
 
 
 @contextmanager
 def _without(package: str) -> Iterator[None]:
-    """Let ``package`` seem absent: importing OpenVINO would report to its makers, from a thread of its own."""
+    """Hide ``package``: importing OpenVINO would otherwise send telemetry from a thread of its own."""
     hidden = sys.modules.get(package)
     sys.modules[package] = None  # type: ignore[assignment]
     try:
@@ -53,7 +53,7 @@ def _without(package: str) -> Iterator[None]:
 
 
 def cpu_lacks(openvino: Any, precision: str) -> bool:
-    """Whether OpenVINO would only emulate, or not accept, this precision on the CPU of this machine."""
+    """Whether OpenVINO would emulate or refuse this precision on the CPU of this machine."""
     known = _core(openvino).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return _CAPABILITIES.get(precision) not in known
 
@@ -64,7 +64,7 @@ class OpenVinoModule(OpaqueModule):
     def __init__(self, model: bytes, precision: str = "fp32", threads: int | None = None) -> None:
         """``model`` is the content of an ONNX file; ``threads`` None leaves their number to OpenVINO.
 
-        The precision is pinned: left alone, OpenVINO computes float32 models in bfloat16 wherever the CPU can.
+        The precision is fixed: by default OpenVINO computes float32 models in bfloat16 if the CPU supports it.
         """
         super().__init__(torch.device("cpu"))
         self._openvino = import_openvino()
@@ -87,9 +87,9 @@ class OpenVinoModule(OpaqueModule):
         return torch.from_numpy(self._request.infer([images.contiguous().numpy()], share_inputs=True)[0])
 
     def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
-        """A call that runs the model once on these inputs, without any copy between OpenVINO and PyTorch.
+        """A function that runs the model once on these inputs, without copies between OpenVINO and PyTorch.
 
-        The inputs are of the model's types; all shapes in the model must be fixed.
+        The inputs have the model's types; all shapes in the model must be fixed.
         """
         held = [tensor.contiguous() for tensor in inputs]
         types = {getattr(self._openvino.Type, name): value for name, value in _TYPES.items()}
@@ -109,7 +109,7 @@ class OpenVinoModule(OpaqueModule):
         return run
 
     def _shared(self, tensor: torch.Tensor) -> Any:
-        """OpenVINO's view of a tensor's memory; bfloat16, which NumPy does not know, passes as 16-bit integers."""
+        """OpenVINO's view of a tensor's memory; bfloat16, which NumPy does not have, is passed as int16."""
         if tensor.dtype == torch.bfloat16:
             shape = self._openvino.Shape(list(tensor.shape))
             return self._openvino.Tensor(tensor.view(torch.int16).numpy(), shape, self._openvino.Type.bf16)

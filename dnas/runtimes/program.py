@@ -1,4 +1,4 @@
-"""A ``torch.export`` program as a module that PyTorch code can call, compare and time."""
+"""A ``torch.export`` program as a module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dnas.runtimes.trace import unguarded_module
 
 
 class ProgramModule(OpaqueModule):
-    """A ``torch.export`` program on ``device``, in the precision that it was exported in."""
+    """A ``torch.export`` program on ``device``, in the precision of its export."""
 
     def __init__(self, program: ExportedProgram, device: str | torch.device = "cpu") -> None:
         super().__init__(torch.device(device))

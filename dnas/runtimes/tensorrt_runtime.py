@@ -1,4 +1,4 @@
-"""TensorRT behind a module's face: build an engine from ONNX, and run it."""
+"""TensorRT: building an engine from ONNX, and running it as a module."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def import_tensorrt() -> Any:
 
 
 def build_engine(trt: Any, model: bytes, workspace_bytes: int = WORKSPACE_BYTES, *, tf32: bool = False) -> bytes:
-    """Serialised engine of the content of an ONNX file, for the current CUDA device.
+    """The serialised engine for the content of an ONNX file, built for the current CUDA device.
 
-    The network is strongly typed, that is in the ONNX file's own types: TensorRT 11 knows nothing else, and TensorRT 10
-    then does not silently lower the precision. ``tf32`` lets float32 layers multiply in TF32.
+    The network is strongly typed, in the types of the ONNX file: TensorRT 11 supports nothing else, and TensorRT 10
+    then does not lower the precision. ``tf32`` allows TF32 in float32 layers.
     """
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
@@ -44,7 +44,7 @@ def build_engine(trt: Any, model: bytes, workspace_bytes: int = WORKSPACE_BYTES,
         config.clear_flag(trt.BuilderFlag.TF32)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise UserError(f"TensorRT {trt.__version__} could not build an engine; its own message stands above")
+        raise UserError(f"TensorRT {trt.__version__} could not build an engine; see its message above")
     return bytes(engine)
 
 
@@ -58,7 +58,7 @@ class TensorRTModule(OpaqueModule):
             self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
             self._engine = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is None:
-                raise UserError("not a TensorRT engine for this GPU and this TensorRT version; export it anew here")
+                raise UserError("not a TensorRT engine for this GPU and this TensorRT version; export it again here")
             self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self.inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
@@ -77,12 +77,12 @@ class TensorRTModule(OpaqueModule):
         (logits,) = self._connect([images])
         stream = torch.cuda.current_stream(self.device)
         self._enqueue(stream)
-        # The engine reads the images after this call returns: their memory must not be given to another tensor before.
+        # The engine reads the images after this call returns: their memory must not be reused before.
         images.record_stream(stream)
         return logits
 
     def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
-        """A call that queues the engine once on these inputs, which lie on its device in its types."""
+        """A function that queues the engine once on these inputs, which are on its device and have its types."""
         held = [tensor.contiguous() for tensor in inputs]
         outputs = self._connect(held)
         new_stream: Any = torch.cuda.Stream
@@ -95,7 +95,7 @@ class TensorRTModule(OpaqueModule):
         return queue
 
     def _connect(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Give the engine the addresses of its inputs, in the order of its ONNX file, and of new outputs."""
+        """Set the addresses of the engine's inputs, in the order of its ONNX file, and of new outputs."""
         outputs = tuple(
             torch.empty(tuple(self._engine.get_tensor_shape(name)), device=self.device, dtype=self._dtype(name))
             for name in self.outputs

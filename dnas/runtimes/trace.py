@@ -1,4 +1,8 @@
-"""From a network to a ``torch.export`` program, with its BatchNorms folded into the convolutions before them."""
+"""Exporting a network to a ``torch.export`` program, with BatchNorms folded into the convolutions before them.
+
+The folding works on the exported graph. ``torch.fx.experimental.optimization.fuse`` needs a module that torch.fx can
+trace symbolically, which the networks here are not, as they read the sizes of their inputs.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +35,16 @@ def trace(
 ) -> ExportedProgram:
     """The network in eval mode on the CPU as a program of images (batch, 3, height, width).
 
-    ``batch`` None leaves the batch size open. Precision ``fp16`` computes in half precision inside and keeps float32
-    images and logits. The network itself is left as it is. Raises :class:`UserError` when it cannot be traced.
+    ``batch`` None leaves the batch size open. Precision ``fp16`` computes in half precision and keeps float32 images
+    and logits. The network itself is not changed. Raises :class:`UserError` if it cannot be traced.
     """
     height, width = input_size
     if height < 1 or width < 1 or (batch is not None and batch < 1):
-        raise UserError(f"input size {height}x{width}, batch {batch}: expected whole numbers from 1 up")
+        raise UserError(f"input size {height}x{width}, batch {batch}: expected integers of at least 1")
     if precision not in _DTYPES:
         raise UserError(f"export precision {precision!r} is unknown, known: {', '.join(_DTYPES)}")
     module = copy.deepcopy(network).eval().requires_grad_(False).to("cpu", torch.float32)
-    # A dynamic batch is traced at 2: torch.export takes sizes 0 and 1 for constants.
+    # A dynamic batch is traced at 2: torch.export treats sizes 0 and 1 as constants.
     images = torch.zeros(2 if batch is None else batch, 3, height, width)
     program = _export(module, (images,), dynamic=batch is None)
     if fold_batch_norm:
@@ -55,10 +59,10 @@ def trace_operator(
 ) -> ExportedProgram:
     """A module of one or several inputs, of these shapes (N, C, H, W), in eval mode on the CPU, BatchNorms folded.
 
-    Unlike :func:`trace`, inputs and outputs are of ``dtype`` too: an operator inside a network pays for no conversion.
-    The module itself is left as it is. Raises :class:`UserError` when it cannot be traced.
+    Unlike in :func:`trace`, inputs and outputs have ``dtype`` too: an operator inside a network converts nothing. The
+    module itself is not changed. Raises :class:`UserError` if it cannot be traced.
     """
-    # Called while measuring, in inference mode, whose tensors torch.export cannot trace.
+    # Measuring runs in inference mode, whose tensors torch.export cannot trace.
     with torch.inference_mode(False):
         copied = copy.deepcopy(module).eval().requires_grad_(False).to("cpu", torch.float32)
         inputs = tuple(torch.zeros(tuple(shape)) for shape in shapes)
@@ -82,7 +86,7 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamic: boo
 
 
 class _Cast(nn.Module):
-    """A traced program with its weights in ``dtype``, float32 on the outside."""
+    """A traced program that computes in ``dtype``, with float32 input and output."""
 
     def __init__(self, program: ExportedProgram, dtype: torch.dtype) -> None:
         super().__init__()
@@ -95,7 +99,7 @@ class _Cast(nn.Module):
 
 
 def unguarded_module(program: ExportedProgram) -> GraphModule:
-    """The program as a module that runs its graph and nothing else: no check of the inputs' shapes."""
+    """The program as a module that runs its graph without checking the shapes of the inputs."""
     module = program.module(check_guards=False)
     if not isinstance(module, GraphModule):
         raise TypeError(f"expected a graph, torch.export gave {type(module).__name__}")
@@ -103,7 +107,7 @@ def unguarded_module(program: ExportedProgram) -> GraphModule:
 
 
 def _folded(program: ExportedProgram) -> GraphModule:
-    """The program's graph with every BatchNorm that alone follows a convolution folded into its weights."""
+    """The program's graph, with a BatchNorm folded into a convolution if it is the only one that reads it."""
     module = unguarded_module(program)
     count = 0
     for node in list(module.graph.nodes):
@@ -122,7 +126,7 @@ def _folded(program: ExportedProgram) -> GraphModule:
 def _fold(module: GraphModule, convolution: Node, norm: Node, name: str) -> None:
     def value(argument: Any) -> torch.Tensor:
         tensor: torch.Tensor = attrgetter(argument.target)(module)
-        return tensor.double()  # so that the rounding of the products stays out of the weights
+        return tensor.double()  # so that the weights are rounded once
 
     def optional(argument: Any) -> torch.Tensor | None:
         return None if argument is None else value(argument)
@@ -152,7 +156,7 @@ def _fold(module: GraphModule, convolution: Node, norm: Node, name: str) -> None
 
 @contextmanager
 def quiet_torch() -> Iterator[None]:
-    """Keep the exporter's chatter about its own insides (deprecations, optional packages) off the console."""
+    """Suppress warnings of the exporter about its own code (deprecations, optional packages)."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

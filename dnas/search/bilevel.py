@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dnas.data import SegmentationDataset, split_halves
 from dnas.data.seeding import mix_seed
+from dnas.progress import Progress
 from dnas.runs import Interrupt, Interrupted, RunFolder
-from dnas.search.calibration import untracked_norms
+from dnas.search.calibration import freeze_bn_stats
 from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
 from dnas.search.gradients import GradientMonitor
@@ -23,7 +24,6 @@ from dnas.search.problem import BilevelProblem, Pass
 from dnas.search.session import SearchSession
 from dnas.training.device import DTYPES
 from dnas.training.optimizers import frozen, set_learning_rate
-from dnas.training.progress import Progress
 from dnas.training.schedules import exponential_decay
 
 
@@ -107,7 +107,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         self.progress.begin(f"{phase} epoch {epoch + 1}/{config.epochs}", steps)
         self._gradients = self._gradient_monitor()
         total = 0.0
-        with untracked_norms(self.problem.weights):
+        with freeze_bn_stats(self.problem.weights):
             for step, pair in enumerate(self._pairs(epoch, phase)):
                 started = time.perf_counter()
                 generator = torch.Generator().manual_seed(mix_seed("architecture", self.run.seed, epoch, step))

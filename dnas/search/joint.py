@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dnas.data import SegmentationDataset
 from dnas.data.seeding import mix_seed
+from dnas.progress import Progress
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.config import JointSearchConfig
 from dnas.search.latency_target import LatencyControl, LatencyTarget
@@ -18,7 +19,6 @@ from dnas.search.problem import JointProblem, Pass
 from dnas.search.session import SearchSession, spread
 from dnas.training.losses import resize_logits
 from dnas.training.optimizers import make_sgd, set_learning_rate
-from dnas.training.progress import Progress
 from dnas.training.schedules import schedule_factor
 
 

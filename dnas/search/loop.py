@@ -7,6 +7,8 @@ import dataclasses
 import torch
 
 from dnas.data import SegmentationDataset
+from dnas.device import resolve_device
+from dnas.progress import NoProgress, Progress
 from dnas.runs import Interrupt, RunFolder
 from dnas.search.bilevel import BilevelSearch
 from dnas.search.config import JointSearchConfig, SearchConfig
@@ -14,8 +16,6 @@ from dnas.search.joint import JointSearch
 from dnas.search.latency_target import LatencyTarget
 from dnas.search.problem import BilevelProblem, JointProblem
 from dnas.training.collector import settled_objects
-from dnas.training.device import resolve_device
-from dnas.training.progress import NoProgress, Progress
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
 """Training and validation images."""

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from dnas.data import IGNORE_LABEL, Batches, SegmentationDataset, batches, eval_transform, train_transform
 from dnas.errors import UserError
+from dnas.progress import Progress
 from dnas.runs import Interrupt, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
-from dnas.search.calibration import calibrate_norms
+from dnas.search.calibration import recalibrate_bn
 from dnas.search.config import JointSearchConfig, SearchConfig
 from dnas.search.problem import Pass, SearchProblem
 from dnas.training.device import (
@@ -28,7 +29,6 @@ from dnas.training.device import (
 )
 from dnas.training.losses import OhemCrossEntropy
 from dnas.training.metrics import SegmentationMetrics, join_sizes
-from dnas.training.progress import Progress
 
 CALIBRATION_BATCHES = 8
 """Batches that the statistics of an architecture are measured on before it is validated."""
@@ -259,7 +259,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
 
     def calibrate(self, forward: Pass) -> None:
         """Measure the statistics of the norms that ``forward`` uses, and put the network into evaluation mode."""
-        calibrate_norms(self.problem.weights, functools.partial(self._run, forward), self._calibration_batches())
+        recalibrate_bn(self.problem.weights, functools.partial(self._run, forward), self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Some images of the first part, whole as in validation: in crops the coarsest maps are mostly border."""

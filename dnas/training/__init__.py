@@ -10,25 +10,20 @@ from dnas.training.device import (
     make_scaler,
     peak_memory_mb,
     reset_peak_memory,
-    resolve_device,
     resolve_precision,
     tuned_convolutions,
 )
 from dnas.training.losses import OhemCrossEntropy, distillation_loss, resize_logits
 from dnas.training.metrics import Evaluation, SegmentationMetrics, evaluate
 from dnas.training.optimizers import make_sgd, set_learning_rate
-from dnas.training.progress import NoProgress, Progress, RichProgress
 from dnas.training.retrain import RetrainResult, retrain
 from dnas.training.schedules import cosine_decay, exponential_decay, linear_warm_up, poly_decay
 
 __all__ = [
     "Evaluation",
-    "NoProgress",
     "OhemCrossEntropy",
-    "Progress",
     "RetrainConfig",
     "RetrainResult",
-    "RichProgress",
     "SegmentationMetrics",
     "autocast",
     "cosine_decay",
@@ -44,7 +39,6 @@ __all__ = [
     "poly_decay",
     "reset_peak_memory",
     "resize_logits",
-    "resolve_device",
     "resolve_precision",
     "retrain",
     "set_learning_rate",

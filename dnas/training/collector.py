@@ -1,4 +1,4 @@
-"""Python's garbage collector, during long loops."""
+"""Python's garbage collector during long loops."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def settled_objects() -> Iterator[None]:
-    """Within, the collector looks at objects made since, not again and again at the million that imports leave.
+    """Within, the collector only examines objects made since, not the million that imports leave.
 
-    Every third or fourth step of a search it did so for a third of a second, all threads waiting.
+    Otherwise it does so in every third or fourth step of a search, for a third of a second with all threads waiting.
     """
-    if gc.get_freeze_count():  # somebody else's decision
+    if gc.get_freeze_count():  # another caller has decided
         yield
         return
     gc.freeze()

@@ -14,18 +14,18 @@ from dnas.training.losses import Direction
 class RetrainConfig:
     """SGD with momentum, OHEM cross-entropy and distillation; the defaults are RegSeg's where FasterSeg is silent.
 
-    batch_size: images a step and process.
-    schedule: "poly" and "cosine" fall to 0 over all steps, "exponential" by ``exponential_decay`` an epoch; the first
-        ``warm_up_steps`` steps multiply it with a line from ``warm_up_start`` to 1.
+    batch_size: images per step and process.
+    schedule: "poly" and "cosine" fall to 0 over all steps, "exponential" by ``exponential_decay`` per epoch; in the
+        first ``warm_up_steps`` steps it is multiplied by a factor that rises linearly from ``warm_up_start`` to 1.
     decay_norms_and_biases: whether ``weight_decay`` acts on normalisations and biases too.
-    gradient_clipping: the largest norm of all gradients together; null for none.
-    ohem_threshold: a pixel is hard when the probability of its true class is below; null for plain cross-entropy.
-    ohem_min_fraction: the share of the valid pixels that is averaged when fewer are hard.
-    auxiliary_weights: of the auxiliary heads of a network that has them, in their order.
-    distillation_weight, distillation_direction, distillation_temperature: used where there is a teacher; the direction
+    gradient_clipping: the largest norm of all gradients, taken as one vector; null for none.
+    ohem_threshold: a pixel is hard if the probability of its true class is below it; null for plain cross-entropy.
+    ohem_min_fraction: the share of the valid pixels that is averaged if fewer are hard.
+    auxiliary_weights: weights of the losses of auxiliary heads, in the order of the heads.
+    distillation_weight, distillation_direction, distillation_temperature: used if there is a teacher; the direction
         is that of the Kullback-Leibler divergence, "student_teacher" in FasterSeg Eq. 4.
     precision: "auto" is bf16 (fp16 on older GPUs) on CUDA and fp32 on the CPU.
-    workers: processes that read images ahead.
+    workers: processes that read and augment images ahead.
     validate_every: epochs between validations; the last epoch is always validated.
     """
 

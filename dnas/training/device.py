@@ -1,4 +1,4 @@
-"""Where to compute and how precisely: the one place that knows accelerate."""
+"""Precision, distribution and memory of training; the only module that uses accelerate."""
 
 from __future__ import annotations
 
@@ -19,28 +19,8 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def resolve_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for; None or "auto" is the GPU where there is one.
-
-    Raises :class:`UserError` for an unknown name or a GPU that is not there.
-    """
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from None
-    if resolved.type not in ("cpu", "cuda"):
-        raise UserError(f"device {str(device)!r}: expected auto, cpu, cuda or cuda:N")
-    if resolved.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (resolved.index or 0) >= count:
-            raise UserError(f"device {str(device)!r}: PyTorch sees {count} CUDA devices here; use cpu or another one")
-    return resolved
-
-
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "fp16", "bf16"]:
-    """The precision to compute in: "auto" is bf16 (fp16 on GPUs without it) on CUDA and fp32 on the CPU.
+    """The precision to compute in: "auto" is bf16 on CUDA (fp16 on GPUs without bf16) and fp32 on the CPU.
 
     Raises :class:`UserError` for fp16 on the CPU, where training in it is neither fast nor stable.
     """
@@ -54,7 +34,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """A context in which modules compute in ``precision``; nothing changes for fp32."""
+    """A context in which modules compute in ``precision``; it does nothing for fp32."""
     resolved = resolve_precision(precision, device)
     if resolved == "fp32":
         return contextlib.nullcontext()
@@ -62,13 +42,13 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 
 def make_accelerator(device: torch.device) -> Accelerator:
-    """An Accelerator for this device, distributed over the processes when torchrun started this one.
+    """An Accelerator for this device, distributed over all processes if torchrun started this one.
 
-    It places and parallelises modules. Precision stays with :func:`autocast` and :func:`make_scaler`: accelerate would
-    replace the network's ``forward`` for it, and leave traces that an export finds.
+    It moves and parallelises modules. Precision is left to :func:`autocast` and :func:`make_scaler`: accelerate would
+    replace the network's ``forward`` for it, which an export would notice.
     """
-    # accelerate keeps the device of a process's first Accelerator for good; a search on one device and a retraining on
-    # another may well follow each other. An existing process group is found and kept.
+    # accelerate keeps the device of the first Accelerator of a process, but a search on one device may be followed by a
+    # retraining on another. An existing process group is found and kept.
     AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ:
         torch.cuda.set_device(device)
@@ -76,21 +56,21 @@ def make_accelerator(device: torch.device) -> Accelerator:
 
 
 def end_processes() -> None:
-    """Leave the process group, if torchrun made one; call it at the end of a command."""
+    """Leave the process group if there is one; to be called at the end of a command."""
     if torch.distributed.is_initialized():
-        # Without the barrier a process that ends early makes the others crash at exit now and then.
+        # Without the barrier a process that ends early sometimes makes the others crash at exit.
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
 def make_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
-    """Scales losses so that fp16 gradients do not vanish; passes everything through in the other precisions."""
+    """A scaler of losses that keeps fp16 gradients from vanishing; it does nothing in the other precisions."""
     return torch.amp.GradScaler(device.type, enabled=resolve_precision(precision, device) == "fp16")
 
 
 @contextlib.contextmanager
 def tuned_convolutions(device: torch.device) -> Iterator[None]:
-    """Let cuDNN try its algorithms and keep the fastest for each size, inside this context; nothing on the CPU."""
+    """A context in which cuDNN tries its algorithms and uses the fastest for each size; nothing on the CPU."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before or device.type == "cuda"
     try:
@@ -100,13 +80,13 @@ def tuned_convolutions(device: torch.device) -> Iterator[None]:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new measurement of the GPU's peak; the process's own peak cannot be reset."""
+    """Reset the peak of :func:`peak_memory_mb` on a GPU; the peak of a process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The peak in MiB: of memory allocated on a GPU since the reset, of the whole process on the CPU."""
+    """Peak memory in MiB: allocated on a GPU since the reset, or that of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

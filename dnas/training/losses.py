@@ -17,7 +17,7 @@ Direction = Literal["student_teacher", "teacher_student"]
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (N, classes, h, w) resized bilinearly to ``size`` (height, width); unchanged when they have that size."""
+    """Logits (N, classes, h, w) resized bilinearly to ``size`` (height, width); unchanged if they have that size."""
     if logits.shape[-2:] == torch.Size(size):
         return logits
     return resize(logits, size)
@@ -26,9 +26,9 @@ def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
 class OhemCrossEntropy(nn.Module):
     """Cross-entropy averaged over the hard pixels: online hard example mining.
 
-    A pixel is hard when the probability of its true class is below ``threshold``. When fewer than ``min_kept`` pixels
-    of the batch are hard, the ``min_kept`` pixels with the largest losses are averaged instead. Ignored pixels count
-    nowhere.
+    A pixel is hard if the probability of its true class is below ``threshold``. If fewer than ``min_kept`` pixels of
+    the batch are hard, the ``min_kept`` pixels with the largest losses are averaged instead. Ignored pixels are not
+    counted.
 
     RegSeg states the rule by losses: "averages pixel losses that are over 0.3 or averages the top 1/16 pixel losses if
     the original proportion is less than 1/16" (regseg_v3, section 4.2): use :meth:`over_loss`. FasterSeg (Appendix F),
@@ -41,7 +41,7 @@ class OhemCrossEntropy(nn.Module):
     ) -> None:
         """``threshold`` is a probability in (0, 1], None for the plain cross-entropy of all valid pixels.
 
-        ``min_kept`` is a number of pixels when it is an int, a fraction of the batch's valid pixels when it is a float.
+        ``min_kept`` is a number of pixels if it is an int, a fraction of the batch's valid pixels if it is a float.
         Raises ValueError for values out of range.
         """
         super().__init__()
@@ -55,22 +55,22 @@ class OhemCrossEntropy(nn.Module):
 
     @classmethod
     def over_loss(cls, loss: float = 0.3, min_kept: float = 1 / 16) -> OhemCrossEntropy:
-        """The rule by loss instead of probability, a pixel is hard when its loss exceeds ``loss``; RegSeg's values."""
+        """The rule by loss instead of probability: a pixel is hard if its loss exceeds ``loss``. Defaults: RegSeg's."""
         return cls(math.exp(-loss), min_kept)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss over hard pixels, a scalar in float32 even inside autocast; 0 when no pixel is valid.
+        """The mean loss over hard pixels, a float32 scalar even inside autocast; 0 if no pixel is valid.
 
-        ``logits`` (N, classes, h, w) are resized to ``labels`` (N, H, W), int64. The gradient is found with the loss,
-        so that all that is kept for the backward pass is of the size of the logits: give them as small as they are. (It
-        cannot be differentiated again.)
+        ``logits`` (N, classes, h, w) are resized to ``labels`` (N, H, W), int64. The gradient is computed together with
+        the loss, so only a tensor of the size of the logits is saved for the backward pass: pass them before any
+        upsampling. The gradient cannot be differentiated again.
         """
         loss: Tensor = _OhemCrossEntropy.apply(logits, labels, self)
         return loss
 
     def mean_and_shares(self, losses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean over hard pixels of the losses (N, H, W), and what each pixel has to do with it, of that shape."""
-        # Ignored pixels have loss 0, exactly: they are never hard, and last in the order of losses.
+        """The mean of the losses (N, H, W) over hard pixels, and the share of each pixel in it, of the same shape."""
+        # The loss of ignored pixels is exactly 0: they are never hard, and last in the order of losses.
         valid = labels != self.ignore_label
         if self.threshold is None:
             shares = valid.to(losses.dtype) / valid.sum().clamp(min=1)
@@ -79,7 +79,7 @@ class OhemCrossEntropy(nn.Module):
         num_valid, num_hard = torch.stack([valid.sum(), hard.sum()]).tolist()
         kept = self._number_kept(num_valid)
         if num_hard >= max(kept, 1):
-            # A product rather than a selection, so that a NaN anywhere is not hidden.
+            # A product and not a selection, so that a NaN in any pixel shows.
             return (losses * hard).sum() / num_hard, hard.to(losses.dtype) / num_hard
         shares = torch.zeros_like(losses)
         if kept:
@@ -90,7 +90,7 @@ class OhemCrossEntropy(nn.Module):
     def _number_kept(self, num_valid: int) -> int:
         if isinstance(self.min_kept, int):
             return min(self.min_kept, num_valid)
-        # At least one pixel, so that a tiny crop still teaches something.
+        # At least one pixel, so that a tiny crop has a gradient.
         return min(max(1, math.floor(self.min_kept * num_valid)), num_valid) if self.min_kept > 0 else 0
 
 
@@ -98,7 +98,7 @@ class _OhemCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, criterion: OhemCrossEntropy) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
-            # In float32 until it is multiplied: scaled losses are there because float16 would round it to 0.
+            # In float32 until the scaled loss multiplies it: float16 would round it to 0.
             small = _at_least_float32(logits).detach().requires_grad_(ctx.needs_input_grad[0])
             with torch.enable_grad():
                 resized = resize_logits(small, (labels.shape[-2], labels.shape[-1]))
@@ -106,7 +106,7 @@ class _OhemCrossEntropy(torch.autograd.Function):
             losses = F.nll_loss(found, labels, ignore_index=criterion.ignore_label, reduction="none")
             loss, shares = criterion.mean_and_shares(losses, labels)
             if ctx.needs_input_grad[0]:
-                # Of a pixel's loss by its logits: the probabilities, less 1 for the true class.
+                # The derivative of a pixel's loss by its logits: the probabilities, minus 1 for the true class.
                 gradient = found.exp_()
                 of_truth = labels.masked_fill(labels == criterion.ignore_label, 0)[:, None]
                 gradient.scatter_add_(1, of_truth, gradient.new_full((1, 1, 1, 1), -1.0).expand_as(of_truth))
@@ -136,8 +136,8 @@ def distillation_loss(
     ``direction`` "student_teacher" is KL(q_s || q_t) of FasterSeg Eq. 4, "teacher_student" is the usual KL(q_t || q_s).
     Logits are (N, classes, h, w); both are resized to ``labels`` (N, H, W), whose ignored pixels are left out, or
     without labels the teacher's to the student's. Both are divided by ``temperature``, and the loss is multiplied by
-    its square so that the gradients keep their size. The teacher gets no gradient. A float32 scalar even inside
-    autocast; 0 when no pixel is valid. Raises :class:`UserError` when the class counts differ.
+    its square so that the gradients keep their magnitude. The teacher gets no gradient. The result is a float32 scalar
+    even inside autocast; 0 if no pixel is valid. Raises :class:`UserError` if the numbers of classes differ.
     """
     if student_logits.shape[1] != teacher_logits.shape[1]:
         raise UserError(

@@ -13,17 +13,17 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dnas.data import IGNORE_LABEL, AugmentationConfig, Batches, SegmentationDataset, batches, eval_transform
 from dnas.errors import UserError
+from dnas.progress import NoProgress, Progress
 from dnas.training.device import Precision, autocast
 from dnas.training.losses import resize_logits
-from dnas.training.progress import NoProgress, Progress
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a network scores on a dataset; every figure is a fraction, 0 to 1."""
+    """The scores of a network on a dataset, as fractions from 0 to 1."""
 
     miou: float
-    """Mean of the intersections over union of the classes that occur in labels or predictions."""
+    """Mean intersection over union of the classes that occur in labels or predictions."""
     iou: dict[str, float | None]
     """Per class; None for a class that occurs in neither."""
     pixel_accuracy: float
@@ -35,21 +35,21 @@ class Evaluation:
 
 
 class SegmentationMetrics:
-    """Accumulates a confusion matrix; with torchrun :meth:`result` adds up those of all processes, all must call it."""
+    """Accumulates a confusion matrix. With torchrun :meth:`result` adds up all processes, all of which must call it."""
 
     def __init__(self, class_names: Sequence[str], device: torch.device | str = "cpu") -> None:
         self._names = tuple(class_names)
         matrix = MulticlassConfusionMatrix(len(self._names), ignore_index=IGNORE_LABEL, validate_args=False)
         self._matrix = matrix.to(device)
         self._images = SumMetric().to(device)
-        # torchmetrics warns of a result without data, which is what a process without a share of the images has.
+        # torchmetrics warns about a result without data, which a process without a share of the images would have.
         self._matrix.update(torch.zeros(1, device=device).long(), torch.full((1,), IGNORE_LABEL, device=device))
         self._images.update(0)
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Add a batch: ``predictions`` are logits (N, classes, h, w), resized to ``labels`` (N, H, W), or classes.
 
-        Labels are class indices or 255. Raises :class:`UserError` when the logits are of another number of classes.
+        Labels are class indices or 255. Raises :class:`UserError` if the logits have another number of classes.
         """
         if predictions.ndim == 4:
             if predictions.shape[1] != len(self._names):
@@ -63,7 +63,7 @@ class SegmentationMetrics:
         self._images.update(labels.shape[0])
 
     def result(self) -> Evaluation:
-        """The figures so far; all 0 when no pixel was valid."""
+        """The scores so far; all 0 if no pixel was valid."""
         matrix = self._matrix.compute().double().cpu()
         images = int(self._images.compute())
         # Rows are the truth, columns the prediction.
@@ -96,13 +96,13 @@ def evaluate(
 ) -> Evaluation:
     """Score ``network`` on every image of ``dataset`` at the full size of its labels.
 
-    The logits are upsampled bilinearly to the label's size. Images of different sizes may be mixed: neighbours of one
-    size share a batch of up to ``batch_size``. Of ``augmentation`` only the normalisation counts. The network is moved
-    to ``device`` and left in the mode it was in. With several processes each scores every ``world``-th image.
-    Raises :class:`UserError` for an empty dataset and for a network of another number of classes.
+    The logits are upsampled bilinearly to the label's size. Images may have different sizes: consecutive ones of equal
+    size form batches of up to ``batch_size``. Of ``augmentation`` only the normalisation is used. The network is moved
+    to ``device`` and keeps its mode. With several processes each scores every ``world``-th image. Raises
+    :class:`UserError` for an empty dataset and for a network of another number of classes.
     """
     if len(dataset) == 0:
-        raise UserError(f"{dataset.name}: the split {dataset.split} holds no images to evaluate on")
+        raise UserError(f"{dataset.name}: the split {dataset.split} has no images to evaluate on")
     device = torch.device(device)
     progress = progress or NoProgress()
     metrics = SegmentationMetrics(dataset.labels.names, device)
@@ -129,7 +129,7 @@ def evaluate(
 def _one_by_one(
     dataset: SegmentationDataset, augmentation: AugmentationConfig, share: range, workers: int, pin_memory: bool
 ) -> Batches | None:
-    """Batches of one image each, in order; None when there are more processes than images and none is left."""
+    """Batches of one image each, in order; None if there are more processes than images and this one has none."""
     if not share:
         return None
     return batches(
@@ -147,7 +147,7 @@ def _one_by_one(
 
 
 def join_sizes(singles: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of one image joined into batches of up to ``batch_size`` neighbours of the same size."""
+    """Join batches of one image into batches of up to ``batch_size`` consecutive images of equal size."""
     waiting: list[tuple[Tensor, Tensor]] = []
     for images, labels in singles:
         if waiting and (len(waiting) == batch_size or waiting[0][0].shape != images.shape):

@@ -1,4 +1,4 @@
-"""What retraining minimises: hard pixels, auxiliary heads and the teacher's predictions."""
+"""The objective of retraining: hard pixels, auxiliary heads and distillation."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class BatchLoss:
     """The losses of one batch, scalars."""
 
     total: Tensor
-    """What is minimised, the weighted sum."""
+    """The weighted sum, which is minimised."""
     segmentation: Tensor
     distillation: Tensor
     """Unweighted; 0 without a teacher."""
 
 
 class Objective:
-    """The loss of a network's outputs; the teacher (already trained, or None) is only read."""
+    """The loss of a network's outputs; the teacher (a trained network, or None) is not trained."""
 
     def __init__(self, config: RetrainConfig, num_classes: int, teacher: nn.Module | None) -> None:
         self._config = config
@@ -36,13 +36,13 @@ class Objective:
 
     @property
     def distills(self) -> bool:
-        """Whether a teacher takes part."""
+        """Whether there is a teacher."""
         return self._teacher is not None
 
     def __call__(self, outputs: Any, images: Tensor, labels: Tensor) -> BatchLoss:
         """``outputs`` of the network in training mode for ``images`` (N, 3, H, W): logits, or logits and auxiliary.
 
-        Raises :class:`UserError` when the network has another number of classes, or of auxiliary heads, than asked for.
+        Raises :class:`UserError` if the number of classes or of auxiliary heads differs from the configuration.
         """
         logits, *auxiliary = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
         weights = self._config.auxiliary_weights

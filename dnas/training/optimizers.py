@@ -26,10 +26,10 @@ def make_sgd(
     leave_out: Iterable[nn.Parameter] = (),
     fused: bool = False,
 ) -> torch.optim.SGD:
-    """SGD over the trainable parameters of ``network`` but those to ``leave_out``, which another optimiser trains.
+    """SGD over the trainable parameters of ``network``, except ``leave_out``, which another optimiser trains.
 
     Unless ``decay_norms_and_biases``, parameters of at most one dimension (those of normalisations, and biases) are not
-    decayed, as RegSeg does for BatchNorm (regseg_v3, section 4.2). ``fused``: a step in one pass over the memory.
+    decayed, as in RegSeg for BatchNorm (regseg_v3, section 4.2). ``fused`` updates in one pass over the memory.
     """
     foreign = {id(parameter) for parameter in leave_out}
     trainable = [
@@ -43,7 +43,7 @@ def make_sgd(
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, fused=fused or None)
     if fused and momentum:
-        # The fused step wants all momenta or none, and here some weights get their first gradient later than others.
+        # The fused step needs all momenta or none, but some weights get their first gradient later than others.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -52,7 +52,7 @@ def make_sgd(
 
 @contextlib.contextmanager
 def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within, the parameters (all of which are trained otherwise) want no gradient, and nothing is kept for it."""
+    """Within, the parameters (which otherwise are all trained) require no gradient, and nothing is saved for one."""
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)

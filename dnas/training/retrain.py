@@ -1,4 +1,4 @@
-"""The retraining loop: a discrete network from its initial weights to the best on the validation images."""
+"""The retraining loop: training a discrete network from scratch and keeping its best weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dnas.data import SegmentationDataset, batches, train_transform
+from dnas.device import resolve_device
 from dnas.errors import UserError
+from dnas.progress import NoProgress, Progress
 from dnas.runs import Interrupt, Interrupted, RunFolder, load_into, seed_everything
 from dnas.training.config import RetrainConfig
 from dnas.training.device import (
@@ -20,13 +22,11 @@ from dnas.training.device import (
     make_scaler,
     peak_memory_mb,
     reset_peak_memory,
-    resolve_device,
     tuned_convolutions,
 )
 from dnas.training.metrics import Evaluation, evaluate
 from dnas.training.objective import Objective
 from dnas.training.optimizers import make_sgd, set_learning_rate
-from dnas.training.progress import NoProgress, Progress
 from dnas.training.schedules import schedule_factor
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
@@ -35,7 +35,7 @@ Splits = tuple[SegmentationDataset, SegmentationDataset]
 
 @dataclasses.dataclass(frozen=True)
 class RetrainResult:
-    """What a finished retraining came to; ``best_epoch`` (from 0) is the one whose weights are ``best.safetensors``."""
+    """The result of a retraining; the weights of ``best_epoch`` (counted from 0) are in ``best.safetensors``."""
 
     epochs: int
     best_epoch: int
@@ -52,15 +52,15 @@ def retrain(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> RetrainResult:
-    """Train ``network`` on the first of ``data``, validate it on the second, keep the best and last weights in ``run``.
+    """Train ``network`` on the first of ``data``, validate it on the second, save the best and last weights in ``run``.
 
-    The network takes images (N, 3, H, W) to logits (N, classes, h, w); in training mode it may return a tuple or list,
-    the logits and those of auxiliary heads. A ``teacher``, already trained, is distilled per pixel (FasterSeg, section
-    3.3). ``device`` None is the GPU where there is one. Started by torchrun, the processes share each step's work.
+    The network maps images (N, 3, H, W) to logits (N, classes, h, w); in training mode it may return a tuple or list of
+    the logits and those of auxiliary heads. A trained ``teacher`` is distilled per pixel (FasterSeg, section 3.3).
+    ``device`` None is the GPU if there is one. Processes started by torchrun share the work of each step.
 
-    When ``run`` holds a state, training goes on after its last finished epoch, and ends with the same weights (bit by
-    bit on the CPU) and the same log as if it had never stopped. Ctrl-C raises ``Interrupted`` after the current step.
-    Raises :class:`UserError` for too few images, other class counts, or a loss that is no longer finite.
+    If ``run`` has a state, training resumes after its last finished epoch and ends with the same weights (bit by bit on
+    the CPU) and the same log as without the interruption. Ctrl-C raises ``Interrupted`` after the current step. Raises
+    :class:`UserError` for too few images, for another number of classes, and for a loss that is no longer finite.
     """
     job = _Retraining(network, data, run, config, teacher, resolve_device(device), progress or NoProgress())
     try:
@@ -74,7 +74,7 @@ def retrain(
 
 
 class _Retraining:
-    """One retraining: the network, its optimiser and the best figures so far."""
+    """One retraining: the network, its optimiser and the best scores so far."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class _Retraining:
         self.run, self.config, self.progress = run, config, progress
         train_data, self.validation_data = data
         if len(self.validation_data) == 0:
-            raise UserError(f"{self.validation_data.name}: the split {self.validation_data.split} holds no images")
+            raise UserError(f"{self.validation_data.name}: the split {self.validation_data.split} has no images")
         self.accelerator = make_accelerator(device)
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
@@ -125,7 +125,7 @@ class _Retraining:
         self.best_miou, self.best_epoch = -math.inf, -1
 
     def restore(self) -> int:
-        """Take up the state in the run folder; returns the number of epochs already finished."""
+        """Load the state in the run folder, if any; returns the number of finished epochs."""
         state = self.run.load_state()
         if state is not None:
             try:
@@ -135,16 +135,16 @@ class _Retraining:
                     self.scaler.load_state_dict(state["scaler"])
                 self.best_miou, self.best_epoch = state["best"]["miou"], state["best"]["epoch"]
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise UserError(f"{self.run.path}: its state is not that of this retraining ({error})") from None
+                raise UserError(f"{self.run.path}: its state does not fit this retraining ({error})") from None
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
         self.trained = self.accelerator.prepare_model(self.network)
-        # No process may replace the state before all have read it.
+        # No process may replace the state before all of them have read it.
         self.accelerator.wait_for_everyone()
         return epoch
 
     def release(self) -> None:
-        """End the data workers and let go of the network."""
+        """End the data workers and free the memory."""
         self.batches.close()
         self.accelerator.free_memory()
 
@@ -152,7 +152,7 @@ class _Retraining:
         """Train, validate, log and save one epoch."""
         started = time.perf_counter()
         reset_peak_memory(self.device)
-        # Seeded anew each epoch, so that a resumed run draws the same noise in every process.
+        # Seeded in every epoch, so that a resumed run draws the same noise in every process.
         seed_everything(self.run.seed, epoch, self.rank)
         loss = self._train(epoch, interrupt)
         is_last = epoch + 1 == self.config.epochs
@@ -181,8 +181,8 @@ class _Retraining:
             loss = self._step(epoch, step, images, labels, interrupt)
             total += loss
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
-            # The last step's gradients: seen here before the weights are kept, or no resumption could mend it.
-            raise self._diverged("weights are no longer finite", epoch, len(self.batches) - 1)
+            # After the last step no loss would show it, and a saved state of such weights could not be resumed.
+            raise self._diverged("weights are not finite", epoch, len(self.batches) - 1)
         return total / len(self.batches)
 
     def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor, interrupt: Interrupt) -> float:
@@ -198,10 +198,10 @@ class _Retraining:
         loss = self.objective(outputs, images, labels)
         figures = torch.stack([loss.total, loss.segmentation, loss.distillation]).detach().double()
         stop = figures.new_tensor([float(interrupt.requested)])
-        # Averaged over the processes, so that they all go on, stop or fail at the same step.
+        # Averaged over the processes, so that they all continue, stop or fail at the same step.
         *values, requested = self.accelerator.reduce(torch.cat([figures, stop]), "mean").tolist()
         if not all(math.isfinite(value) for value in values):
-            raise self._diverged(f"loss became {values[0]}", epoch, step)
+            raise self._diverged(f"the loss is {values[0]}", epoch, step)
         self._update(loss.total)
         self.run.log(
             {
@@ -218,14 +218,14 @@ class _Retraining:
         self.progress.advance(loss=values[0], learning_rate=learning_rate)
         if requested > 0:
             raise Interrupted(
-                f"stopped in epoch {epoch + 1}; {epoch} of {self.config.epochs} epochs are kept in {self.run.path}, "
-                "go on with --resume"
+                f"stopped in epoch {epoch + 1}; {epoch} of {self.config.epochs} epochs are saved in {self.run.path}, "
+                "continue with --resume"
             )
         return float(values[0])
 
     def _diverged(self, what: str, epoch: int, step: int) -> UserError:
         return UserError(
-            f"the {what} in epoch {epoch + 1}, step {step + 1}: training has diverged; start again with a learning "
+            f"{what} in epoch {epoch + 1}, step {step + 1}: training has diverged; start again with a learning "
             f"rate below {self.config.learning_rate:g}, a longer warm-up, gradient clipping or fp32"
         )
 
@@ -241,7 +241,7 @@ class _Retraining:
     def _validate(self, epoch: int) -> Evaluation:
         self.progress.begin(f"validate {epoch + 1}/{self.config.epochs}", len(self.validation_data))
         if self.world > 1:
-            # Each process has its own running statistics; those of the first are saved, so they are the ones to score.
+            # Each process has its own running statistics; those of the first one are saved, so they are validated.
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         return evaluate(
@@ -270,5 +270,5 @@ class _Retraining:
             "scaler": self.scaler.state_dict(),
             "best": {"miou": self.best_miou, "epoch": self.best_epoch},
         }
-        # Last of all: until the state is replaced the epoch does not count, and is done again after a kill.
+        # Last: the epoch counts once the state is replaced; a run that is killed before repeats it.
         self.run.save_state(state, epoch + 1)

@@ -1,6 +1,6 @@
 """Learning rate schedules: pure functions from a position to a factor on the initial learning rate.
 
-A position counts finished steps (or epochs), so a schedule needs no state and a resumed run nothing to restore. Each
+A position is a number of finished steps (or epochs), so a schedule has no state that a resumed run would restore. Each
 fits ``torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: poly_decay(step, total))`` too.
 """
 
@@ -11,11 +11,11 @@ from typing import Literal, Protocol
 
 
 class Schedule(Protocol):
-    """A schedule as a configuration holds it; see :class:`~dnas.training.RetrainConfig`."""
+    """The fields of a configuration that define a schedule; see :class:`~dnas.training.RetrainConfig`."""
 
     @property
     def epochs(self) -> int:
-        """Epochs that the schedule is stretched over."""
+        """Number of epochs of the schedule."""
 
     @property
     def schedule(self) -> Literal["poly", "cosine", "exponential"]:
@@ -27,15 +27,15 @@ class Schedule(Protocol):
 
     @property
     def exponential_decay(self) -> float:
-        """Factor an epoch of "exponential"."""
+        """Factor per epoch of "exponential"."""
 
     @property
     def warm_up_steps(self) -> int:
-        """Steps of the line that the factor begins with."""
+        """Number of steps of the linear warm-up."""
 
     @property
     def warm_up_start(self) -> float:
-        """Where that line begins."""
+        """Factor at the first step of the warm-up."""
 
 
 def schedule_factor(config: Schedule, step: int, steps_per_epoch: int) -> float:

@@ -13,17 +13,9 @@ from torch import nn
 from derive import Architecture, deriver_of
 from derive.base import identity
 from dnas.errors import UserError
-from dnas.latency import (
-    Agreement,
-    Correction,
-    Effort,
-    LatencyTable,
-    Progress,
-    agreement,
-    fit_correction,
-    measure_networks,
-)
+from dnas.latency import Agreement, Correction, Effort, LatencyTable, agreement, fit_correction, measure_networks
 from dnas.latency.check import spread_evenly
+from dnas.progress import Progress
 from dnas.report import LatencyAgreement, agreement_scatter, save_figure
 from dnas.workflows.measuring import setup_of
 from search_spaces import SearchSpace
@@ -158,7 +150,7 @@ def check_table(
     seed: int = 0,
     effort: Effort | None = None,
     allow_mismatch: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
 ) -> CheckResult:
     """Measure sampled networks of ``space``, and those ``derived``, the way the table's operators were measured.
 

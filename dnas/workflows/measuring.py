@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dnas.latency import LatencyTable, Target, make_target
+from dnas.latency import LatencyTable, MeasurementSetup, make_setup
 
 
-def setup_of(table: LatencyTable, input_size: tuple[int, int], *, allow_mismatch: bool = False) -> Target:
+def setup_of(table: LatencyTable, input_size: tuple[int, int], *, allow_mismatch: bool = False) -> MeasurementSetup:
     """The device of the table's kind in this machine, driven as the table's was.
 
     Raises :class:`UserError` where it is another device, or the table is for images of another size, unless allowed.
     """
     provenance = table.provenance
     device = provenance.device.type
-    target = make_target(
+    setup = make_setup(
         device,
         backend=provenance.backend,
         precision=provenance.precision,
@@ -21,5 +21,5 @@ def setup_of(table: LatencyTable, input_size: tuple[int, int], *, allow_mismatch
         batch=provenance.batch,
         cache=provenance.cache,
     )
-    table.check_usable(device=target.device, input_size=input_size, allow_mismatch=allow_mismatch)
-    return target
+    table.check_usable(device=setup.device, input_size=input_size, allow_mismatch=allow_mismatch)
+    return setup

@@ -11,9 +11,11 @@ from torch import nn
 from dnas.config import to_mapping
 from dnas.data import DataConfig
 from dnas.data.seeding import mix_seed
+from dnas.device import resolve_device
 from dnas.errors import UserError
+from dnas.progress import Progress
 from dnas.runs import RunFolder, seed_everything
-from dnas.training import Progress, RetrainConfig, RetrainResult, resolve_device, retrain
+from dnas.training import RetrainConfig, RetrainResult, retrain
 from dnas.workflows.networks import LoadedNetwork, build_network, open_splits, require_classes
 
 

@@ -10,11 +10,12 @@ import torch
 from derive import TABLE, deriver_of
 from dnas.config import to_mapping
 from dnas.data import DataConfig
+from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
+from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
-from dnas.training import Progress, resolve_device
 from dnas.workflows.networks import open_splits, require_classes
 from search_spaces import SearchSpace
 from search_spaces.old_formats import upgraded

@@ -1,4 +1,4 @@
-"""The latency of a network as a function of its dilation rates, from a table of whole rates."""
+"""The latency of a network as a function of its dilation rates, from a table of integer rates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dnas.errors import UserError
 
 
 class DilationLatency:
-    """Rates, scalar tensors by layer name -> latency in ms: that of the network as measured, and what the rates change.
+    """Rates, scalar tensors by layer name -> latency of the network in ms.
 
     ``prices`` holds for each layer its latency in ms at the rates 1, 2, 3 and so on, between which it is interpolated;
     ``network`` is the latency of the whole network in ms at ``initial`` rates. The gradient of a rate is the slope

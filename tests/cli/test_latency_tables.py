@@ -10,7 +10,7 @@ import torch
 from dnas.cli import main
 from dnas.cli.common import parse_duration
 from dnas.errors import UserError
-from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_target
+from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_setup
 from dnas.latency.provenance import start_provenance
 from dnas.workflows.tables import find_table
 
@@ -43,7 +43,7 @@ def key(operator, channels, **extras):
 @pytest.fixture
 def tables(tmp_path):
     """Tables a and b: each convolution of b takes twice as long, each skip half as long; one entry each of its own."""
-    provenance = start_provenance(make_target("cpu"), Effort(), space="small", input_size=(64, 128), command=None)
+    provenance = start_provenance(make_setup("cpu"), Effort(), space="small", input_size=(64, 128), command=None)
     first = {key("conv", c, dilation=2): entry(c) for c in (1, 2, 3)} | {key("skip", c): entry(c) for c in (1, 2)}
     second = {name: entry(found.median * (2 if "conv" in name else 0.5), 200) for name, found in first.items()}
     LatencyTable(provenance, {**first, key("stem", 3): entry(7)}).save(tmp_path / "a.json")

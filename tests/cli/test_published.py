@@ -86,7 +86,7 @@ def test_mistakes_are_one_line(logits, tmp_path, capsys):
     with RunFolder.create(tmp_path / "run", "search", {"preset": "x", "space": space}, 0, False):
         pass
     message = fail(capsys, "derive", tmp_path / "run", "--out", out, "--rule", "published-code")
-    assert "holds no weights named architecture" in message  # both rules take runs, but this one has not begun
+    assert "contains no weights named architecture" in message  # both rules take runs, but this one has not begun
     assert "no such run folder" in fail(capsys, "derive", tmp_path / "none.pt", "--out", out)
     assert "not a FasterSeg latency table" in fail(capsys, "latency", "import", logits, "--out", tmp_path / "t.json")
     assert not out.exists()

@@ -9,7 +9,7 @@ from derive.multi_branch import decode_as_published, latency_bounds
 from derive.multi_branch.branches import SELECTION
 from dnas.data import DataConfig
 from dnas.files import read_json
-from dnas.latency import Effort, LatencyTable, Measurement, make_target
+from dnas.latency import Effort, LatencyTable, Measurement, make_setup
 from dnas.latency.provenance import start_provenance
 from dnas.runs import RunFolder
 from dnas.workflows.derivation import derive_network
@@ -52,7 +52,7 @@ def space_of(**changes):
 
 
 def table_of(space):
-    provenance = start_provenance(make_target("cpu"), Effort(), space="test", input_size=space.input_size, command=None)
+    provenance = start_provenance(make_setup("cpu"), Effort(), space="test", input_size=space.input_size, command=None)
     return LatencyTable(
         provenance, {item.spec.key: Measurement(ms, ms, ms, 1, 1) for item in space.inventory() for ms in [price(item)]}
     )

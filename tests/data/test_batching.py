@@ -22,7 +22,7 @@ from dnas.data import (
     split_halves,
     train_transform,
 )
-from dnas.data.batching import _Plan
+from dnas.data.batching import _BatchSampler
 from dnas.errors import UserError
 
 # What Python and torch say about the machine's processes and cores is no fault of the batches.
@@ -144,13 +144,19 @@ def test_the_number_of_threads_does_not_change_the_pixels():
     assert_same(collected[0], collected[2])
 
 
-def test_one_iteration_at_a_time(dataset):
-    loader = load(dataset)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_one_iteration_at_a_time(dataset, workers: int):
+    loader = load(dataset, workers=workers)
     first = iter(loader)
     next(first)
     assert_same(loader, load(dataset))
     with pytest.raises(RuntimeError, match="another iteration"):
         next(first)
+    second = iter(loader)
+    next(second)
+    loader.close()
+    with pytest.raises(RuntimeError, match="or they were closed"):
+        next(second)
 
 
 @given(
@@ -162,7 +168,8 @@ def test_one_iteration_at_a_time(dataset):
 )
 def test_ranks_share_the_images(count: int, batch_size: int, world: int, drop_last: bool, shuffle: bool):
     plans = [
-        list(_Plan(tuple(range(count)), batch_size, 1, 2, shuffle, drop_last, rank, world)) for rank in range(world)
+        list(_BatchSampler(tuple(range(count)), batch_size, 1, 2, shuffle, drop_last, rank, world))
+        for rank in range(world)
     ]
     assert len({len(plan) for plan in plans}) == 1
     shares = [[key for keys in plan for key in keys] for plan in plans]
@@ -175,14 +182,14 @@ def test_ranks_share_the_images(count: int, batch_size: int, world: int, drop_la
     sizes = {len(keys) for plan in plans for keys in plan}
     assert sizes == {batch_size} if drop_last else max(sizes) <= batch_size + 1
     assert min(sizes) >= 1
-    single = list(_Plan(tuple(range(count)), batch_size * world, 1, 2, shuffle, drop_last, 0, 1))
+    single = list(_BatchSampler(tuple(range(count)), batch_size * world, 1, 2, shuffle, drop_last, 0, 1))
     if drop_last:
         for step, keys in enumerate(single):
             assert {key for plan in plans for key in plan[step]} == set(keys)
 
 
 def test_subsets_keep_to_their_indices(dataset):
-    plan = list(_Plan((4, 9, 2), 2, 0, 0, True, False, 0, 1))
+    plan = list(_BatchSampler((4, 9, 2), 2, 0, 0, True, False, 0, 1))
     assert {index for keys in plan for _, index in keys} == {2, 4, 9}
     with pytest.raises(ValueError, match="index 11 is outside"):
         load(dataset, indices=[0, 11])

@@ -64,7 +64,7 @@ def test_data_that_cannot_be_meant_is_one_clear_error(data: str, part: str):
         ("dataset: streets\nsize: [128, 4]", "size.1: given 4"),
         ("dataset: streets\nroot: x", "takes no root"),
         ("dataset: camvid", "needs a root"),
-        ("dataset: camvid\nroot: x\nimages: {train: 3}", "images is for the datasets made by code"),
+        ("dataset: camvid\nroot: x\nimages: {train: 3}", "images is for generated datasets"),
         ("dataset: camvid\nroot: x\ncache: true", "cache needs a size"),
         ("dataset: camvid\nroot: x\nclasses: y", "classes is for folder"),
         ("dataset: streets\nimages: {training: 3}", "images"),

@@ -29,7 +29,7 @@ def test_camvid_with_jpeg_and_png_and_its_unlabelled_index(tmp_path: Path, write
     assert dataset.image_size == SIZE
     np.testing.assert_array_equal(labels_of(dataset, 0)[0], [*range(11), 255])
     np.testing.assert_array_equal(dataset[0][0].numpy(), picture(0, SIZE).transpose(2, 0, 1))
-    with pytest.raises(UserError, match=r"val.images: no such folder; CamVid lies as .* holds train"):
+    with pytest.raises(UserError, match=r"val.images: no such folder; CamVid is expected as .* contains train"):
         open_dataset(DataConfig(dataset="camvid", root=str(tmp_path)), "val")
 
 
@@ -69,7 +69,7 @@ def test_cityscapes_problems_are_one_clear_error(cityscapes: Path, write):
         open_dataset(config, "test")
     mask = next((cityscapes / "gtFine").rglob("aachen*_labelIds.png"))
     write(mask, np.full((4, 34), 77, np.uint8))
-    with pytest.raises(UserError, match=r"labelIds\.png: 136 pixels hold label 77.* expected 0 to 33, 255"):
+    with pytest.raises(UserError, match=r"labelIds\.png: 136 pixels have label 77.* expected 0 to 33, 255"):
         open_dataset(config, "val")[0]
     mask.unlink()
     with pytest.raises(UserError, match=r"image without a mask; expected .*labelIds"):
@@ -95,7 +95,7 @@ def test_bdd100k_in_both_layouts(tmp_path: Path, write, picture, older: bool):
     dataset = open_dataset(DataConfig(dataset="bdd100k", root=str(tmp_path)), "train")
     assert (len(dataset), dataset.labels.num_classes) == (2, 19)
     np.testing.assert_array_equal(labels_of(dataset, 1), mask)
-    with pytest.raises(UserError, match="BDD100K lies as"):
+    with pytest.raises(UserError, match="BDD100K is expected as"):
         open_dataset(DataConfig(dataset="bdd100k", root=str(tmp_path)), "val")
 
 
@@ -128,7 +128,7 @@ def test_folders_that_are_not_there(tmp_path: Path, make_folder):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file, expected a folder"):
         open_dataset(load_data_config(f"folder:{tmp_path / 'file'}"), "train")
-    with pytest.raises(UserError, match="holds none of the folders train, val and test"):
+    with pytest.raises(UserError, match="contains none of the folders train, val and test"):
         open_dataset(load_data_config(f"folder:{tmp_path}"), "train")
     root = make_folder()
     (root / "classes.yaml").unlink()
@@ -154,7 +154,7 @@ def test_broken_pairs_are_found_at_opening(make_folder, write, picture):
     for path in (root / "val" / "images").iterdir():
         path.unlink()
     (root / "val" / "images" / ".hidden.png").write_text("")
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="contains no images"):
         open_dataset(config, "val")
 
 
@@ -174,11 +174,11 @@ def test_bad_content_is_found_when_read_and_check_dataset_collects_it(make_folde
     for problem, parts in zip(
         problems,
         (
-            ("im0.png: 2 pixels hold label 3, 7", "expected 0 to 2, 9, 255"),
+            ("im0.png: 2 pixels have label 3, 7", "expected 0 to 2, 9, 255"),
             ("labels/im1.png: the mask is 13x10 pixels, but its image im1.png is 14x10",),
             ("images/im2.png: not a readable image",),
-            ("im3.png: 140 pixels hold a colour that is no class, the first [17, 17, 17]",),
-            ("im4.png: 140 pixels hold label 300",),
+            ("im3.png: 140 pixels have a colour that is not a class, the first [17, 17, 17]",),
+            ("im4.png: 140 pixels have label 300",),
         ),
         strict=True,
     ):
@@ -189,7 +189,7 @@ def test_bad_content_is_found_when_read_and_check_dataset_collects_it(make_folde
 def test_a_colour_mask_where_indices_are_expected_is_refused(tmp_path: Path, write, picture):
     write(tmp_path / "train" / "images" / "a.png", picture(0, SIZE))
     write(tmp_path / "train" / "labels" / "a.png", picture(1, SIZE))
-    with pytest.raises(UserError, match="a mask in colours, expected class indices"):
+    with pytest.raises(UserError, match="a mask of colours, expected class indices"):
         open_dataset(DataConfig(dataset="camvid", root=str(tmp_path)), "train")[0]
 
 

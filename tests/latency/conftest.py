@@ -1,13 +1,34 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_target
+from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_setup
 from dnas.latency.provenance import start_provenance
+from dnas.progress import NoProgress
+
+
+class Updates(NoProgress):
+    """Keeps what a bar would show, and acts as Ctrl-C after ``stop_at`` visits."""
+
+    def __init__(self, stop_at=None):
+        self.stop_at, self.seen = stop_at, []
+
+    def update(self, done, total, *, item="", left_s=None):
+        self.seen.append(SimpleNamespace(done=done, total=total, item=item, left_s=left_s))
+        if done == self.stop_at:
+            raise KeyboardInterrupt
 
 
 @pytest.fixture
-def target():
-    return make_target("cpu")
+def watch():
+    """``watch()`` is a progress that keeps its updates in ``seen``, ``watch(3)`` stops the work at the third."""
+    return Updates
+
+
+@pytest.fixture
+def setup():
+    return make_setup("cpu")
 
 
 @pytest.fixture
@@ -17,8 +38,8 @@ def quick():
 
 
 @pytest.fixture
-def table(target, quick):
-    provenance = start_provenance(target, quick, space="small", input_size=(64, 128), command=None)
+def table(setup, quick):
+    provenance = start_provenance(setup, quick, space="small", input_size=(64, 128), command=None)
     entries = {
         OperatorSpec("conv", ((channels, 8, 16),), 2 * channels, 2).key: Measurement(
             0.1 * channels + 1 / 3, 0.1 * channels, 0.1 * channels + 1, 10 + channels, 2

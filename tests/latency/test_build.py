@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.latency import BuildInterrupted, Effort, InventoryItem, LatencyTable, OperatorSpec, build_table, make_target
+from dnas.latency import BuildInterrupted, Effort, InventoryItem, LatencyTable, OperatorSpec, build_table, make_setup
 from dnas.latency.journal import Journal
 
 
@@ -28,20 +28,12 @@ def inventory(count, made=None):
 
 
 @pytest.fixture
-def build(tmp_path, target, quick):
+def build(tmp_path, setup, quick):
     def run(items, **options):
         options = {"space": "small", "input_size": (64, 64), "effort": quick, **options}
-        return build_table(items, tmp_path / "t.json", options.pop("target", target), **options)
+        return build_table(items, tmp_path / "t.json", options.pop("setup", setup), **options)
 
     return run
-
-
-def stop_after(visits):
-    def progress(report):
-        if report.done == visits:
-            raise KeyboardInterrupt
-
-    return progress
 
 
 def test_every_signature_is_measured_once(build, tmp_path):
@@ -80,16 +72,16 @@ def test_resume_measures_only_what_is_missing(build):
     assert table.provenance.seconds > first.provenance.seconds
 
 
-def test_resume_keeps_every_finished_round(build, tmp_path):
-    with pytest.raises(BuildInterrupted, match=r"go on with `dnas latency build small --out t.json --resume`"):
-        build(inventory(5), progress=stop_after(7), command="dnas latency build small --out t.json")
+def test_resume_keeps_every_finished_round(build, tmp_path, watch):
+    with pytest.raises(BuildInterrupted, match=r"continue with `dnas latency build small --out t.json --resume`"):
+        build(inventory(5), progress=watch(7), command="dnas latency build small --out t.json")
     with pytest.raises(UserError, match="interrupted build"):
         build(inventory(5))
     journal = Journal(tmp_path / "t.json.journal.jsonl")
     assert sum(map(len, journal.rounds.values())) == 7
-    reports = []
-    table = build(inventory(5), resume=True, progress=reports.append)
-    assert reports[-1].done == 3
+    progress = watch()
+    table = build(inventory(5), resume=True, progress=progress)
+    assert progress.seen[-1].done == 3
     assert len(table) == 5
     for key, rounds in journal.rounds.items():
         if len(rounds) == 2:
@@ -101,22 +93,22 @@ def test_resume_keeps_every_finished_round(build, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": make_target("cpu", precision="bf16")}, "precision: fp32 and bf16"),
-        ({"target": make_target("cpu", channels_last=True)}, "memory_format: contiguous and channels_last"),
+        ({"setup": make_setup("cpu", precision="bf16")}, "precision: fp32 and bf16"),
+        ({"setup": make_setup("cpu", channels_last=True)}, "memory_format: contiguous and channels_last"),
         ({"input_size": (32, 32)}, "input_size"),
         ({"effort": Effort(rounds=9)}, "rounds: 2.0 and 9.0"),
     ],
 )
-def test_resume_with_other_settings_names_them(build, options, message):
+def test_resume_with_other_settings_names_them(build, options, message, watch):
     with pytest.raises(BuildInterrupted):
-        build(inventory(3), progress=stop_after(2))
+        build(inventory(3), progress=watch(2))
     with pytest.raises(UserError, match=message):
         build(inventory(3), resume=True, **options)
 
 
-def test_a_damaged_journal_costs_only_the_damaged_lines(build, tmp_path):
+def test_a_damaged_journal_costs_only_the_damaged_lines(build, tmp_path, watch):
     with pytest.raises(BuildInterrupted):
-        build(inventory(6), progress=stop_after(9))
+        build(inventory(6), progress=watch(9))
     path = tmp_path / "t.json.journal.jsonl"
     data, rng = path.read_bytes(), random.Random(0)
     header = data.index(b"\n") + 1
@@ -137,14 +129,14 @@ def test_a_damaged_journal_costs_only_the_damaged_lines(build, tmp_path):
         build(inventory(6), resume=True)
 
 
-def test_what_was_measured_within_a_budget_goes_on(build):
+def test_what_was_measured_within_a_budget_goes_on(build, watch):
     """Coarse first; the next sitting only adds what is missing to the whole number of rounds."""
     with pytest.raises(BuildInterrupted):
-        build(inventory(6), budget_s=0.0, progress=stop_after(4))
-    reports = []
-    table = build(inventory(6), budget_s=1000.0, resume=True, progress=reports.append)
-    assert reports[-1].done == reports[-1].total == 6 * 2 - 4
-    assert reports[-1].eta_s == 0
+        build(inventory(6), budget_s=0.0, progress=watch(4))
+    progress = watch()
+    table = build(inventory(6), budget_s=1000.0, resume=True, progress=progress)
+    assert progress.seen[-1].done == progress.seen[-1].total == 6 * 2 - 4
+    assert progress.seen[-1].left_s == 0
     assert all(entry.rounds == 2 for entry in table.entries.values())
 
 
@@ -154,10 +146,10 @@ def test_a_budget_measures_everything_at_least_once(build):
     assert all(entry.rounds == 1 for entry in table.entries.values())
 
 
-def test_nowhere_to_write(build, tmp_path, target, quick):
+def test_nowhere_to_write(build, tmp_path, setup, quick):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        build_table(inventory(1), tmp_path / "file" / "t.json", target, space="small", input_size=(8, 8), effort=quick)
+        build_table(inventory(1), tmp_path / "file" / "t.json", setup, space="small", input_size=(8, 8), effort=quick)
 
 
 BUILDER = textwrap.dedent(
@@ -165,20 +157,22 @@ BUILDER = textwrap.dedent(
     import os, sys, time
     from torch import nn
     from dnas.errors import UserError
-    from dnas.latency import Effort, InventoryItem, OperatorSpec, build_table, make_target
+    from dnas.latency import Effort, InventoryItem, OperatorSpec, build_table, make_setup
+    from dnas.progress import NoProgress
 
     def build(out, pause):
         items = [
             InventoryItem(OperatorSpec("conv", ((c, 4, 4),), c), lambda c=c: nn.Conv2d(c, c, 1)) for c in range(1, 41)
         ]
 
-        def progress(report):
-            print(report.name, flush=True)
-            time.sleep(pause)
+        class Printed(NoProgress):
+            def update(self, done, total, *, item="", left_s=None):
+                print(item, flush=True)
+                time.sleep(pause)
 
         effort = Effort(rounds=4, time_per_entry=0.001, warm_up_s=0, extra_rounds=0)
-        build_table(items, out, make_target("cpu", threads=1), space="small", input_size=(8, 8), effort=effort,
-                    resume=True, progress=progress)
+        build_table(items, out, make_setup("cpu", threads=1), space="small", input_size=(8, 8), effort=effort,
+                    resume=True, progress=Printed())
 
     # One import of torch serves all builders: each is a fork, made before torch has started any thread.
     for line in sys.stdin:
@@ -264,7 +258,7 @@ def test_killed_while_it_grows_a_table_stays_what_it_was(tmp_path, builders):
     is measured."""
     out, rng = tmp_path / "t.json", random.Random(1)
     effort = Effort(rounds=4, time_per_entry=0.001, warm_up_s=0, extra_rounds=0)
-    build_table(inventory(5), out, make_target("cpu", threads=1), space="small", input_size=(8, 8), effort=effort)
+    build_table(inventory(5), out, make_setup("cpu", threads=1), space="small", input_size=(8, 8), effort=effort)
     before, first = out.read_bytes(), LatencyTable.load(out)
     for _ in range(6):
         builder, lines = builders.start(0.001, out)

@@ -31,9 +31,9 @@ def test_too_little_to_say_is_an_error(predicted, measured):
         agreement(predicted, measured)
 
 
-def test_networks_are_measured_by_name(target, quick):
+def test_networks_are_measured_by_name(setup, quick):
     networks = {"small": lambda: nn.Conv2d(3, 2, 3), "large": lambda: nn.Conv2d(3, 64, 7)}
-    found = measure_networks(networks, (32, 48), target, effort=quick)
+    found = measure_networks(networks, (32, 48), setup, effort=quick)
     assert set(found) == {"small", "large"}
     assert noise_floor(found, found).mape == 0
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.latency import Effort, make_target, measure
+from dnas.latency import Effort, make_setup, measure
 from dnas.latency.cache import cache_flush, last_level_cache, parse_size
 from dnas.latency.device import conditions, driver_version, throttle_probe
-from dnas.latency.target import CudaStopwatch, Target
+from dnas.latency.setup import CudaStopwatch, MeasurementSetup
 
 GPU = torch.device("cuda", 1)
 
@@ -118,10 +118,10 @@ def test_events_enclose_the_calls_and_not_the_flushes(monkeypatch):
 def test_mps_is_waited_for(monkeypatch):
     waits = []
     monkeypatch.setattr(torch.mps, "synchronize", lambda: waits.append(1))
-    target = Target(
+    setup = MeasurementSetup(
         device=torch.device("mps"), backend="eager", precision="fp32", memory_format="contiguous", threads=1, batch=1
     )
-    assert target.stopwatch().time(lambda: None, 5) >= 0
+    assert setup.stopwatch().time(lambda: None, 5) >= 0
     assert len(waits) == 2
 
 
@@ -162,8 +162,8 @@ def test_cold_and_warm_measure_and_others_are_refused():
     effort = Effort(rounds=1, time_per_entry=0.001, warm_up_s=0, extra_rounds=0)
     found = measure(nn.ReLU(), [torch.zeros(1, 1, 4, 4)], cache="cold", effort=effort)
     assert found.median > 0
-    assert make_target("cpu").cache == "warm"
+    assert make_setup("cpu").cache == "warm"
     with pytest.raises(UserError, match="cache 'lukewarm' is unknown, known: warm, cold"):
-        make_target("cpu", cache="lukewarm")
-    with pytest.raises(UserError, match="offered on cpu and cuda"):
+        make_setup("cpu", cache="lukewarm")
+    with pytest.raises(UserError, match="available on cpu and cuda"):
         cache_flush(torch.device("mps"), 1)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.latency import BACKENDS, Effort, build_table, make_target, measure
+from dnas.latency import BACKENDS, Effort, build_table, make_setup, measure
 from dnas.latency.backends import find_backend, place_owned, random_inputs
 from dnas.latency.exported import checked
-from dnas.latency.target import Target, pinned
+from dnas.latency.setup import MeasurementSetup, pinned
 from dnas.runtimes import import_openvino
 from search_spaces import load_space
 
@@ -19,14 +19,14 @@ CASES = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
 
 @pytest.fixture(params=CASES, ids=["-".join(case) for case in CASES])
 def exported(request):
-    """A target of each backend and precision that this machine has."""
+    """A setup of each backend and precision that this machine has."""
     backend, precision = request.param
-    target = make_target("cpu", backend=backend, precision=precision, threads=1)
+    setup = make_setup("cpu", backend=backend, precision=precision, threads=1)
     try:
-        find_backend(target)
+        find_backend(setup)
     except UserError as error:
         pytest.skip(str(error))
-    return target
+    return setup
 
 
 @pytest.fixture(scope="module")
@@ -60,46 +60,49 @@ def test_a_table_is_built_and_checked_and_names_its_runtime(exported, operators,
 
 
 def test_a_runtime_that_computes_something_else_is_not_timed():
-    target = make_target("cpu", backend="onnxruntime")
+    setup = make_setup("cpu", backend="onnxruntime")
     module, inputs = nn.ReLU(), [torch.tensor([[[[1.0, -2.0], [30.0, 4.0]]]])]
     right = module(*inputs)
-    run = checked(lambda: (right + 0.02,), module, inputs, target)
+    run = checked(lambda: (right + 0.02,), module, inputs, setup)
     assert torch.equal(run()[0], right + 0.02)
-    with pytest.raises(UserError, match=r"onnxruntime computes something else than PyTorch: .* up to 0.05 in fp32"):
-        checked(lambda: (right + 0.05,), module, inputs, target)
-    with pytest.raises(UserError, match="something else"):
-        checked(lambda: (right * torch.nan,), module, inputs, target)
+    with pytest.raises(UserError, match=r"onnxruntime does not compute what PyTorch computes: .* up to 0.05 in fp32"):
+        checked(lambda: (right + 0.05,), module, inputs, setup)
+    with pytest.raises(UserError, match="does not compute what"):
+        checked(lambda: (right * torch.nan,), module, inputs, setup)
     with pytest.raises(UserError, match="returns shapes"):
-        checked(lambda: (right[:, :, 1:],), module, inputs, target)
+        checked(lambda: (right[:, :, 1:],), module, inputs, setup)
 
 
 def test_what_overflows_in_pytorch_is_not_compared():
-    target = make_target("cpu", backend="onnxruntime")
+    setup = make_setup("cpu", backend="onnxruntime")
     inputs = [torch.tensor([[[[1.0, torch.inf]]]])]
-    checked(lambda: (torch.tensor([[[[1.0, 7.0]]]]),), nn.ReLU(), inputs, target)
+    checked(lambda: (torch.tensor([[[[1.0, 7.0]]]]),), nn.ReLU(), inputs, setup)
 
 
 def cuda(backend, precision="fp32"):
-    return Target(
+    return MeasurementSetup(
         device=torch.device("cuda", 0), backend=backend, precision=precision, memory_format="contiguous", threads=1,
         batch=1,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("target", "message"),
+    ("setup", "message"),
     [
-        (make_target("cpu", backend="onnxruntime", precision="bf16"), "bf16 on cpu: it offers fp32 there, given bf16"),
-        (make_target("cpu", backend="onnxruntime", channels_last=True), "leave --channels-last out"),
-        (cuda("openvino"), "fp32 on cuda:0: it is offered on cpu"),
-        (make_target("cpu", backend="cudagraph"), "fp32 on cpu: it needs --device cuda"),
+        (
+            make_setup("cpu", backend="onnxruntime", precision="bf16"),
+            "bf16 on cpu: it computes in fp32 there, given",
+        ),
+        (make_setup("cpu", backend="onnxruntime", channels_last=True), "leave --channels-last out"),
+        (cuda("openvino"), "fp32 on cuda:0: it is available on cpu"),
+        (make_setup("cpu", backend="cudagraph"), "fp32 on cpu: it needs --device cuda"),
     ],
 )
-def test_a_combination_that_cannot_be_is_one_line(target, message):
-    if target.backend == "openvino":
+def test_a_combination_that_cannot_be_is_one_line(setup, message):
+    if setup.backend == "openvino":
         _need_openvino()
     with pytest.raises(UserError, match=message) as caught:
-        find_backend(target)
+        find_backend(setup)
     assert "\n" not in str(caught.value)
 
 
@@ -114,7 +117,7 @@ def test_openvino_refuses_what_the_cpu_emulates(monkeypatch):
     _need_openvino()
     monkeypatch.setattr("dnas.latency.exported.cpu_lacks", lambda openvino, precision: precision == "bf16")
     with pytest.raises(UserError, match="cannot run bf16 on cpu: this CPU does not compute in bf16"):
-        find_backend(make_target("cpu", backend="openvino", precision="bf16"))
+        find_backend(make_setup("cpu", backend="openvino", precision="bf16"))
 
 
 def test_onnx_runtime_without_cuda_says_what_to_install(monkeypatch):
@@ -150,7 +153,7 @@ def test_a_network_of_several_outputs_is_measured():
 def test_on_a_gpu(backend, precision, cache, quick):
     options = {"device": "cuda", "backend": backend, "precision": precision, "cache": cache}
     try:
-        find_backend(make_target("cuda", backend=backend, precision=precision))
+        find_backend(make_setup("cuda", backend=backend, precision=precision))
     except UserError as error:
         pytest.skip(str(error))
     module = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())

@@ -7,7 +7,7 @@ import platform
 import pytest
 
 from dnas.config import to_mapping
-from dnas.latency import Effort, make_target
+from dnas.latency import Effort, make_setup
 from dnas.latency.provenance import portable_command, start_provenance
 
 
@@ -30,7 +30,7 @@ def test_a_command_names_no_folder_of_this_machine(command, portable):
 
 def test_provenance_names_neither_user_nor_host():
     found = start_provenance(
-        make_target("cpu"), Effort(), space="/root/x/s.yaml", input_size=(8, 8), command="dnas a /root/x/s.yaml"
+        make_setup("cpu"), Effort(), space="/root/x/s.yaml", input_size=(8, 8), command="dnas a /root/x/s.yaml"
     )
     assert (found.space, found.command) == ("s.yaml", "dnas a s.yaml")
     text = json.dumps(to_mapping(found))

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dnas.errors import UserError
-from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_target
+from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_setup
 from dnas.latency.provenance import start_provenance
 from dnas.latency.table_file import checksum
 
@@ -18,7 +18,7 @@ numbers = st.integers(1, 4096)
 
 @pytest.fixture(scope="module")
 def table_provenance():
-    return start_provenance(make_target("cpu"), Effort(), space="small", input_size=(64, 128), command=None)
+    return start_provenance(make_setup("cpu"), Effort(), space="small", input_size=(64, 128), command=None)
 
 
 keys = st.builds(

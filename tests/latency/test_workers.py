@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.latency import BuildInterrupted, InventoryItem, LatencyTable, OperatorSpec, build_table, resolve_devices
+from dnas.latency import BuildInterrupted, InventoryItem, LatencyTable, OperatorSpec, build_table
 from dnas.latency.device import DeviceInfo
 from dnas.latency.journal import Journal
 from search_spaces import load_space
@@ -29,27 +29,23 @@ def inventory(count):
 
 
 @pytest.fixture
-def build(tmp_path, target, quick):
+def build(tmp_path, setup, quick):
     def run(items, **options):
-        options = {"space": "small", "input_size": (64, 64), "effort": quick, "workers": [target, target], **options}
-        return build_table(items, tmp_path / "t.json", target, **options)
+        options = {"space": "small", "input_size": (64, 64), "effort": quick, "workers": [setup, setup], **options}
+        return build_table(items, tmp_path / "t.json", setup, **options)
 
     return run
 
 
-def test_two_workers_go_on_where_two_were_interrupted_and_one_table_holds_all(build, tmp_path):
-    def stop(report):
-        if report.done == 6:
-            raise KeyboardInterrupt
-
+def test_two_workers_go_on_where_two_were_interrupted_and_one_table_holds_all(build, tmp_path, watch):
     with pytest.raises(BuildInterrupted, match="--resume"):
-        build(inventory(8), progress=stop)
+        build(inventory(8), progress=watch(6))
     kept = Journal(tmp_path / "t.json.journal.jsonl").rounds
     assert sum(map(len, kept.values())) == 6
-    reports = []
-    table = build(inventory(8), resume=True, progress=reports.append)
-    assert [report.done for report in reports] == list(range(1, 11))
-    assert {report.total for report in reports} == {10}
+    progress = watch()
+    table = build(inventory(8), resume=True, progress=progress)
+    assert [report.done for report in progress.seen] == list(range(1, 11))
+    assert {report.total for report in progress.seen} == {10}
     assert all(entry.rounds == 2 for entry in table.entries.values())
     assert (len(table), table.provenance.sittings) == (8, 2)
     assert LatencyTable.load(tmp_path / "t.json") == table
@@ -83,15 +79,15 @@ def importable(monkeypatch, tmp_path):
     sys.modules.pop(HERE)
 
 
-def test_a_worker_that_dies_is_named_and_costs_nothing_else(build, tmp_path, importable):
+def test_a_worker_that_dies_is_named_and_costs_nothing_else(build, tmp_path, importable, watch):
     items = [*inventory(4), InventoryItem(OperatorSpec("fatal", ((1, 2, 2),), 1), importable.Fatal)]
     with pytest.raises(UserError, match=r"measures on cpu ended with status -9; .*--resume"):
         build(items)
     before = sum(map(len, Journal(tmp_path / "t.json.journal.jsonl").rounds.values()))
-    reports = []
-    table = build(inventory(4), workers=(), resume=True, progress=reports.append)
+    progress = watch()
+    table = build(inventory(4), workers=(), resume=True, progress=progress)
     assert len(table) == 4
-    assert len(reports) == 8 - before
+    assert len(progress.seen) == 8 - before
 
 
 def test_the_error_of_a_worker_is_the_builders(build, importable):
@@ -119,16 +115,21 @@ BUILDER = textwrap.dedent(
     import sys
     from functools import partial
     from torch import nn
-    from dnas.latency import Effort, InventoryItem, OperatorSpec, build_table, make_target
+    from dnas.latency import Effort, InventoryItem, OperatorSpec, build_table, make_setup
+    from dnas.progress import NoProgress
+
+    class Printed(NoProgress):
+        def update(self, done, total, *, item="", left_s=None):
+            print(item, flush=True)
 
     if __name__ == "__main__":
         items = [
             InventoryItem(OperatorSpec("conv", ((c, 4, 4),), c), partial(nn.Conv2d, c, c, 1)) for c in range(1, 400)
         ]
-        target = make_target("cpu", threads=1)
+        setup = make_setup("cpu", threads=1)
         effort = Effort(rounds=2, time_per_entry=0.02, warm_up_s=0, extra_rounds=0)
-        build_table(items, sys.argv[1], target, space="small", input_size=(64, 64), effort=effort, resume=True,
-                    workers=[target, target], progress=lambda report: print(report.name, flush=True))
+        build_table(items, sys.argv[1], setup, space="small", input_size=(64, 64), effort=effort, resume=True,
+                    workers=[setup, setup], progress=Printed())
     """
 )
 
@@ -165,36 +166,18 @@ def test_killed_with_workers_nothing_is_lost_and_nobody_goes_on(tmp_path):
     assert not out.exists()
 
 
-def test_devices_of_two_kinds_are_refused(build, target, monkeypatch):
+def test_devices_of_two_kinds_are_refused(build, setup, monkeypatch):
     kinds = iter(["one", "other"])
     monkeypatch.setattr(
         "dnas.latency.build.describe_device",
         lambda device: DeviceInfo(type="cuda", name=next(kinds), memory_bytes=1),
     )
-    other = [make_named(target, name) for name in ("cuda:0", "cuda:1")]
+    other = [make_named(setup, name) for name in ("cuda:0", "cuda:1")]
     with pytest.raises(UserError, match="cuda:0 is one, cuda:1 is other"):
         build(inventory(1), workers=other)
 
 
-def make_named(target, name):
+def make_named(setup, name):
     from dataclasses import replace
 
-    return replace(target, device=torch.device(name))
-
-
-def test_several_gpus_by_name(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    assert [str(device) for device in resolve_devices("cuda:0,2")] == ["cuda:0", "cuda:2"]
-    assert [str(device) for device in resolve_devices("cuda:all")] == ["cuda:0", "cuda:1", "cuda:2"]
-    assert [str(device) for device in resolve_devices("cuda:1")] == ["cuda:1"]
-    assert [str(device) for device in resolve_devices("cpu")] == ["cpu"]
-    for text, message in (
-        ("cuda:0,0", "twice"),
-        ("cuda:0,7", "3 usable"),
-        ("cuda:0,x", "unknown"),
-        ("cuda:,", "twice"),
-    ):
-        with pytest.raises(UserError, match=message):
-            resolve_devices(text)
+    return replace(setup, device=torch.device(name))

@@ -38,7 +38,7 @@ def test_a_new_run_records_where_it_comes_from(run):
 
 def test_a_folder_with_a_run_is_not_overwritten(run):
     run.close()
-    with pytest.raises(UserError, match=r"holds a run already; go on with it by --resume"):
+    with pytest.raises(UserError, match=r"contains a run already; continue it with --resume"):
         _create(run.path)
 
 
@@ -66,8 +66,8 @@ def test_resuming_where_nothing_was_begun_begins(tmp_path):
             {"configuration": {**CONFIGURATION, "data": {"name": "1e-3", "on": 1}}},
             "data.on is true in the run, now 1",
         ),
-        ({"configuration": {"search": CONFIGURATION["search"]}}, "data stands in the run but not in this call"),
-        ({"configuration": {**CONFIGURATION, "more": {}}}, "more stands in this call but not in the run"),
+        ({"configuration": {"search": CONFIGURATION["search"]}}, "data is set in the run but not in this call"),
+        ({"configuration": {**CONFIGURATION, "more": {}}}, "more is set in this call but not in the run"),
     ],
 )
 def test_resuming_another_run_names_the_difference(run, change, message):
@@ -110,7 +110,7 @@ def test_what_is_no_run_is_refused(tmp_path, run):
         _create(tmp_path / "file")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "log.jsonl").write_text("somebody else's")
-    with pytest.raises(UserError, match=r"holds a log.jsonl but no environment.json"):
+    with pytest.raises(UserError, match=r"contains a log.jsonl but no environment.json"):
         _create(tmp_path / "other")
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "environment.json").write_text('{"kind": "sea')

@@ -8,9 +8,10 @@ import torch
 
 from dnas.config import parse_config, to_mapping
 from dnas.errors import UserError
+from dnas.progress import NoProgress
 from dnas.runs import Interrupted, RunFolder
 from dnas.search import JointSearchConfig, SearchConfig
-from dnas.training import NoProgress, SegmentationMetrics
+from dnas.training import SegmentationMetrics
 from search_spaces.regseg import RateSearch
 
 

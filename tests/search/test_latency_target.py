@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
+from dnas.progress import NoProgress
 from dnas.runs import RunFolder
 from dnas.search import LatencyController, LatencyTarget
 from dnas.search.collapse import collapse_warnings
 from dnas.search.gradients import GradientMonitor, reached_norms
-from dnas.training import NoProgress
 from search_spaces.fasterseg.expected_latency import DecoupledWeights
 
 

@@ -12,11 +12,11 @@ from dnas.config import parse_config, to_mapping
 from dnas.data import AugmentationConfig, split_halves
 from dnas.errors import UserError
 from dnas.ops import sliced_parameters
+from dnas.progress import NoProgress
 from dnas.runs import Interrupted, RunFolder
 from dnas.search import Pass, SearchConfig
 from dnas.search.bilevel import BilevelSearch
 from dnas.search.optim import SupernetSGD
-from dnas.training import NoProgress
 from search_spaces.fasterseg import CoSearch
 
 

@@ -4,20 +4,9 @@ import pytest
 import torch
 
 from dnas.errors import UserError
-from dnas.training import autocast, make_scaler, peak_memory_mb, resolve_device, resolve_precision
+from dnas.training import autocast, make_scaler, peak_memory_mb, resolve_precision
 
 CPU = torch.device("cpu")
-
-
-def test_devices_by_name():
-    assert resolve_device("cpu") == CPU
-    assert resolve_device(None) == resolve_device("auto")
-    with pytest.raises(UserError, match="expected auto, cpu, cuda or cuda:N"):
-        resolve_device("toaster")
-    with pytest.raises(UserError, match="expected auto, cpu, cuda or cuda:N"):
-        resolve_device("meta")
-    with pytest.raises(UserError, match=r"PyTorch sees \d+ CUDA devices"):
-        resolve_device("cuda:99")
 
 
 def test_precisions_on_the_cpu():

@@ -141,7 +141,7 @@ def test_shares_of_several_processes_add_up():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="has no images"):
         evaluate(Guess(), Pictures([]), AugmentationConfig())
     with pytest.raises(UserError, match="predicts 4 classes, the dataset has 5"):
         evaluate(Guess(classes=4), Pictures([(64, 64)]), AugmentationConfig())

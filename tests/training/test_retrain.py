@@ -15,8 +15,9 @@ from torch import nn
 from dnas.config import parse_config, to_mapping
 from dnas.data import AugmentationConfig, DataConfig, open_dataset
 from dnas.errors import UserError
+from dnas.progress import NoProgress
 from dnas.runs import Interrupted, RunFolder
-from dnas.training import NoProgress, RetrainConfig, retrain
+from dnas.training import RetrainConfig, retrain
 
 CLASSES = 6
 """Of the built-in dataset "rectangles"."""
@@ -164,7 +165,7 @@ def test_auxiliary_heads_are_weighed_and_trained(tmp_path):
 def test_options_resume_to_the_same_end(tmp_path, values):
     config = _config(epochs=2, **values)
     _retrain(tmp_path / "whole", config)
-    with _run(tmp_path / "parts", config) as run, pytest.raises(Interrupted, match=r"1 of 2 epochs are kept"):
+    with _run(tmp_path / "parts", config) as run, pytest.raises(Interrupted, match=r"1 of 2 epochs are saved"):
         retrain(Tiny(), _data(), run, config, device="cpu", progress=_InterruptAt(5))
     _retrain(tmp_path / "parts", config, resume=True)
     _assert_same_run(tmp_path / "whole", tmp_path / "parts")

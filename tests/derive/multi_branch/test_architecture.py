@@ -244,7 +244,7 @@ CELL = ("branches", 0, "cells", 1)
         ),
         ("- 1\n", "expected a mapping"),
         ("", "expected a mapping"),
-        ("version: 1\nversion: 1\n", "stands twice"),
+        ("version: 1\nversion: 1\n", "occurs twice"),
         ("version: 1\nend_ratio: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
         ("version: 1\nend_ratio: !!binary aGVsbG8=\n", "end_ratio"),
         ("version: 1\nbranches: &a [*a, *a]\n", "holds itself"),

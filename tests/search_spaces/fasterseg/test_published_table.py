@@ -238,7 +238,7 @@ def test_crafted_pickles_are_refused(tmp_path, payload, message):
         ({"conv": 1.0}, "the entry 'conv' is not one of FasterSeg's table"),
         ({"ff_H8_W12_C16 ": 1.0}, "is not one of FasterSeg's table"),
         ({"x" * 1000: 1.0}, r"x\.\.\.' is not one of"),
-        ({"ff_H8_W12_C0": 1.0}, "inputs: expected a whole number from 1"),
+        ({"ff_H8_W12_C0": 1.0}, "inputs: expected an integer from 1"),
         ({"BasicResidual1x_H8_W8_Cin8_Cout8_stride1_dilation2": 1.0}, "is not one of FasterSeg's table"),
         (
             {
