@@ -16,7 +16,7 @@ def graph_drawing(graph: nx.DiGraph, title: str = "") -> Figure:
     columns = list(nx.topological_generations(graph))
     widest = max((len(column) for column in columns), default=1)
     figure = new_figure(max(3.0, _COLUMN * len(columns)), max(1.2, _ROW * widest + 0.4))
-    axes = figure.add_axes((0.0, 0.0, 1.0, 0.9 if title else 1.0))
+    axes = figure.subplots()
     axes.set_axis_off()
     if title:
         axes.set_title(title, color=INK)

@@ -26,11 +26,11 @@ class PublishedSupernet(MultiResolutionSupernet):
     """The supernet, its cells run once for each predecessor."""
 
     def _run_cells(
-        self, images: Tensor, samples: Sequence[Sample], run: RunCell, recompute: bool
+        self, stems: Sequence[Tensor], samples: Sequence[Sample], run: RunCell
     ) -> tuple[list[dict[tuple[int, int], Tensor]], list[dict[int, Tensor]]]:
         (sample,) = samples
         unmixed = dataclasses.replace(sample, beta=tuple(map(torch.ones_like, sample.beta)))
-        arriving: dict[tuple[int, int], Arriving] = {(0, 0): [(self._run_stem(images, sample, recompute), None)]}
+        arriving: dict[tuple[int, int], Arriving] = {(0, 0): [(stems[0], None)]}
         outputs = {}
         for level, layer in self.grid.cells():
             is_last = layer == self.grid.last

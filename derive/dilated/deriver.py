@@ -124,13 +124,10 @@ class DilatedDeriver(Deriver[RegSegSpace]):
         rates = round_rates(problem, searched)
         if target is not None and latency is not None and abs(_latency(latency, rates) / target - 1) > TOLERANCE:
             rates = self._towards(target, latency, problem, searched, rates)
-        provenance = provenance_of(run, which, rule)
-        if target is not None:
-            provenance["target_ms"] = str(target)
         architecture = dataclasses.replace(
             self._architecture(rates),
             searched_rates={name: round(rate, 4) for name, rate in searched.items()},
-            provenance=provenance,
+            provenance=provenance_of(run, which, rule),
         )
         return DilatedDerivation(
             architecture=architecture,
@@ -148,15 +145,18 @@ class DilatedDeriver(Deriver[RegSegSpace]):
         searched: Mapping[str, float],
         rounded: Mapping[str, int],
     ) -> dict[str, int]:
-        prices = {
-            name: values.tolist()[: max(rounded[name], math.ceil(min(layer.upper, len(values))))]
-            for (name, layer), values in zip(problem.layers.items(), latency.prices.values(), strict=True)
-        }
+        """The nearest rates within 5 % of the target, better within 2 %; ``rounded`` where the bounds allow none."""
         for tolerance in (0.4 * TOLERANCE, TOLERANCE):
             bounds = (target_ms * (1 - tolerance) - latency.rest_ms, target_ms * (1 + tolerance) - latency.rest_ms)
-            found = round_to_target(searched, rounded, prices, bounds)
-            if found is not None:
-                return found
+            prices = {name: values.tolist() for name, values in latency.prices.items()}
+            while (found := round_to_target(searched, rounded, prices, bounds)) is not None:
+                # Bounds depend on the rates before a layer: what exceeds its own is excluded, and all chosen anew.
+                limits = problem.limits(found)
+                beyond = [name for name, rate in found.items() if rate > max(rounded[name], math.ceil(limits[name]))]
+                if not beyond:
+                    return found
+                for name in beyond:
+                    prices[name] = prices[name][: found[name] - 1]
         return dict(rounded)
 
     def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:

@@ -53,7 +53,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             max_norm=config.gradient_clipping,
             momentum_dtype=DTYPES[config.momentum_precision],
             split_bf16=self.precision == "bf16",
-            keep_gradients=config.operator_sampling == "mixed",  # single paths leave most weights without one
+            keep_gradients=config.keep_gradients,
             exclude=self.parameters,
         )
         self.architecture_optimizer = torch.optim.Adam(
@@ -111,7 +111,15 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             for step, pair in enumerate(self._pairs(epoch, phase)):
                 started = time.perf_counter()
                 generator = torch.Generator().manual_seed(mix_seed("architecture", self.run.seed, epoch, step))
-                record = self._step(pair, phase, generator)
+                first, second = pair
+                record: dict[str, Any] = {
+                    "loss_weights": self._weight_step(first, phase, generator),
+                    "loss_architecture": None,
+                    "latency_ms": None,
+                    "latency_weight": config.latency_weight,
+                }
+                if second is not None:
+                    record |= self._architecture_step(second, generator)
                 seconds = time.perf_counter() - started
                 place = {"kind": "step", "epoch": epoch, "step": step, "phase": phase}
                 self.run.log({**place, **record, "learning_rate": rate, "seconds": seconds})
@@ -121,20 +129,6 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
                 if interrupt.requested:
                     raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; go on with --resume")
         return total / steps
-
-    def _step(self, pair: tuple[Any, Any], phase: str, generator: torch.Generator) -> dict[str, Any]:
-        """The weight step, and the architecture step where the pair has a batch for it; returns what to log."""
-        first, second = pair
-        loss = self._weight_step(first, phase, generator)
-        searched, latency_ms, weight = None, None, self.config.latency_weight
-        if second is not None:
-            searched, latency_ms, weight = self._architecture_step(second, generator)
-        return {
-            "loss_weights": loss,
-            "loss_architecture": searched,
-            "latency_ms": latency_ms,
-            "latency_weight": weight,
-        }
 
     def release(self) -> None:
         """Leave plain weights behind and end the data workers."""
@@ -167,12 +161,10 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         self.weight_optimizer.step()
         return self._finite(torch.stack(losses).sum(), "weights")
 
-    def _architecture_step(
-        self, batch: tuple[Tensor, Tensor], generator: torch.Generator
-    ) -> tuple[float, float, float]:
+    def _architecture_step(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> dict[str, float]:
         """One Adam step on the architecture parameters.
 
-        Returns the mean loss, the mean expected latency in ms, and the latency's weight (lambda, per ms).
+        Returns for the log the mean loss, the mean expected latency in ms, and the latency's weight (lambda, per ms).
         """
         images, labels = self._move(batch)
         of_loss = [torch.zeros_like(p) for p in self.parameters]
@@ -195,7 +187,11 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             parameter.grad = one + weight * other
         self.architecture_optimizer.step()
         self.architecture_optimizer.zero_grad(set_to_none=True)
-        return self._finite(torch.stack(losses).mean(), "architecture"), latency_ms, weight
+        return {
+            "loss_architecture": self._finite(torch.stack(losses).mean(), "architecture"),
+            "latency_ms": latency_ms,
+            "latency_weight": weight,
+        }
 
     def _architecture_gradients(self, images: Tensor, labels: Tensor, forward: Pass) -> _ArchitectureGradients:
         """The loss of a pass, its latency where it has one, and the gradients of both."""

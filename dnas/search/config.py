@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from dnas.config import Field, config
 from dnas.data import AugmentationConfig
 
 SearchPrecision = Literal["auto", "fp32", "bf16"]
 """Not fp16: losses of many passes over shared weights would need a scaler of gradients each."""
-
-OperatorSampling = Literal["mixed", "single_path"]
-
-_Factor = Annotated[float, Field(ge=0)]
-
-BATCH_UP_TO_PIXELS = 200_000
 
 
 @config
@@ -31,21 +25,7 @@ class SearchConfig:
         superkernels' gradients: they are then accumulated in the momenta.
     momentum_precision: of the superkernels' gradients and momenta, "fp32" or "bf16", which halves their memory. (With
         precision bf16 it is faster, too.)
-    latency_weight: lambda in Eq. 8, per ms; where the space has a latency target, what its controller begins with.
-    decoupling: how the latency's gradient is shared between alpha, beta and gamma (Eq. 3): "solved" from the table's
-        sensitivities, "none", or the three factors w1, w2, w3.
-    temperature: of the Gumbel-softmax.
-    operator_sampling: "mixed" runs all operators of a cell, weighted by alpha (Eq. 2). "single_path" draws one for each
-        cell and pass, by a straight-through Gumbel-softmax choice as for the ratios, and runs only that; validation
-        then takes the likeliest. The latency is the expectation over all of them either way.
-    recompute: keep only what stems, cells and heads read for the backward pass, which runs them again: slower, less
-        memory.
-    pretrain_passes, search_passes: the passes of one weight step as ARCHITECTURE.WIDTH, the width being smallest,
-        largest, random, likeliest or sampled. (Appendix F wants the smallest, the largest and two random or one
-        sampled width; while pretraining, the teacher's pass is the one at the largest.)
-    batch_equal_passes: run passes of the same widths, such as teacher.largest and student.largest, as one batch, in
-        which each is normalised by its own statistics: faster where maps are small, more memory. null: where the crops
-        of a batch have at most 200 000 pixels in total.
+    latency_weight: lambda in Eq. 8, per ms; with a latency target, what its controller begins with.
     ohem_threshold, ohem_min_fraction: of the cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: how many images of the validation split to use, evenly spread; null for all.
@@ -63,23 +43,6 @@ class SearchConfig:
     gradient_clipping: float | None = Field(default=5.0, gt=0)
     momentum_precision: Literal["fp32", "bf16"] = "fp32"
     latency_weight: float = Field(default=0.01, ge=0)
-    decoupling: Literal["solved", "none"] | tuple[_Factor, _Factor, _Factor] = "solved"
-    temperature: float = Field(default=1.0, gt=0)
-    operator_sampling: OperatorSampling = "mixed"
-    recompute: bool = False
-    pretrain_passes: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "student.smallest",
-        "teacher.largest",
-        "student.random",
-        "student.random",
-    )
-    search_passes: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "student.smallest",
-        "teacher.largest",
-        "student.largest",
-        "student.sampled",
-    )
-    batch_equal_passes: bool | None = None
     ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
     precision: SearchPrecision = "auto"
@@ -95,12 +58,9 @@ class SearchConfig:
         return self.pretrain_epochs + self.search_epochs
 
     @property
-    def batches_equal_passes(self) -> bool:
-        """``batch_equal_passes``, or what null stands for."""
-        if self.batch_equal_passes is not None:
-            return self.batch_equal_passes
-        crop = self.augmentation.crop
-        return crop is not None and self.batch_size * crop[0] * crop[1] <= BATCH_UP_TO_PIXELS
+    def keep_gradients(self) -> bool:
+        """Whether the memory of superkernels' gradients is kept from one step to the next."""
+        return True
 
     def phase(self, epoch: int) -> Literal["pretrain", "search"]:
         """The phase of an epoch, counted from 0 over both."""

@@ -13,6 +13,9 @@ class GradientMonitor:
 
     def __init__(self, names: Sequence[str]) -> None:
         """``names`` of the parameters, as ``ARCHITECTURE.KIND.ANYTHING``, in the order of the gradients."""
+        for name in names:
+            if "." not in name:
+                raise ValueError(f"architecture parameter {name!r}: expected a name such as ARCHITECTURE.KIND")
         self._groups = [".".join(name.split(".")[:2]) for name in names]
         self._sums: dict[str, tuple[float, float]] = {}
         self._steps = 0

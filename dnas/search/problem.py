@@ -26,7 +26,8 @@ class SearchProblem(Protocol):
     """A network with weights and architecture parameters, and the passes that train them; see the two kinds below.
 
     Passes are drawn from the generator they are given and from nothing else, so that every process of a run, and a
-    resumed run, draws the same.
+    resumed run, draws the same. The parameters of ``architecture`` are named ``ARCHITECTURE.KIND``, or more than
+    that: the log tells gradients by both.
     """
 
     weights: nn.Module

@@ -32,7 +32,7 @@ def derive_network(source: Path, options: DeriveOptions, *, measure: bool = Fals
         derivation = derive_file(source, options)
     else:
         run, deriver = deriver_of_run(source)
-        derivation = deriver.derive(run, options)
+        derivation = _with_target(deriver.derive(run, options))
     return _measured(derivation, source, options.table) if measure else derivation
 
 
@@ -44,6 +44,14 @@ def measure_architecture(architecture: Architecture, table: LatencyTable, effort
     setup = setup_of(table, size)
     measured = measure_networks({"derived": partial(architecture.build, classes)}, size, setup, effort=effort)
     return measured["derived"].median
+
+
+def _with_target(derivation: Derivation) -> Derivation:
+    """The same with the latency target in the architecture's provenance, where the report looks for it."""
+    if derivation.target_ms is None or "target_ms" in derivation.architecture.provenance:
+        return derivation
+    told = derivation.architecture.with_provenance(target_ms=derivation.target_ms, predicted_ms=derivation.latency_ms)
+    return dataclasses.replace(derivation, architecture=told)
 
 
 def _measured(derivation: Derivation, source: Path, table: LatencyTable | None) -> Derivation:

@@ -2,6 +2,7 @@
 
 from search_spaces.fasterseg.cell_reference import run_cell_reference
 from search_spaces.fasterseg.cells import CellOutput, MixedOperator, RunCell, run_cell, run_recomputed, weighted_sum
+from search_spaces.fasterseg.config import FasterSegConfig, FasterSegSearchConfig
 from search_spaces.fasterseg.ends import SuperEnds, SuperFuse, combination_name
 from search_spaces.fasterseg.expected_latency import DecoupledWeights, ExpectedLatency, Sensitivities, uniform_sample
 from search_spaces.fasterseg.grid import Grid
@@ -9,7 +10,7 @@ from search_spaces.fasterseg.parameters import ArchitectureParameters, Sample
 from search_spaces.fasterseg.paths import downsampling, finer_probabilities, meetings, visits
 from search_spaces.fasterseg.plan import NetworkPlan
 from search_spaces.fasterseg.problem import CoSearch
-from search_spaces.fasterseg.space import FasterSegConfig, FasterSegSpace
+from search_spaces.fasterseg.space import FasterSegSpace
 from search_spaces.fasterseg.supernet import MultiResolutionSupernet, can_batch
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "DecoupledWeights",
     "ExpectedLatency",
     "FasterSegConfig",
+    "FasterSegSearchConfig",
     "FasterSegSpace",
     "Grid",
     "MixedOperator",

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import pydantic
 import torch
-from typing_extensions import Self
 
-from dnas.config import Field, config
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.latency.table import LatencyTable
 from dnas.runs import seed_everything
-from dnas.search import SearchConfig
-from dnas.training import RetrainConfig
-from search_spaces.base import SearchSpace, TaskConfig
+from search_spaces.base import SearchSpace
+from search_spaces.fasterseg.config import FasterSegConfig, FasterSegSearchConfig
 from search_spaces.fasterseg.expected_latency import DecoupledWeights, ExpectedLatency
-from search_spaces.fasterseg.grid import Grid
 from search_spaces.fasterseg.parameters import ArchitectureParameters
 from search_spaces.fasterseg.plan import NetworkPlan
 from search_spaces.fasterseg.problem import CoSearch
@@ -33,71 +28,6 @@ from search_spaces.fasterseg.signatures import (
 )
 from search_spaces.fasterseg.supernet import MultiResolutionSupernet
 
-Operator = Literal["skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2"]
-_Ratio = Annotated[int, Field(ge=1, le=64)]
-
-
-@config
-class NetworkConfig:
-    """The supernet; the defaults are the paper's (section 4.2).
-
-    layers: L. scales: the downsample rates s. ratios: the expansion ratios X; a connection has ratio * scale channels.
-    branches: b. student_ratio, teacher_ratio: expansion ratio of stem and head.
-    """
-
-    layers: int = Field(default=16, ge=2, le=64)
-    scales: Annotated[tuple[int, ...], Field(max_length=3)] = (8, 16, 32)
-    operators: tuple[Operator, ...] = ("skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2")
-    ratios: Annotated[tuple[_Ratio, ...], Field(min_length=1)] = (4, 6, 8, 10, 12)
-    branches: int = Field(default=2, ge=1, le=3)
-    student_ratio: _Ratio = 8
-    teacher_ratio: _Ratio = 12
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> Self:
-        grid = Grid(self.layers, self.scales)
-        if tuple(sorted(set(self.ratios))) != self.ratios:
-            raise ValueError(f"ratios {list(self.ratios)}: expected distinct ratios in ascending order")
-        if len(set(self.operators)) != len(self.operators) or not self.operators:
-            raise ValueError(f"operators {list(self.operators)}: expected at least one, each once")
-        if self.branches > len(grid.scales):
-            raise ValueError(f"{self.branches} branches need as many scales, given {list(self.scales)}")
-        return self
-
-    @property
-    def grid(self) -> Grid:
-        """The grid of cells."""
-        return Grid(self.layers, self.scales)
-
-
-@config
-class BranchSelectionConfig:
-    """How branches are selected: by ACC * (LAT / T) ** w (Appendix B).
-
-    reference_ms: T. exponent: w.
-    """
-
-    reference_ms: float = Field(default=8.3, gt=0)
-    exponent: float = Field(default=-0.07, le=0)
-
-
-@config
-class FasterSegConfig:
-    """A preset of this space.
-
-    task: what its networks are for.
-    latency_target_ms: the latency that the derived student is to have by the table, within 5 %, from either side; null
-        leaves it to the paper's fixed lambda (``search.latency_weight``).
-    """
-
-    space: Literal["fasterseg"]
-    task: TaskConfig
-    latency_target_ms: float | None = Field(default=None, gt=0)
-    branch_selection: BranchSelectionConfig = Field(default_factory=BranchSelectionConfig)
-    network: NetworkConfig = Field(default_factory=NetworkConfig)
-    search: SearchConfig = Field(default_factory=SearchConfig)
-    retrain: RetrainConfig = Field(default_factory=RetrainConfig)
-
 
 class FasterSegSpace(SearchSpace[FasterSegConfig]):
     """The space of a :class:`FasterSegConfig`."""
@@ -106,7 +36,7 @@ class FasterSegSpace(SearchSpace[FasterSegConfig]):
     steered = "student"
 
     @property
-    def search(self) -> SearchConfig:
+    def search(self) -> FasterSegSearchConfig:
         """How to search."""
         return self.settings.search
 

@@ -98,7 +98,13 @@ class MultiResolutionSupernet(nn.Module):
         are normalised by the statistics of their own sample. Stems, the cells of the last layer and the heads run once
         for each sample.
         """
-        inputs, outputs = self._run_cells(images, samples, run, recompute)
+        stems = [self.stems[str(sample.end_ratio)] for sample in samples]
+        if recompute:
+            maps = [recomputed(stem, images, networks=[stem]) for stem in stems]
+            run = functools.partial(run_recomputed, run=run)
+        else:
+            maps = [stem(images) for stem in stems]
+        inputs, outputs = self._run_cells(maps, samples, run)
         size = (images.shape[-2], images.shape[-1]) if full_size else None
         found = []
         for sample, own_inputs, own_outputs in zip(samples, inputs, outputs, strict=True):
@@ -107,31 +113,27 @@ class MultiResolutionSupernet(nn.Module):
         return found
 
     def _run_cells(
-        self, images: Tensor, samples: Sequence[Sample], run: RunCell, recompute: bool
+        self, stems: Sequence[Tensor], samples: Sequence[Sample], run: RunCell
     ) -> tuple[list[dict[tuple[int, int], Tensor]], list[dict[int, Tensor]]]:
-        """For every sample the mixed input of every cell (Eq. 1) by (level, layer), and the last map of every scale."""
-        one = functools.partial(run_recomputed, run=run) if recompute else run
-        stems = [self._run_stem(images, sample, recompute) for sample in samples]
+        """For every sample the mixed input of every cell (Eq. 1) by (level, layer), and the last map of every scale.
+
+        ``stems``: the map of each sample's stem.
+        """
         inputs = {(0, 0): _as_batch(stems)}
         outputs: list[dict[int, Tensor]] = [{} for _ in samples]
         for level, layer in self.grid.cells():
             x = inputs[level, layer]
             if layer == self.grid.last:
                 for part, sample, own in zip(_parts(x, len(samples)), samples, outputs, strict=True):
-                    (own[self.grid.scales[level]],) = one(part, [self._output(level, layer, None, [sample])])
+                    (own[self.grid.scales[level]],) = run(part, [self._output(level, layer, None, [sample])])
                 continue
             targets = self._targets(level, layer)
-            found = one(x, [self._output(level, layer, target, samples) for target in targets])
+            found = run(x, [self._output(level, layer, target, samples) for target in targets])
             for target, out in zip(targets, found, strict=True):
                 inputs[target] = inputs[target] + out if target in inputs else out
         parts = {cell: _parts(x, len(samples)) for cell, x in inputs.items()}
-        parts[0, 0] = stems
+        parts[0, 0] = list(stems)
         return [{cell: x[index] for cell, x in parts.items()} for index in range(len(samples))], outputs
-
-    def _run_stem(self, images: Tensor, sample: Sample, recompute: bool) -> Tensor:
-        stem = self.stems[str(sample.end_ratio)]
-        out: Tensor = recomputed(stem, images, networks=[stem]) if recompute else stem(images)
-        return out
 
     def _targets(self, level: int, layer: int) -> list[tuple[int, int]]:
         """The cells that read this one, of its own level first."""

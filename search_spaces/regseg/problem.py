@@ -81,6 +81,11 @@ class RateSearch:
             layer.upper = max(layer.upper, rates[name])
             layer.dilation.fill_(rates[name])
 
+    def limits(self, rates: Mapping[str, float]) -> dict[str, float]:
+        """The bounds of all layers where they have these rates, by name; the problem is left at them."""
+        self.assign(rates)
+        return self._bounds()
+
     def project(self) -> None:
         """Put every rate within its bounds."""
         clamp_dilations(self.weights)

@@ -8,8 +8,11 @@ from derive import Architecture, DilatedArchitecture
 from derive.dilated.snapshots import snapshots
 from dnas.cli import main
 from dnas.files import dump_yaml
+from dnas.latency import Effort, LatencyTable, Measurement, make_setup
+from dnas.latency.provenance import start_provenance
 from dnas.runs import RunFolder
 from dnas.workflows.derivation import deriver_of_run
+from search_spaces import load_space
 
 SPACE = {
     "space": "regseg",
@@ -122,3 +125,32 @@ def test_fasterseg_wants_a_table(tmp_path, capsys):
     assert main(["search", "fasterseg_demo", "--data", "streets", "--out", str(tmp_path / "run")]) == 2
     assert "give --table" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_rates_are_led_to_a_latency_target(jobs, capsys):
+    """From a table made by hand, in which a rate costs what it is: rounding alone would miss the target."""
+    space = load_space(str(jobs / "space.yaml"))
+    provenance = start_provenance(make_setup("cpu"), Effort(), space="x", input_size=space.input_size, command=None)
+    prices = {item.spec.key: float(dict(item.spec.extras).get("dilation", 40)) for item in space.inventory()}
+    entries = {key: Measurement(ms, ms, ms, 1, 1) for key, ms in prices.items()}
+    LatencyTable(provenance, entries).save(jobs / "made.json")
+    # Four rates from 1 to 4: networks take 40 to 52 ms.
+    options = ["--data", str(jobs / "data.yaml"), "--device", "cpu", "--table", str(jobs / "made.json")]
+    for target in (41.0, 46.0):
+        run = str(jobs / f"to_{target}")
+        changes = ["--set", f"latency_target_ms={target}", "--set", "search.latency_weight=0"]
+        command = ["search", str(jobs / "space.yaml"), *options, *changes]
+        assert main([*command, "--out", run]) == 0
+        capsys.readouterr()
+        assert main(["derive", run, "--out", str(jobs / "t.yaml"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["target_ms"] == target
+        assert found["latency_ms"] == pytest.approx(target, rel=0.05)
+        records = RunFolder.open(run).records("step")
+        weights = [record["latency_weight"] for record in records]
+        assert max(weights) > 0 if target < 45 else min(weights) < 0
+    assert main(["search", str(jobs / "space.yaml"), *options, "--set", "latency_target_ms=60", "--out", run]) == 2
+    assert "slowest network of the space takes 52.000 ms" in capsys.readouterr().err
+    without = ["--data", str(jobs / "data.yaml"), "--set", "latency_target_ms=41", "--out", str(jobs / "none")]
+    assert main(["search", str(jobs / "space.yaml"), *without]) == 2
+    assert "no latency table" in capsys.readouterr().err

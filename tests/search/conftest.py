@@ -14,9 +14,17 @@ from dnas.data.seeding import mix_seed
 from dnas.networks import network_by_name
 from dnas.ops import make_fractional
 from dnas.runs import RunFolder, seed_everything
-from dnas.search import JointSearchConfig, LatencyTarget, SearchConfig, search
-from search_spaces.fasterseg import ArchitectureParameters, CoSearch, Grid, MultiResolutionSupernet
-from search_spaces.fasterseg.expected_latency import DecoupledWeights, ExpectedLatency, NetworkPlan
+from dnas.search import JointSearchConfig, LatencyTarget, search
+from search_spaces.fasterseg import (
+    ArchitectureParameters,
+    CoSearch,
+    DecoupledWeights,
+    ExpectedLatency,
+    FasterSegSearchConfig,
+    Grid,
+    MultiResolutionSupernet,
+    NetworkPlan,
+)
 from search_spaces.regseg import RateSearch
 
 multiprocessing.get_start_method()  # asking settles it, as the first data worker would
@@ -80,7 +88,7 @@ def make_config(**values):
         "architecture_learning_rate": 0.05,
         "augmentation": AugmentationConfig(crop=(32, 32), brightness=0.2),
     }
-    return SearchConfig(**{**defaults, **values})
+    return FasterSegSearchConfig(**{**defaults, **values})
 
 
 def make_rate_problem(seed=0, **options):

@@ -17,7 +17,7 @@ from dnas.runs import Interrupted, RunFolder
 from dnas.search import Pass, SearchConfig
 from dnas.search.bilevel import BilevelSearch
 from dnas.search.optim import SupernetSGD
-from search_spaces.fasterseg import CoSearch
+from search_spaces.fasterseg import CoSearch, FasterSegSearchConfig
 
 
 def all_gradients(problem):
@@ -219,7 +219,7 @@ def test_the_log_tells_every_step_and_epoch(tiny, tmp_path):
     assert outputs["student"].keys() == {"8", "16"}
     assert epochs[-1]["miou"]["student"] == pytest.approx(sum(outputs["student"].values()) / 2)
     assert (result.epochs, result.miou, result.latency_ms) == (4, epochs[-1]["miou"], epochs[-1]["latency_ms"])
-    assert parse_config(SearchConfig, run.configuration, "run") == config
+    assert parse_config(FasterSegSearchConfig, run.configuration, "run") == config
 
 
 def test_the_logits_of_the_run_are_those_of_the_problem(tiny, tmp_path):
@@ -432,8 +432,8 @@ def test_losing_the_target_of_a_pass_is_an_error(tiny):
 
 
 def test_configuration_round_trip_and_mistakes():
-    for config in (SearchConfig(), SearchConfig(decoupling=(0.1, 0.2, 0.7), gradient_clipping=None)):
-        assert parse_config(SearchConfig, to_mapping(config), "x") == config
+    for config in (SearchConfig(), FasterSegSearchConfig(decoupling=(0.1, 0.2, 0.7), gradient_clipping=None)):
+        assert parse_config(type(config), to_mapping(config), "x") == config
     for values, message in (
         ({"epochs": 3}, "epochs: unknown key, known keys: pretrain_epochs"),
         ({"search_epochs": 0}, "search_epochs: given 0"),
@@ -445,7 +445,7 @@ def test_configuration_round_trip_and_mistakes():
         ({"temperature": 0}, "temperature: given 0"),
     ):
         with pytest.raises(UserError, match=message):
-            parse_config(SearchConfig, values, "x")
+            parse_config(FasterSegSearchConfig, values, "x")
     config = SearchConfig(pretrain_epochs=2, search_epochs=3)
     assert config.epochs == 5
     assert [config.phase(epoch) for epoch in range(5)] == ["pretrain"] * 2 + ["search"] * 3

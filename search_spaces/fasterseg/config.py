@@ -1,0 +1,134 @@
+"""How FasterSeg's space is configured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+from typing_extensions import Self
+
+from dnas.config import Field, config
+from dnas.search import SearchConfig
+from dnas.training import RetrainConfig
+from search_spaces.base import TaskConfig
+from search_spaces.fasterseg.grid import Grid
+
+Operator = Literal["skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2"]
+_Factor = Annotated[float, Field(ge=0)]
+_Ratio = Annotated[int, Field(ge=1, le=64)]
+
+BATCH_UP_TO_PIXELS = 200_000
+
+
+@config
+class NetworkConfig:
+    """The supernet; the defaults are the paper's (section 4.2).
+
+    layers: L. scales: the downsample rates s. ratios: the expansion ratios X; a connection has ratio * scale channels.
+    branches: b. student_ratio, teacher_ratio: expansion ratio of stem and head.
+    """
+
+    layers: int = Field(default=16, ge=2, le=64)
+    scales: Annotated[tuple[int, ...], Field(max_length=3)] = (8, 16, 32)
+    operators: tuple[Operator, ...] = ("skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2")
+    ratios: Annotated[tuple[_Ratio, ...], Field(min_length=1)] = (4, 6, 8, 10, 12)
+    branches: int = Field(default=2, ge=1, le=3)
+    student_ratio: _Ratio = 8
+    teacher_ratio: _Ratio = 12
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        grid = Grid(self.layers, self.scales)
+        if tuple(sorted(set(self.ratios))) != self.ratios:
+            raise ValueError(f"ratios {list(self.ratios)}: expected distinct ratios in ascending order")
+        if len(set(self.operators)) != len(self.operators) or not self.operators:
+            raise ValueError(f"operators {list(self.operators)}: expected at least one, each once")
+        if self.branches > len(grid.scales):
+            raise ValueError(f"{self.branches} branches need as many scales, given {list(self.scales)}")
+        return self
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of cells."""
+        return Grid(self.layers, self.scales)
+
+
+@config
+class BranchSelectionConfig:
+    """How branches are selected: by ACC * (LAT / T) ** w (Appendix B).
+
+    reference_ms: T. exponent: w.
+    """
+
+    reference_ms: float = Field(default=8.3, gt=0)
+    exponent: float = Field(default=-0.07, le=0)
+
+
+@config
+class FasterSegSearchConfig(SearchConfig):
+    """The two-level search of teacher and student; the defaults are the paper's.
+
+    decoupling: how the latency's gradient is shared between alpha, beta and gamma (Eq. 3): "solved" from the table's
+        sensitivities, "none", or the three factors w1, w2, w3.
+    temperature: of the Gumbel-softmax.
+    operator_sampling: "mixed" runs all operators of a cell, weighted by alpha (Eq. 2). "single_path" draws one for each
+        cell and pass, by a straight-through Gumbel-softmax choice as for the ratios, and runs only that; validation
+        then takes the likeliest. The latency is the expectation over all of them either way.
+    recompute: save only what stems, cells and heads read for the backward pass, which runs them again: slower, less
+        memory.
+    pretrain_passes, search_passes: the passes of one weight step as ARCHITECTURE.WIDTH, the width being smallest,
+        largest, random, likeliest or sampled. (Appendix F wants the smallest, the largest and two random or one
+        sampled width; while pretraining, the teacher's pass is the one at the largest.)
+    batch_equal_passes: run passes of the same widths, such as teacher.largest and student.largest, as one batch, in
+        which each is normalised by its own statistics: faster where maps are small, more memory. null: where the crops
+        of a batch have at most 200 000 pixels in total.
+    """
+
+    decoupling: Literal["solved", "none"] | tuple[_Factor, _Factor, _Factor] = "solved"
+    temperature: float = Field(default=1.0, gt=0)
+    operator_sampling: Literal["mixed", "single_path"] = "mixed"
+    recompute: bool = False
+    pretrain_passes: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "student.smallest",
+        "teacher.largest",
+        "student.random",
+        "student.random",
+    )
+    search_passes: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "student.smallest",
+        "teacher.largest",
+        "student.largest",
+        "student.sampled",
+    )
+    batch_equal_passes: bool | None = None
+
+    @property
+    def keep_gradients(self) -> bool:
+        """Single paths leave most weights without a gradient: its memory is freed after every step."""
+        return self.operator_sampling == "mixed"
+
+    @property
+    def batches_equal_passes(self) -> bool:
+        """``batch_equal_passes``, or what null stands for."""
+        if self.batch_equal_passes is not None:
+            return self.batch_equal_passes
+        crop = self.augmentation.crop
+        return crop is not None and self.batch_size * crop[0] * crop[1] <= BATCH_UP_TO_PIXELS
+
+
+@config
+class FasterSegConfig:
+    """A preset of this space.
+
+    task: what its networks are for.
+    latency_target_ms: the latency that the derived student is to have by the table, within 5 %, from either side; null
+        leaves it to the paper's fixed lambda (``search.latency_weight``).
+    """
+
+    space: Literal["fasterseg"]
+    task: TaskConfig
+    latency_target_ms: float | None = Field(default=None, gt=0)
+    branch_selection: BranchSelectionConfig = Field(default_factory=BranchSelectionConfig)
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
+    search: FasterSegSearchConfig = Field(default_factory=FasterSegSearchConfig)
+    retrain: RetrainConfig = Field(default_factory=RetrainConfig)
