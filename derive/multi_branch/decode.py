@@ -5,29 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from derive.multi_branch.architecture import Branch, Cell, MultiBranchArchitecture
 from search_spaces.fasterseg import Grid, NetworkPlan
-
-Place = tuple[int, int]
-"""(level, layer) of a cell, or of the cell that a connection leads into."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """One choice of everything that a derived network is made of.
-
-    ``entered``: by final scale, the layers at which its branch enters the levels from 1. ``operators``: of every cell.
-    ``ratios``: expansion ratio of every searched connection, by the cell that it leads into.
-    """
-
-    entered: Mapping[int, tuple[int, ...]]
-    operators: Mapping[Place, str]
-    ratios: Mapping[Place, int]
+from search_spaces.fasterseg.selection import Place, Selection, branch_paths, levels_of
 
 
 def decode(
@@ -46,38 +30,36 @@ def decode(
 def downsampling_layers(logits: Mapping[str, Tensor], grid: Grid, level: int) -> tuple[tuple[int, ...], float]:
     """The layers at which the branch of ``level`` enters levels 1 to ``level``, and the margin to the second best.
 
-    The joint argmax of the product of beta_0. The margin is the ratio of the second best product to the best, from 0
-    (no doubt) to 1 (a tie). The first cell of a level has no choice, so no beta: it is entered there only if the grid
-    leaves nothing else.
+    The joint argmax of the product of the probabilities to enter each level (footnote 2). The margin is the ratio of
+    the second best product to the best, from 0 (no doubt) to 1 (a tie).
     """
     scored = scored_paths(_entry_scores(logits, grid), grid, level)
     margin = math.exp(scored[1][0] - scored[0][0]) if len(scored) > 1 else 0.0
     return scored[0][1], margin
 
 
-UNSEARCHED = -1e6
-"""Score of entering a level at its first cell, which has no beta."""
-
-
 def _entry_scores(logits: Mapping[str, Tensor], grid: Grid) -> dict[Place, float]:
-    """The logarithm of beta_0 of every cell that has a choice of predecessor."""
-    return {
-        (level, grid.layers - rows + row): float(probability)
-        for level in grid.levels
-        for rows in [grid.beta_rows(level)]
-        if rows
-        for row, probability in enumerate(F.log_softmax(logits[f"beta_{grid.scales[level]}"].double(), -1)[:, 0])
-    }
+    """Log-probabilities of entering a level at each of its cells.
+
+    Where a cell has two predecessors, that is beta_0 (footnote 2). The first cell of a level has one predecessor and no
+    beta. A branch comes from there if no other cell of the level reads the finer one: the product of all their beta_1.
+    So every path that the latency model prices can be selected.
+    """
+    scores: dict[Place, float] = {}
+    for level in grid.levels:
+        if not level:
+            continue
+        rows = grid.beta_rows(level)
+        betas = F.log_softmax(logits[f"beta_{grid.scales[level]}"].double(), -1).tolist() if rows else []
+        scores[level, level] = sum(beta[1] for beta in betas)
+        scores |= {(level, grid.layers - rows + row): beta[0] for row, beta in enumerate(betas)}
+    return scores
 
 
 def scored_paths(scores: Mapping[Place, float], grid: Grid, level: int) -> list[tuple[float, tuple[int, ...]]]:
-    """All ways to ``level`` with the logarithm of their product of beta_0, the best first, the earlier of equals."""
+    """All paths to ``level`` with the sum of their entries' scores, the best first, the earlier of equals."""
     return sorted(
-        (
-            (sum(scores.get((i + 1, layer), UNSEARCHED) for i, layer in enumerate(layers)), layers)
-            for layers in combinations(range(1, grid.layers), level)
-            if all(layer > i for i, layer in enumerate(layers))
-        ),
+        ((sum(scores[i + 1, layer] for i, layer in enumerate(path)), path) for path in branch_paths(grid, level)),
         key=lambda pair: (-pair[0], pair[1]),
     )
 
@@ -134,11 +116,6 @@ class Likelihoods:
             row = self.ratios[place]
             lost += max(row) - row[self.plan.ratios.index(selection.ratios[place])]
         return lost
-
-
-def levels_of(entered: Sequence[int], grid: Grid) -> list[int]:
-    """The level of every layer's cell on a branch that enters the levels from 1 at the layers ``entered``."""
-    return [sum(at <= layer for at in entered) for layer in range(grid.layers)]
 
 
 def _log(probability: float) -> float:

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from derive.multi_branch.decode import UNSEARCHED, Likelihoods, Selection
+from derive.multi_branch.decode import Likelihoods
 from derive.multi_branch.prices import Floats, NetworkPrices
+from search_spaces.fasterseg.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,7 @@ class LatencyLikelihoodDP:
         self._climbs = {key: _weighed(table, latency_weight) for key, table in prices.climbs.items()}
         self._alpha = {place: np.zeros(len(self._operators)) for place in self.grid.cells()}
         self._gamma = {place: np.full(self._count, np.inf) for place in self.grid.cells()}
-        self._beta = {
-            (level, layer): 0.0 if layer > level else -UNSEARCHED for level, layer in self.grid.cells() if level
-        }
+        self._beta = {(level, layer): 0.0 for level, layer in self.grid.cells() if level}
         for place, row in self._gamma.items():
             row[list(prices.searched)] = 0.0
             if likelihoods is not None and place[1]:

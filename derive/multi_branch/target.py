@@ -10,10 +10,11 @@ import torch
 
 from derive.base import TOLERANCE
 from derive.multi_branch.architecture import MultiBranchArchitecture
-from derive.multi_branch.decode import Likelihoods, Selection, assemble, levels_of
+from derive.multi_branch.decode import Likelihoods, assemble
 from derive.multi_branch.latency_dp import LatencyLikelihoodDP
 from derive.multi_branch.prices import Lookup, NetworkPrices
 from search_spaces.fasterseg import ArchitectureParameters, NetworkPlan
+from search_spaces.fasterseg.selection import Selection, levels_of
 
 _CLOSE = 0.02  # what is aimed at first, so that the network is not derived at the very edge of the tolerance
 _BISECTIONS = 14

@@ -70,10 +70,12 @@ class SuperEnds(nn.Module):
         size: tuple[int, int] | None,
         *,
         recompute: bool = False,
+        combinations: Sequence[tuple[int, ...]] | None = None,
     ) -> dict[tuple[int, ...], Tensor]:
         """Last maps by branch scale, maps left behind by (branch, scale) -> logits by combination.
 
         They are of ``size``, without it of 1/8. ``recompute``: keep only the maps that the steps up and the heads read.
+        ``combinations``: those to compute, by default all.
         """
         at_eight = {}
         for branch, x in outputs.items():
@@ -82,7 +84,7 @@ class SuperEnds(nn.Module):
                 x = recomputed(fuse, skip, x, networks=[fuse]) if recompute else fuse(skip, x)
             at_eight[branch] = x
         logits = {}
-        for scales in self.combinations:
+        for scales in self.combinations if combinations is None else combinations:
             run = functools.partial(_run_head, self.head(scales), size)
             maps = [at_eight[scale] for scale in scales]
             logits[scales] = recomputed(run, *maps, networks=[self.head(scales)]) if recompute else run(*maps)

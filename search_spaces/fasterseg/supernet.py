@@ -17,6 +17,7 @@ from search_spaces.fasterseg.ends import SuperEnds
 from search_spaces.fasterseg.grid import Grid
 from search_spaces.fasterseg.parameters import Sample
 from search_spaces.fasterseg.paths import downsampling, finer_probabilities, visits
+from search_spaces.fasterseg.selection import Selection
 
 
 class MultiResolutionSupernet(nn.Module):
@@ -134,6 +135,51 @@ class MultiResolutionSupernet(nn.Module):
         parts = {cell: _parts(x, len(samples)) for cell, x in inputs.items()}
         parts[0, 0] = list(stems)
         return [{cell: x[index] for cell, x in parts.items()} for index in range(len(samples))], outputs
+
+    def forward_selection(
+        self,
+        images: Tensor,
+        selection: Selection,
+        end_ratio: int,
+        run: RunCell = run_cell,
+        *,
+        full_size: bool = True,
+    ) -> Tensor:
+        """(N, 3, H, W) images -> logits (N, classes, H, W) of one discrete network, with the weights of its choices.
+
+        Only the cells of its branches run. The result is that of ``forward`` for a one-hot sample of these choices.
+        Without ``full_size`` the logits are left at 1/8.
+        """
+        grid, paths = self.grid, selection.paths(self.grid)
+        inputs = {(0, 0): self.stems[str(end_ratio)](images)}
+        outputs: dict[int, Tensor] = {}
+        for layer in range(grid.layers):
+            levels = sorted({path[layer] for path in paths.values()})
+            for level in levels:
+                if layer == grid.last:
+                    output = self._selected(selection, level, layer, level, end_ratio)
+                    (outputs[grid.scales[level]],) = run(inputs[level, layer], [output])
+                    continue
+                targets = sorted({path[layer + 1] for path in paths.values() if path[layer] == level})
+                wanted = [self._selected(selection, level, layer, target, end_ratio) for target in targets]
+                for target, out in zip(targets, run(inputs[level, layer], wanted), strict=True):
+                    inputs[target, layer + 1] = out
+        skips = {
+            (branch, grid.scales[level]): inputs[level, layer - 1]
+            for branch, entered in selection.entered.items()
+            for level, layer in enumerate(entered)
+        }
+        ends = cast("SuperEnds", self.ends[str(end_ratio)])
+        size = (images.shape[-2], images.shape[-1]) if full_size else None
+        logits: dict[tuple[int, ...], Tensor] = ends(outputs, skips, size, combinations=[selection.branches])
+        return logits[selection.branches]
+
+    def _selected(self, selection: Selection, level: int, layer: int, target: int, end_ratio: int) -> CellOutput:
+        """The one operator of a cell towards the level of its target."""
+        operators = (self.keep if target == level else self.down)[f"{level}_{layer}"]
+        ratio = end_ratio if layer == self.grid.last else selection.ratios[target, layer + 1]
+        name = selection.operators[level, layer]
+        return CellOutput(cast("MixedOperator", operators), [{name: None}], ratio * self.grid.scales[target])
 
     def _targets(self, level: int, layer: int) -> list[tuple[int, int]]:
         """The cells that read this one, of its own level first."""

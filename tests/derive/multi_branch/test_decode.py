@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from derive.multi_branch import decode, downsampling_layers
 from dnas.ops import OPERATORS
 from search_spaces.fasterseg import ArchitectureParameters, Grid, NetworkPlan
+from search_spaces.fasterseg.paths import finer_probabilities
+from search_spaces.fasterseg.selection import branch_paths, levels_of
 
 RATIOS = (1, 2, 3, 5)
 
@@ -37,11 +39,10 @@ def reference_path(logits, grid, level):
         product = 1.0
         for layer in range(1, grid.layers):
             if walk[layer] > walk[layer - 1]:
-                if layer == walk[layer]:  # the first cell of a level: nothing there was searched
-                    product *= 1e-30
-                else:
-                    row = logits[f"beta_{grid.scales[walk[layer]]}"].double()[layer - walk[layer] - 1]
-                    product *= row[0].exp().item() / row.exp().sum().item()
+                rows = logits.get(f"beta_{grid.scales[walk[layer]]}", torch.zeros(0, 2)).double().softmax(-1)
+                # Into the first cell of a level, which has no beta, where none of the others reads the finer level.
+                first = layer == walk[layer]
+                product *= rows[:, 1].prod().item() if first else rows[layer - walk[layer] - 1, 0].item()
         if product > best:
             best, best_walk = product, walk
     return best_walk
@@ -183,15 +184,40 @@ def test_the_joint_argmax_is_not_the_argmax_of_each():
     assert downsampling_layers(logits, grid, 1)[0] == (4,)
 
 
-def test_the_first_cell_of_a_level_is_entered_only_when_nothing_else_is_left():
+def test_the_first_cell_of_a_level_is_entered_where_no_other_reads_the_finer_level():
     assert downsampling_layers(beta_of(Grid(3)), Grid(3), 2)[0] == (1, 2)
     assert downsampling_layers(beta_of(Grid(2, (8, 16))), Grid(2, (8, 16)), 1)[0] == (1,)
     for seed in range(20):
-        grid = Grid(5)
-        for level in (1, 2):
-            layers, margin = downsampling_layers(random_logits(grid, seed), grid, level)
-            assert layers[0] > 1
-            assert 0 <= margin <= 1
+        layers, margin = downsampling_layers(random_logits(Grid(9), seed), Grid(9), 1)
+        assert layers[0] > 1  # undecided logits
+        assert 0 <= margin <= 1
+    assert downsampling_layers({"beta_16": torch.tensor([[0.0, 5.0]] * 7)}, Grid(9, (8, 16)), 1)[0] == (1,)
+
+
+@pytest.mark.parametrize("grid", [Grid(5), Grid(16), Grid(4, (8, 16))], ids=str)
+def test_decoding_can_select_every_path_that_the_latency_model_prices(grid):
+    """Of 16 layers, 15 paths to 1/16 and 105 to 1/32; with uniform betas all have a positive probability."""
+    uniform = [torch.full((grid.beta_rows(level), 2), 0.5, dtype=torch.float64) for level in grid.levels]
+    finer = finer_probabilities(uniform, grid)
+    for level in grid.levels[1:]:
+        paths = branch_paths(grid, level)
+        assert len(paths) == math.comb(grid.layers - 1, level)
+        probability = 0.0
+        for path in paths:
+            chances = [
+                finer[layer][at] if at > before else 1 - finer[layer][at]
+                for layer, (before, at) in enumerate(itertools.pairwise(levels_of(path, grid)), start=1)
+            ]
+            assert math.prod(chances) > 0
+            probability += math.prod(chances)
+            logits = {f"beta_{grid.scales[at]}": torch.zeros(grid.beta_rows(at), 2) for at in grid.levels if at}
+            for at, layer in enumerate(path, start=1):
+                rows = logits[f"beta_{grid.scales[at]}"]
+                rows[:, 1] = 9.0
+                if layer > at:
+                    rows[grid.beta_row(at, layer)] = torch.tensor([9.0, 0.0])
+            assert downsampling_layers(logits, grid, level)[0] == path
+        assert probability == pytest.approx(1.0)
 
 
 def test_the_paper_s_grid_is_decoded_whole():

@@ -7,11 +7,12 @@ import zlib
 import pytest
 import torch
 
-from derive.multi_branch.decode import Likelihoods, Selection, assemble, levels_of
+from derive.multi_branch.decode import Likelihoods, assemble
 from derive.multi_branch.latency_dp import LatencyLikelihoodDP
 from derive.multi_branch.prices import NetworkPrices
 from dnas.networks.multi_branch import share_prefixes
 from search_spaces.fasterseg import ArchitectureParameters, Grid, NetworkPlan
+from search_spaces.fasterseg.selection import Selection, levels_of
 
 
 @functools.cache

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from derive.multi_branch import decode, latency_bounds
-from derive.multi_branch.decode import Likelihoods, Selection, assemble, levels_of
+from derive.multi_branch.decode import Likelihoods, assemble
 from derive.multi_branch.target import TOLERANCE, TargetedDecoder
 from search_spaces.fasterseg import ArchitectureParameters, Grid, NetworkPlan
+from search_spaces.fasterseg.selection import Selection, levels_of
 
 OPERATORS, RATIOS, END_RATIO = ("skip", "conv", "zoomed_conv"), (1, 2), 2
 COST = {"skip": 0.02, "conv": 1.0, "zoomed_conv": 0.4, "stem": 0.5, "head": 0.7, "fuse": 0.3}
@@ -39,8 +40,6 @@ def every_network(plan, likelihoods, branches):
     """(lost log-probability, ms) of every network with one branch."""
     (scale,) = branches
     for _, entered in likelihoods.paths[scale]:
-        if any(layer == level for level, layer in enumerate(entered, 1)) and len(likelihoods.paths[scale]) > 1:
-            continue  # into the first cell of a level, which was not searched
         cells = [(level, layer) for layer, level in enumerate(levels_of(entered, plan.grid))]
         for names in itertools.product(OPERATORS, repeat=len(cells)):
             for ratios in itertools.product(RATIOS, repeat=len(cells) - 1):
