@@ -18,6 +18,8 @@ class RetrainConfig:
     schedule: "poly" and "cosine" fall to 0 over all steps, "exponential" by ``exponential_decay`` per epoch; in the
         first ``warm_up_steps`` steps it is multiplied by a factor that rises linearly from ``warm_up_start`` to 1.
     decay_norms_and_biases: whether ``weight_decay`` acts on normalisations and biases too.
+    ema_decay: of the exponential moving average of the weights, which is then validated and kept; null for none.
+        It is updated every ``ema_every`` steps; its first updates decay faster, by (1 + n) / (10 + n).
     gradient_clipping: the largest norm of all gradients, taken as one vector; null for none.
     ohem_threshold: a pixel is hard if the probability of its true class is below it; null for plain cross-entropy.
     ohem_min_fraction: the share of the valid pixels that is averaged if fewer are hard.
@@ -41,6 +43,8 @@ class RetrainConfig:
     weight_decay: float = Field(default=5e-4, ge=0)
     decay_norms_and_biases: bool = False
     gradient_clipping: float | None = Field(default=None, gt=0)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    ema_every: int = Field(default=1, ge=1)
     ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
     auxiliary_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()

@@ -15,6 +15,7 @@ from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
 from dnas.runs import Interrupt, Interrupted, RunFolder, load_into, seed_everything
+from dnas.training.averaging import moving_average
 from dnas.training.config import RetrainConfig
 from dnas.training.device import (
     autocast,
@@ -121,8 +122,14 @@ class _Retraining:
             weight_decay=config.weight_decay,
             decay_norms_and_biases=config.decay_norms_and_biases,
         )
+        self.average = None if config.ema_decay is None else moving_average(self.network, config.ema_decay)
         self.trained: Any = network
         self.best_miou, self.best_epoch = -math.inf, -1
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network whose weights are validated and kept: the moving average, if there is one."""
+        return self.network if self.average is None else self.average.module
 
     def restore(self) -> int:
         """Load the state in the run folder, if any; returns the number of finished epochs."""
@@ -133,6 +140,8 @@ class _Retraining:
                 self.optimizer.load_state_dict(state["optimizer"])
                 if state["scaler"]:
                     self.scaler.load_state_dict(state["scaler"])
+                if self.average is not None:
+                    load_into(self.average, state["average"], self.run.path)
                 self.best_miou, self.best_epoch = state["best"]["miou"], state["best"]["epoch"]
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise UserError(f"{self.run.path}: its state does not fit this retraining ({error})") from None
@@ -203,6 +212,8 @@ class _Retraining:
         if not all(math.isfinite(value) for value in values):
             raise self._diverged(f"the loss is {values[0]}", epoch, step)
         self._update(loss.total)
+        if self.average is not None and (epoch * len(self.batches) + step + 1) % self.config.ema_every == 0:
+            self.average.update_parameters(self.network)
         self.run.log(
             {
                 "kind": "step",
@@ -242,10 +253,10 @@ class _Retraining:
         self.progress.begin(f"validate {epoch + 1}/{self.config.epochs}", len(self.validation_data))
         if self.world > 1:
             # Each process has its own running statistics; those of the first one are saved, so they are validated.
-            for buffer in self.network.buffers():
+            for buffer in self.kept.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         return evaluate(
-            self.network,
+            self.kept,
             self.validation_data,
             self.config.augmentation,
             device=self.device,
@@ -259,16 +270,18 @@ class _Retraining:
         )
 
     def _save(self, epoch: int, evaluation: Evaluation | None) -> None:
-        weights = self.network.state_dict()
+        weights = self.kept.state_dict()
         if evaluation is not None and evaluation.miou > self.best_miou:
             self.best_miou, self.best_epoch = evaluation.miou, epoch
             self.run.save_weights("best", weights)
         self.run.save_weights("last", weights)
         state = {
-            "network": weights,
+            "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": {"miou": self.best_miou, "epoch": self.best_epoch},
         }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         # Last: the epoch counts once the state is replaced; a run that is killed before repeats it.
         self.run.save_state(state, epoch + 1)

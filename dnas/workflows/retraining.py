@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from dnas.config import to_mapping
+from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig
 from dnas.data.seeding import mix_seed
 from dnas.device import resolve_device
@@ -61,5 +61,17 @@ def run_retraining(
     seed_everything(mix_seed("network", seed))
     built: nn.Module = build_network(network, labels.num_classes, source)
     frozen = None if teacher is None else teacher.network
-    with RunFolder.create(out, "retrain", configuration, seed, resume, device=chosen, tensorboard=tensorboard) as run:
+    with RunFolder.create(
+        out, "retrain", configuration, seed, resume, device=chosen, tensorboard=tensorboard, upgrade=_upgrade
+    ) as run:
         return retrain(built, splits, run, config, teacher=frozen, device=chosen, progress=progress)
+
+
+def _upgrade(configuration: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a retraining as an earlier version wrote it, with today's defaults for what is new."""
+    data, recipe = configuration.get("data", {}), configuration.get("retrain", {})
+    return {
+        **configuration,
+        "data": to_mapping(parse_config(DataConfig, data, "configuration.yaml: data")),
+        "retrain": to_mapping(parse_config(RetrainConfig, recipe, "configuration.yaml: retrain")),
+    }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from derive import TABLE, deriver_of
-from dnas.config import to_mapping
+from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig
 from dnas.device import resolve_device
 from dnas.errors import UserError
@@ -17,8 +17,7 @@ from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
 from dnas.workflows.networks import open_splits, require_classes
-from search_spaces import SearchSpace
-from search_spaces.old_formats import upgraded
+from search_spaces import SearchSpace, space_from
 
 
 def run_search(
@@ -76,6 +75,10 @@ def _check_prices(space: SearchSpace[Any], table: LatencyTable | None, allow_mis
 
 
 def _upgrade(configuration: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a search as an earlier version wrote it, in today's form."""
-    space = configuration.get("space")
-    return {**configuration, "space": upgraded(space)[0]} if isinstance(space, dict) else configuration
+    """The configuration of a search as an earlier version wrote it, in today's form and with today's defaults."""
+    space, data = configuration.get("space", {}), configuration.get("data", {})
+    return {
+        **configuration,
+        "space": space_from(space, "configuration.yaml").configuration(),
+        "data": to_mapping(parse_config(DataConfig, data, "configuration.yaml: data")),
+    }

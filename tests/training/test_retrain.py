@@ -160,6 +160,7 @@ def test_auxiliary_heads_are_weighed_and_trained(tmp_path):
         {"channels_last": True, "gradient_clipping": 0.1},
         {"schedule": "cosine", "workers": 1, "validation_batch_size": 2},
         {"schedule": "exponential", "decay_norms_and_biases": True},
+        {"ema_decay": 0.9, "ema_every": 2},
     ],
 )
 def test_options_resume_to_the_same_end(tmp_path, values):
