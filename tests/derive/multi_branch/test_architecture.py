@@ -212,9 +212,9 @@ CELL = ("branches", 0, "cells", 1)
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (changed(("version",), None), "no version, so no architecture, or a truncated one; dnas derive makes it anew"),
-        (changed(("version",), 2), "architecture version 2, this dnas reads version 1"),
-        (changed(("version",), "1"), "architecture version '1', this dnas reads version 1"),
+        (changed(("version",), None), "no version: not an architecture file, or truncated; write it again with dnas"),
+        (changed(("version",), 2), "given architecture version 2, expected 1"),
+        (changed(("version",), "1"), "given architecture version '1', expected 1"),
         (changed(("version",), True), "version: given true"),
         (changed(("kind",), "tree"), 'kind: given "tree"'),
         (changed(("end_ratio",), 0), "end_ratio: given 0"),
@@ -240,7 +240,7 @@ CELL = ("branches", 0, "cells", 1)
         ({k: v for k, v in two_branches().items() if k != "end_ratio"}, "end_ratio: missing"),
         (
             {k: v for k, v in two_branches().items() if k != "version"},
-            "no version, so no architecture, or a truncated one",
+            "no version: not an architecture file, or truncated",
         ),
         ("- 1\n", "expected a mapping"),
         ("", "expected a mapping"),
