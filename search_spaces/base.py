@@ -128,9 +128,7 @@ class SearchSpace(ABC, Generic[Settings]):
         target = self.settings.latency_target_ms
         if table is None:
             if target is not None:
-                raise UserError(
-                    f"{self.name}: latency_target_ms: given {target:g} ms without a latency table, add one (--table)"
-                )
+                raise UserError(f"{self.name}: latency_target_ms: given {target:g} ms, but no latency table (--table)")
             return None
         bounds = networks.latency_bounds(table)
         if target is not None:

@@ -92,7 +92,7 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
             )
         can_target = which == STUDENT and rule == "paper" and table is not None
         if options.target_ms is not None and not can_target:
-            raise UserError(f"{run.path}: a latency target needs the student, the rule paper and a latency table")
+            raise UserError(f"{run.path}: a latency target is for the student, with the rule paper and a latency table")
         target = options.target_ms or self.space.settings.latency_target_ms
         decoding = _Decoding(
             run,
