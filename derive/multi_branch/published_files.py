@@ -134,9 +134,7 @@ def derive_published(path: Path, options: DeriveOptions) -> MultiBranchDerivatio
         return MultiBranchDerivation(architecture=architecture, rule=rule)
     if tuple(table.provenance.input_size) != INPUT_SIZE:
         given, wanted = ("x".join(map(str, size)) for size in (table.provenance.input_size, INPUT_SIZE))
-        raise UserError(
-            f"{table.source}: given a table for images of {given}, expected {wanted}, the input size of {path}"
-        )
+        raise UserError(f"{table.source}: is for images of {given}, expected {wanted}, the input size of {path}")
     ms = predicted_latency_ms(architecture, table.lookup, rule)
     return MultiBranchDerivation(architecture=architecture, rule=rule, latency_ms=ms)
 
