@@ -1,4 +1,4 @@
-"""From searched parameters to a discrete network."""
+"""Derivation of a discrete network from searched parameters."""
 
 from derive.base import TABLE, TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver
 from derive.dilated.architecture import DilatedArchitecture

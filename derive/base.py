@@ -1,7 +1,7 @@
-"""What every kind of derived network, and every space's way to it, has in common.
+"""Base classes of derivation.
 
-``Architecture`` is a discrete network as a file. ``Deriver`` is the half of a search space that begins where the search
-ends; the other half is :class:`search_spaces.SearchSpace`, of the same name.
+An ``Architecture`` is a discrete network that is stored as a file. A ``Deriver`` turns the result of a search into an
+architecture; it is registered under the name of its :class:`search_spaces.SearchSpace`.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from dnas.report import Section
 
 VERSION = 1
-"""Of architecture files."""
+"""Version of the format of architecture files."""
 
 TOLERANCE = 0.05
-"""How far, relatively, a derived network may be from its latency target."""
+"""Largest relative deviation of a derived network's latency from its target."""
 
 TABLE = "table.json"
-"""The latency table in the run folder of a search."""
+"""File name of the latency table in the run folder of a search."""
 
-MOST_DRAWS = 200
-"""Random networks that are drawn for one that is wanted within a range of latencies."""
+MAX_SAMPLES_PER_NETWORK = 200
+"""Random networks that are sampled per requested network before the sampling gives up."""
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Space = TypeVar("Space", bound=SearchSpace[Any])
@@ -48,10 +48,10 @@ Range = tuple[float, float]
 
 
 class Architecture(ABC):
-    """A discrete network: an explicit, versioned YAML file that builds an ``nn.Module``.
+    """A discrete network: an explicit, versioned description that is stored as YAML and builds an ``nn.Module``.
 
     Subclasses are ``@config`` dataclasses, registered by their ``kind`` (:mod:`derive.registry`). ``num_classes`` and
-    ``input_size`` (height, width) are those it was searched for; ``provenance`` says where it came from.
+    ``input_size`` (height, width) are those of the search; ``provenance`` records where the architecture came from.
     """
 
     kind: str
@@ -74,47 +74,47 @@ class Architecture(ABC):
         write_text(path, dump_yaml(_without_none(to_mapping(self))))
 
     def check(self) -> None:  # noqa: B027
-        """Raise :class:`UserError` unless its parts fit together; there is nothing to check by default."""
+        """Raise :class:`UserError` if the parts do not fit together; the default implementation checks nothing."""
 
     @abstractmethod
     def build(self, num_classes: int) -> nn.Module:
-        """The network with fresh weights: images (N, 3, H, W) -> logits (N, num_classes, H, W)."""
+        """The network with newly initialised weights: images (N, 3, H, W) -> logits (N, num_classes, H, W)."""
 
     @abstractmethod
     def signatures(self, num_classes: int, input_size: tuple[int, int]) -> list[OperatorSpec]:
-        """The entries of a latency table that price it."""
+        """The signatures of its operators; the predicted latency is the sum of their entries in a latency table."""
 
     @abstractmethod
     def graph(self) -> nx.DiGraph:
-        """Its parts (nodes, each with a ``label``) and the maps between them (edges)."""
+        """The network as a graph: its parts are nodes with a ``label``, the feature maps between them are edges."""
 
     @abstractmethod
     def summary(self) -> list[dict[str, Any]]:
-        """Its parts as plain data, for people and programs."""
+        """Its parts as plain data, for printing and for JSON."""
 
     def drawing(self, title: str = "") -> Drawing:
-        """A figure of the network; by default its graph in layers."""
+        """A figure of the network; by default a layered drawing of its graph."""
         from derive.drawing import graph_drawing
 
         return graph_drawing(self.graph(), title)
 
     def caption(self, name: str) -> str:
-        """What the drawing shows, in a sentence or two."""
+        """Caption of the drawing, one or two sentences."""
         return f"{name}: the parts of the derived network, from the image (left) to the logits (right)."
 
     def with_provenance(self, **entries: object) -> Self:
-        """The same with further entries of its provenance."""
+        """A copy with additional provenance entries."""
         provenance = {**self.provenance, **{name: str(value) for name, value in entries.items()}}
         return dataclasses.replace(self, provenance=provenance)  # type: ignore[type-var]
 
 
 @dataclasses.dataclass(frozen=True)
 class DeriveOptions:
-    """What a person may ask of a derivation.
+    """User options of a derivation.
 
-    which: the architecture, None for the space's first. rule: None for its default. branches: final scales, for
-        networks of several branches. table: None for the run's own. target_ms: a latency target in ms, None for the
-        search's. use_target: whether there is to be one at all.
+    which: name of the architecture; None: the first one of the space. rule: None: the default rule of the space.
+        branches: final scales, for multi-branch networks. table: None: the table of the run. target_ms: latency target
+        in ms; None: the target of the search. use_target: False: derive without a latency target.
     """
 
     which: str | None = None
@@ -127,9 +127,9 @@ class DeriveOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Derivation:
-    """A derived architecture; latencies in ms: predicted by the table, wanted, and measured, as far as they are known.
+    """A derived architecture and the rule that derived it.
 
-    rule: how it was derived.
+    Latencies in ms: predicted from the table, target, and measured; None where unknown.
     """
 
     architecture: Architecture
@@ -140,7 +140,7 @@ class Derivation:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the predicted latency is within 5 % of the target; None without either."""
+        """Whether the predicted latency is within 5 % of the target; None if either is unknown."""
         if self.target_ms is None or self.latency_ms is None:
             return None
         return abs(self.latency_ms / self.target_ms - 1) <= TOLERANCE
@@ -156,33 +156,33 @@ class Derivation:
         }
 
     def lines(self) -> Iterator[str]:
-        """What was derived, for the person at the terminal."""
+        """The derivation as lines of text for the terminal."""
         for part in self.architecture.summary():
             yield "  " + "  ".join(f"{name} {value}" for name, value in part.items())
         if text := self.latency_line():
             yield text
 
     def latency_line(self) -> str:
-        """Target, prediction and measurement in one line, as far as they are known."""
+        """Target, predicted and measured latency in one line; unknown ones are left out."""
         parts = []
         if self.target_ms is not None:
             parts.append(f"target {self.target_ms:.3f} ms")
         if self.latency_ms is not None:
-            off = ""
+            deviation = ""
             if self.target_ms is not None:
-                missed = "" if self.reached else ", target not reached"
-                off = f" ({100 * (self.latency_ms / self.target_ms - 1):+.1f} %{missed})"
-            parts.append(f"predicted {self.latency_ms:.3f} ms{off}")
+                suffix = "" if self.reached else ", target not reached"
+                deviation = f" ({100 * (self.latency_ms / self.target_ms - 1):+.1f} %{suffix})"
+            parts.append(f"predicted {self.latency_ms:.3f} ms{deviation}")
         if self.measured_ms is not None:
             parts.append(f"measured {self.measured_ms:.3f} ms")
         return "   ".join(parts)
 
 
 class Deriver(ABC, Generic[Space]):
-    """From the searched parameters of a space to its discrete networks.
+    """Derives discrete networks from the searched parameters of a space.
 
-    ``architectures``: the names of those that a search holds, the default first. ``rules``: how they can be derived,
-    the default first.
+    ``architectures``: names of the architectures of a search, the default first. ``rules``: names of the derivation
+    rules, the default first.
     """
 
     architectures: ClassVar[tuple[str, ...]]
@@ -193,90 +193,90 @@ class Deriver(ABC, Generic[Space]):
 
     @abstractmethod
     def draw(self, count: int, seed: int) -> Sequence[Architecture]:
-        """``count`` random networks, spread from the fastest to the slowest ones."""
+        """Sample ``count`` random networks, spread from fast to slow ones."""
 
     @abstractmethod
     def predict_ms(self, architecture: Architecture, table: LatencyTable) -> float:
-        """The latency of a network by ``table``, in ms; one of another space is a :class:`UserError`."""
+        """Predicted latency of a network in ms; raises :class:`UserError` for a network of another space."""
 
     @abstractmethod
     def latency_bounds(self, table: LatencyTable) -> Mapping[str, Range]:
-        """By output of the search problem, the latencies in ms of the fastest and the slowest network."""
+        """Latencies in ms of the fastest and the slowest network, by output of the search problem."""
 
     @abstractmethod
     def derived_ms(self, table: LatencyTable) -> Callable[[Mapping[str, Tensor]], Mapping[str, float]]:
-        """A function of a problem's logits: by output, the latency in ms of the network that would be derived."""
+        """A function from a problem's logits to the latency in ms of the network derived from them, by output."""
 
     @abstractmethod
     def derive(self, run: RunFolder, options: DeriveOptions) -> Derivation:
-        """The discrete network of a finished search; :class:`UserError` for options that the space does not have."""
+        """The discrete network of a finished search; raises :class:`UserError` for options the space does not have."""
 
     @abstractmethod
     def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
-        """The network of ``architecture`` with the weights that its choices have in the problem's network."""
+        """The network of ``architecture`` with weights copied from the supernet of ``problem``."""
 
     def random_architectures(
         self, count: int, seed: int, latency_range: Range | None = None, table: LatencyTable | None = None
     ) -> list[Architecture]:
-        """``count`` different random networks; with a range, those that ``table`` predicts within it (ms, inclusive).
+        """``count`` distinct random networks; with a range (ms, inclusive), those whose prediction is within it.
 
-        Raises :class:`UserError` where the space does not seem to have as many.
+        Raises :class:`UserError` if too few are found.
         """
         found: dict[str, Architecture] = {}
-        most = MOST_DRAWS * count
-        drawn = 0
-        while len(found) < count and drawn < most:
+        limit = MAX_SAMPLES_PER_NETWORK * count
+        sampled = 0
+        while len(found) < count and sampled < limit:
             size = count if latency_range is None else max(4 * count, 64)
-            for architecture in self.draw(size, seed + drawn):
+            for architecture in self.draw(size, seed + sampled):
                 if latency_range is None or _within(self._predicted(architecture, table), latency_range):
                     found.setdefault(identity(architecture), architecture)
-            drawn += size
+            sampled += size
         if len(found) < count:
             where = "" if latency_range is None else " between {:.3f} and {:.3f} ms".format(*latency_range)
             raise UserError(
-                f"{self.space.name}: found {len(found)} different networks{where} among {drawn} random ones, "
-                f"{count} are wanted: ask for fewer, or for a wider range"
+                f"{self.space.name}: found {len(found)} distinct networks{where} in {sampled} random samples, "
+                f"expected {count}; ask for fewer networks or a wider range"
             )
         return list(found.values())[:count]
 
     def _predicted(self, architecture: Architecture, table: LatencyTable | None) -> float:
         if table is None:
-            raise UserError(f"{self.space.name}: random networks within a range of latencies need a latency table")
+            raise UserError(f"{self.space.name}: random networks within a latency range need a latency table")
         return self.predict_ms(architecture, table)
 
     def finish_search(self, run: RunFolder) -> None:
-        """Add to the run folder of a search that has just ended what only the space knows; nothing by default."""
+        """Add space-specific files to the run folder of a search that has just ended; none by default."""
 
     def search_summary(self, run: RunFolder) -> str:
-        """One line on what a finished search found, for the person at the terminal."""
+        """The result of a finished search in one line for the terminal."""
         derivation = self.derive(run, DeriveOptions())
         return derivation.latency_line()
 
     def progress_lines(self, run: RunFolder) -> list[str]:
-        """What the run folder tells of how the search came on; nothing by default."""
+        """Progress of the search as lines of text, from the run folder; none by default."""
         return []
 
     def search_sections(self, run: RunFolder) -> list[Section]:
-        """The report's sections on a search."""
+        """The report's sections about a search."""
         from dnas.report import search_section
 
         section = search_section(run.records())
         return [] if section is None else [section]
 
     def search_drawings(self, run: RunFolder) -> dict[str, Drawing]:
-        """The figures of :meth:`search_sections` by name, for PNG files."""
+        """The figures of :meth:`search_sections` by name, to be saved as PNG files."""
         from dnas.report import search_curves
 
         records = run.records()
         return {"search": search_curves(records)} if records else {}
 
     def table_of(self, run: RunFolder, options: DeriveOptions) -> LatencyTable | None:
-        """The table that was asked for, or the run's own."""
+        """The latency table of the options, else that of the run, else None."""
         own = run.path / TABLE
         return options.table or (LatencyTable.load(own) if own.exists() else None)
 
     def check_options(self, options: DeriveOptions, source: Path) -> tuple[str, str]:
-        """The architecture and the rule that are meant; :class:`UserError` for unknown ones."""
+        """The names of the architecture and the rule; raises :class:`UserError` for unknown ones."""
         which = options.which or self.architectures[0]
         if which not in self.architectures:
             raise UserError(
@@ -289,7 +289,7 @@ class Deriver(ABC, Generic[Space]):
 
 
 def provenance_of(run: RunFolder, which: str, rule: str) -> dict[str, str]:
-    """Where an architecture came from, as its file keeps it."""
+    """The provenance entries of an architecture that was derived from a run."""
     return {
         "run": str(run.path.resolve()),
         "space": str(run.configuration.get("preset", "")),
@@ -301,13 +301,13 @@ def provenance_of(run: RunFolder, which: str, rule: str) -> dict[str, str]:
 
 
 def logits_of(logits: Mapping[str, Tensor], which: str) -> dict[str, Tensor]:
-    """The tables of one architecture by their own names, of a problem's logits (``ARCHITECTURE.TABLE``)."""
+    """The logits of one architecture, by table name; ``logits`` are named ``ARCHITECTURE.TABLE``."""
     prefix = f"{which}."
     return {name.removeprefix(prefix): table for name, table in logits.items() if name.startswith(prefix)}
 
 
 def identity(architecture: Architecture) -> str:
-    """A text that is equal for networks that are the same but for their provenance and origin."""
+    """A key that is equal for networks that differ only in their provenance."""
     return repr(architecture.summary())
 
 

@@ -1,4 +1,4 @@
-"""A drawing of any network's graph."""
+"""Default drawing of an architecture: its graph in layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLUMN, _ROW = 1.5, 0.8
 
 @styled
 def graph_drawing(graph: nx.DiGraph, title: str = "") -> Figure:
-    """The nodes as boxes with their ``label``, in columns by their distance from the first; edges are arrows."""
+    """Nodes are boxes with their ``label``, in columns by topological generation; edges are arrows."""
     columns = list(nx.topological_generations(graph))
     widest = max((len(column) for column in columns), default=1)
     figure = new_figure(max(3.0, _COLUMN * len(columns)), max(1.2, _ROW * widest + 0.4))

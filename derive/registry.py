@@ -1,7 +1,7 @@
-"""Finding the deriver of a search space, and the class of an architecture file.
+"""Registry of derivers (by search space) and architecture classes (by the ``kind`` in the file).
 
-Those of this package are known by themselves; those of others by the entry point groups ``dnas.derivers`` (under the
-name of the search space) and ``dnas.architectures`` (under the ``kind`` in the file).
+Other packages add theirs by entry points: group ``dnas.derivers``, named after the search space, and group
+``dnas.architectures``, named after the ``kind``.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ ARCHITECTURES: Mapping[str, type[Architecture]] = {
 
 
 def deriver_of(space: SearchSpace[Any]) -> Deriver[Any]:
-    """The half of ``space`` that derives; :class:`UserError` where none is installed."""
+    """The deriver of ``space``; raises :class:`UserError` if none is installed."""
     name = str(space.settings.space)
     found = DERIVERS.get(name) or _entry_point(DERIVER_ENTRY_POINTS, name, Deriver)
     if found is None:
         raise UserError(
-            f"{space.name}: nothing derives networks of the space {name}: its package has no entry point {name} in the "
+            f"{space.name}: no deriver for the search space {name}: its package has no entry point {name} in the "
             f"group {DERIVER_ENTRY_POINTS}"
         )
     return found(space)
 
 
 def derive_file(path: Path, options: DeriveOptions) -> Derivation:
-    """The discrete network of a file of searched parameters that other software wrote: FasterSeg's published logits."""
+    """The discrete network of a file of FasterSeg's published logits."""
     return derive_published(path, options)
 
 
@@ -55,12 +55,14 @@ def load_architecture(path: str | Path) -> Architecture:
 
 
 def architecture_from(values: Mapping[str, Any], source: str) -> Architecture:
-    """What plain containers describe; a mistake in them is a :class:`UserError` that begins with ``source``."""
+    """Parse an architecture from plain containers; raises :class:`UserError`, prefixed by ``source``, for a mistake."""
     version, kind = values.get("version"), values.get("kind", "multi_branch")
     if version is None:
-        raise UserError(f"{source}: no version, so no architecture, or a truncated one; dnas derive makes it anew")
+        raise UserError(
+            f"{source}: no version: not an architecture file, or truncated; write it again with dnas derive"
+        )
     if version != VERSION:
-        raise UserError(f"{source}: architecture version {version!r}, this dnas reads version {VERSION}")
+        raise UserError(f"{source}: given architecture version {version!r}, expected {VERSION}")
     found = None
     if isinstance(kind, str):
         found = ARCHITECTURES.get(kind) or _entry_point(ARCHITECTURE_ENTRY_POINTS, kind, Architecture)
@@ -78,10 +80,10 @@ def architecture_from(values: Mapping[str, Any], source: str) -> Architecture:
 
 
 def _entry_point(group: str, name: str, expected: type) -> Any:
-    """The class that another package has under ``name``; None where there is none."""
+    """The class that another package registered under ``name``; None if there is none."""
     for entry in metadata.entry_points(group=group, name=name):
         loaded = entry.load()
         if not (isinstance(loaded, type) and issubclass(loaded, expected)):
-            raise UserError(f"entry point {name} of {group}: {entry.value} is no subclass of {expected.__name__}")
+            raise UserError(f"entry point {name} of {group}: {entry.value} is not a subclass of {expected.__name__}")
         return loaded
     return None

@@ -1,7 +1,7 @@
-"""The half of a search space that a search needs; the other half is :class:`derive.Deriver`.
+"""Base class of search spaces.
 
-A space is a class that derives from :class:`SearchSpace`. It is found by the ``space:`` name of a preset, see
-:mod:`search_spaces.registry`.
+A search space is a subclass of :class:`SearchSpace` that is registered under the ``space:`` name of its presets, see
+:mod:`search_spaces.registry`. Derivation of discrete networks is in :class:`derive.Deriver`.
 """
 
 from __future__ import annotations
@@ -25,105 +25,105 @@ _Side = Annotated[int, Field(ge=64, le=8192)]
 
 @config
 class TaskConfig:
-    """What networks are for: images of ``input_size`` (height, width) in ``num_classes`` classes, one at a time."""
+    """The segmentation task: images of ``input_size`` (height, width) with ``num_classes`` classes, batch size 1."""
 
     input_size: tuple[_Side, _Side]
     num_classes: int = Field(ge=2, le=1000)
 
 
 class SpaceSettings(Protocol):
-    """What every preset holds, whichever space it is of."""
+    """The settings that presets of all spaces have in common."""
 
     @property
     def task(self) -> TaskConfig:
-        """What its networks are for."""
+        """Input size and classes of the networks."""
 
     @property
     def latency_target_ms(self) -> float | None:
-        """The latency in ms that derived networks are to have by the table; None for none."""
+        """Target for the predicted latency of derived networks, in ms; None for no target."""
 
     @property
     def search(self) -> SearchConfig | JointSearchConfig:
-        """How to search."""
+        """Settings of the search."""
 
     @property
     def retrain(self) -> RetrainConfig:
-        """How to retrain what was found."""
+        """Settings of the retraining of derived networks."""
 
 
 class DerivedNetworks(Protocol):
-    """What a latency target needs to know of derived networks, in ms by output (such as a combination of branches).
+    """Latencies of derived networks, in ms by output (such as a combination of branches).
 
-    :class:`derive.Deriver` offers it.
+    :class:`derive.Deriver` implements it; latency targets use it.
     """
 
     def latency_bounds(self, table: LatencyTable) -> Mapping[str, tuple[float, float]]:
-        """The fastest and the slowest network that can be derived."""
+        """Latencies of the fastest and the slowest network that can be derived."""
 
     def derived_ms(self, table: LatencyTable) -> Callable[[Mapping[str, Tensor]], Mapping[str, float]]:
-        """A function of a problem's logits: the latencies of the networks that would be derived from them."""
+        """A function from a problem's logits to the latencies of the networks derived from them."""
 
 
 Settings = TypeVar("Settings", bound=SpaceSettings)
 
 
 class SearchSpace(ABC, Generic[Settings]):
-    """A configured search space: its inventory of operators, and the problem that a search solves."""
+    """A configured search space: its inventory of operators and its search problem."""
 
     settings_type: ClassVar[type]
     """The ``@config`` dataclass of a preset; it satisfies :class:`SpaceSettings` and has a key ``space``."""
 
     requires_table: ClassVar[bool] = True
-    """Whether it cannot be searched without a latency table."""
+    """Whether a search needs a latency table."""
 
     steered: ClassVar[str]
-    """The architecture whose latency a latency target is for."""
+    """Name of the architecture that a latency target applies to."""
 
     def __init__(self, settings: Settings, name: str) -> None:
-        """``name``: that of the preset or file."""
+        """``name``: name of the preset or path of the file."""
         self.settings, self.name = settings, name
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str) -> Self:
-        """Check a configuration; mistakes are a :class:`UserError` that begins with ``source``."""
+        """Parse a configuration; raises :class:`UserError`, prefixed by ``source``, for invalid values."""
         return cls(parse_config(cls.settings_type, values, source), source)
 
     @property
     @abstractmethod
     def search(self) -> SearchConfig | JointSearchConfig:
-        """How to search."""
+        """Settings of the search."""
 
     @property
     def retrain(self) -> RetrainConfig:
-        """How to retrain what was found."""
+        """Settings of the retraining of derived networks."""
         return self.settings.retrain
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(height, width) of the images whose latency counts."""
+        """(height, width) of the images for which latencies are measured."""
         return self.settings.task.input_size
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that the space's networks and latencies are for."""
+        """Number of classes of the space's networks."""
         return self.settings.task.num_classes
 
     def configuration(self) -> dict[str, Any]:
-        """The whole configuration as plain containers."""
+        """The configuration as plain containers."""
         return to_mapping(self.settings)
 
     @abstractmethod
     def inventory(self) -> list[InventoryItem]:
-        """Every operator that a network of this space can contain, each signature once."""
+        """All operators that networks of this space can contain, each signature once."""
 
     @abstractmethod
     def problem(self, table: LatencyTable | None, seed: int) -> BilevelProblem | JointProblem:
-        """The search problem that ``search`` is for, initialised by ``seed``, priced by ``table`` if there is one."""
+        """The search problem, with weights initialised from ``seed`` and latencies from ``table`` if there is one."""
 
     def latency_target(self, table: LatencyTable | None, networks: DerivedNetworks) -> LatencyTarget | None:
-        """What the search is to know of latencies; None without a table.
+        """Latency bounds and target of the search; None without a table.
 
-        Raises :class:`UserError` for a target that no network of the space can have, or one without a table.
+        Raises :class:`UserError` for a target that no network of the space can meet, or one without a table.
         """
         target = self.settings.latency_target_ms
         if table is None:
@@ -143,7 +143,7 @@ class SearchSpace(ABC, Generic[Settings]):
         )
 
     def _check_target(self, target: float, bounds: Mapping[str, tuple[float, float]], source: str) -> None:
-        where = f"{self.name}: latency_target_ms: given {target:g} ms, but by {source} the"
+        where = f"{self.name}: latency_target_ms: given {target:g} ms, but according to {source} the"
         fastest = min(bounds, key=lambda output: bounds[output][0])
         slowest = max(bounds, key=lambda output: bounds[output][1])
         if target < bounds[fastest][0]:
@@ -158,5 +158,5 @@ class SearchSpace(ABC, Generic[Settings]):
             )
 
     def describe_prices(self, table: LatencyTable) -> dict[str, Any]:
-        """What the table says about this space as a whole, as plain containers; nothing by default."""
+        """Statistics of the table for this space, as plain containers; empty by default."""
         return {}

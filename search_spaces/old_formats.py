@@ -1,4 +1,4 @@
-"""Configurations of search spaces as earlier versions wrote them."""
+"""Upgrade of search-space configurations written by earlier versions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ RENAMED = {
     "target.select_exponent": "branch_selection.exponent",
     "search.join_passes": "search.batch_equal_passes",
 }
-"""Dotted keys, old and new."""
+"""Old dotted key -> new dotted key."""
 
 REMOVED = {"search.passes_at_once": "the passes of a step run one after another"}
-"""Dotted keys that no longer exist, and why."""
+"""Removed dotted key -> reason."""
 
 
 def upgraded(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A configuration in today's form, and a sentence for every key that had to be changed.
+    """A configuration in the current format, and a note for every changed key.
 
-    Keys that are neither old nor new stay as they are.
+    Unknown keys are kept.
     """
     result: dict[str, Any] = copy.deepcopy(dict(values))
     notes = []
@@ -31,7 +31,7 @@ def upgraded(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         found, value = _take(result, old)
         if found:
             _put(result, new, value)
-            notes.append(f"{old} is called {new} now")
+            notes.append(f"{old} was renamed to {new}")
     for old, why in REMOVED.items():
         if _take(result, old)[0]:
             notes.append(f"{old} is ignored: {why}")
@@ -41,7 +41,7 @@ def upgraded(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def upgraded_overrides(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
-    """``KEY=VALUE`` overrides by today's keys, and a sentence for every key that had to be changed."""
+    """``KEY=VALUE`` overrides with current keys, and a note for every changed key."""
     result, notes = [], []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -50,13 +50,13 @@ def upgraded_overrides(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
             notes.append(f"{name} is ignored: {REMOVED[name]}")
             continue
         if name in RENAMED:
-            notes.append(f"{name} is called {RENAMED[name]} now")
+            notes.append(f"{name} was renamed to {RENAMED[name]}")
         result.append(f"{RENAMED.get(name, key)}{equals}{value}")
     return result, notes
 
 
 def _take(values: dict[str, Any], key: str) -> tuple[bool, Any]:
-    """Remove a dotted key; returns whether it was there, and its value."""
+    """Remove a dotted key; returns whether it existed, and its value."""
     *outer, last = key.split(".")
     inner: Any = values
     for name in outer:

@@ -1,7 +1,7 @@
-"""Finding a search space by the name of a preset or by a file.
+"""Registry of search spaces: loads a space from a preset or a file.
 
-A preset begins with ``space: NAME``. The spaces of this package are known by themselves; those of others by the entry
-point group ``dnas.search_spaces``, whose entries are subclasses of :class:`search_spaces.SearchSpace`.
+A preset begins with ``space: NAME``. Other packages register spaces in the entry point group ``dnas.search_spaces``,
+whose entries are subclasses of :class:`search_spaces.SearchSpace`.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def preset_names() -> tuple[str, ...]:
 
 
 def space_names() -> tuple[str, ...]:
-    """Names of all spaces that are installed, sorted."""
+    """Names of all installed spaces, sorted."""
     return tuple(sorted({*SPACES, *(entry.name for entry in metadata.entry_points(group=ENTRY_POINTS))}))
 
 
 def load_space(name: str, overrides: Iterable[str] = ()) -> SearchSpace[Any]:
     """The space of a preset name or YAML file, with ``KEY=VALUE`` overrides applied.
 
-    Raises :class:`UserError` for an unknown name, listing the known ones, and for anything wrong in the file. Keys of
-    earlier versions are accepted with an :class:`OldFormatWarning`.
+    Raises :class:`UserError` for an unknown name, listing the known ones, and for an invalid file. Keys of earlier
+    versions are accepted with an :class:`OldFormatWarning`.
     """
     presets = _presets()
     if name in presets:
@@ -59,7 +59,7 @@ def load_space(name: str, overrides: Iterable[str] = ()) -> SearchSpace[Any]:
 
 
 def space_from(values: Mapping[str, Any], source: str) -> SearchSpace[Any]:
-    """The space that a configuration describes, also one of an earlier version; ``source`` names it in errors."""
+    """The space of a configuration, which an earlier version may have written; ``source`` names it in errors."""
     if not isinstance(values, Mapping):
         raise UserError(f"{source}: given {type(values).__name__}, expected the configuration of a search space")
     values, _ = upgraded(values)
@@ -67,10 +67,10 @@ def space_from(values: Mapping[str, Any], source: str) -> SearchSpace[Any]:
 
 
 def import_table(path: Path, device_name: str | None = None) -> LatencyTable:
-    """A latency table in the format of other software, under our keys: FasterSeg's published ``.npy``.
+    """Import FasterSeg's published latency table (``.npy``).
 
-    ``device_name``: what it was measured on, None for what its publication says. A file that is anything else is a
-    :class:`UserError`; pickles are not executed.
+    ``device_name``: the device it was measured on; None: that of the publication. Raises :class:`UserError` for any
+    other file; pickles are not executed.
     """
     return import_published_table(path, device_name=device_name or PUBLISHED_DEVICE)
 
@@ -82,11 +82,11 @@ def _space_class(name: Any, source: str) -> type[SearchSpace[Any]]:
         for entry in metadata.entry_points(group=ENTRY_POINTS, name=name):
             loaded = entry.load()
             if not (isinstance(loaded, type) and issubclass(loaded, SearchSpace)):
-                raise UserError(f"{source}: space: the entry point {entry.value} is no subclass of SearchSpace")
+                raise UserError(f"{source}: space: the entry point {entry.value} is not a subclass of SearchSpace")
             return loaded
     raise UserError(f"{source}: space: given {name!r}, expected one of {', '.join(space_names())}")
 
 
 def _presets() -> dict[str, Traversable]:
-    """The file of every preset by its name."""
+    """Preset files by name."""
     return preset_files(*(resources.files(f"search_spaces.{space}").joinpath("presets") for space in SPACES))

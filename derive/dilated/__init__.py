@@ -1,4 +1,4 @@
-"""Networks with integer dilation rates, rounded from searched ones."""
+"""Networks with integer dilation rates, rounded from the searched fractional rates."""
 
 from derive.dilated.architecture import BaseNetwork, DilatedArchitecture, with_rates
 from derive.dilated.deriver import DilatedDerivation, DilatedDeriver

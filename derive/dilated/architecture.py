@@ -1,4 +1,4 @@
-"""The architecture of a known network with integer dilation rates."""
+"""The architecture of a named network with integer dilation rates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Rate = Annotated[int, Field(ge=1, le=4096)]
 
 @config
 class BaseNetwork:
-    """A network by a name that :func:`dnas.networks.network_by_name` knows, with its options."""
+    """Name and options of a network, as in :func:`dnas.networks.network_by_name`."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
@@ -37,10 +37,10 @@ class BaseNetwork:
 
 @config
 class DilatedArchitecture(Architecture):
-    """A network whose convolutions named in ``rates`` have these dilation rates, and where it came from.
+    """A network and the dilation rates of its convolutions, by layer name.
 
-    ``searched_rates`` are those that were rounded. ``num_classes`` and ``input_size`` (height, width) are those it was
-    searched for.
+    ``searched_rates`` are the rates before rounding. ``num_classes`` and ``input_size`` (height, width) are those of
+    the search.
     """
 
     network: BaseNetwork
@@ -59,23 +59,23 @@ class DilatedArchitecture(Architecture):
         return self
 
     def check(self) -> None:
-        """Raise :class:`UserError` unless the network exists and has the layers."""
+        """Raise :class:`UserError` if the network does not exist or lacks one of the layers."""
         self.build(self.num_classes or 2)
 
     def build(self, num_classes: int) -> nn.Module:
         """The network: (N, 3, H, W) images -> logits (N, num_classes, H, W).
 
-        Branches of a D block whose rates have become equal are one convolution (RegSeg, section 3.2). Raises
+        Branches of a D block with equal rates are merged into one convolution (RegSeg, section 3.2). Raises
         :class:`UserError` for an unknown network or layer.
         """
         network = with_rates(self._plain(num_classes), self.rates)
-        for part in network.modules():
-            if isinstance(part, DilatedConv):
-                part.merge_equal()
+        for module in network.modules():
+            if isinstance(module, DilatedConv):
+                module.merge_equal()
         return network
 
     def signatures(self, num_classes: int, input_size: tuple[int, int]) -> list[OperatorSpec]:
-        """The convolutions at their rates. (What else the network takes, the space knows from the whole network.)"""
+        """The dilated convolutions at their rates; the latency of all other layers is a constant of the space."""
         network = make_fractional(self._plain(num_classes), list(self.rates), upper=math.inf)
         shapes = input_shapes(network, fractional_layers(network), input_size)
         layers = fractional_layers(network)
@@ -83,10 +83,10 @@ class DilatedArchitecture(Architecture):
 
     def summary(self) -> list[dict[str, Any]]:
         """The rates of every block, before and after rounding."""
-        searched, whole = by_block(self.searched_rates), by_block(self.rates)
+        searched, rounded = by_block(self.searched_rates), by_block(self.rates)
         return [
             {"block": block, "searched_rates": searched.get(block, []), "rates": rates}
-            for block, rates in whole.items()
+            for block, rates in rounded.items()
         ]
 
     def drawing(self, title: str = "") -> Drawing:
@@ -96,11 +96,11 @@ class DilatedArchitecture(Architecture):
         return dilated_drawing(self.graph(), title)
 
     def caption(self, name: str) -> str:
-        """What the drawing shows."""
+        """Caption of the drawing."""
         return (
-            f"{name}: the dilated blocks with the dilation rates of their branches, from the first layers (stem) to "
-            "the last (head), the deeper the blue the larger the rate; below each, how many pixels of the image a "
-            f"value behind it depends on. Field of view: {self.field_of_view()} pixels."
+            f"{name}: the dilated blocks with the dilation rates of their branches, from the stem (left) to the head "
+            "(right); darker blue means a larger rate. The bar below a block is the field of view of its output in "
+            f"pixels. Field of view of the network: {self.field_of_view()} pixels."
         )
 
     def graph(self) -> nx.DiGraph:
@@ -108,7 +108,7 @@ class DilatedArchitecture(Architecture):
         return dilated_graph(with_rates(self._plain(self.num_classes or 2), self.rates), self.rates)
 
     def field_of_view(self) -> int:
-        """Field of view in pixels; of the backbone where the network has one."""
+        """Field of view in pixels; that of the backbone if the network has one."""
         return field_of_view(self.build(self.num_classes or 2))
 
     def _plain(self, num_classes: int) -> nn.Module:
@@ -116,5 +116,5 @@ class DilatedArchitecture(Architecture):
 
 
 def with_rates(network: nn.Module, rates: Mapping[str, int]) -> nn.Module:
-    """A copy of ``network`` whose convolutions named in ``rates`` are dilated so; other rates stay."""
+    """A copy of ``network`` in which the convolutions named in ``rates`` have these dilation rates."""
     return round_dilations(make_fractional(network, list(rates), upper=math.inf), lambda _: rates)

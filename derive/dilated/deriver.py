@@ -1,4 +1,4 @@
-"""From a search of dilation rates to a network with integer rates."""
+"""Derivation of a network with integer dilation rates from a search of fractional rates."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class DilatedDerivation(Derivation):
 
     def lines(self) -> Iterator[str]:
         """The rates of every block."""
-        searched, whole = by_block(self.architecture.searched_rates), by_block(self.architecture.rates)
-        for block, rates in whole.items():
+        searched, rounded = by_block(self.architecture.searched_rates), by_block(self.architecture.rates)
+        for block, rates in rounded.items():
             before = ", ".join(f"{rate:.2f}" for rate in searched[block])
             yield f"  {block:<32} ({before}) -> ({', '.join(f'{rate:g}' for rate in rates)})"
         yield f"field of view {self.field_of_view} pixels"
@@ -62,7 +62,7 @@ class DilatedDeriver(Deriver[RegSegSpace]):
     architectures = (ARCHITECTURE,)
 
     def draw(self, count: int, seed: int) -> Sequence[DilatedArchitecture]:
-        """Networks whose rates lie, each network with a limit of its own, anywhere up to the space's largest rate."""
+        """Networks with uniformly sampled rates; the upper limit rises from network to network to the largest rate."""
         generator = random.Random(mix_seed("check", seed))
         choices = self.space.rate_choices()
         found = []
@@ -73,19 +73,19 @@ class DilatedDeriver(Deriver[RegSegSpace]):
         return found
 
     def predict_ms(self, architecture: Architecture, table: LatencyTable) -> float:
-        """The latency of the network as measured, and what its rates change."""
+        """The measured latency of the base network plus the change due to the rates."""
         choices, base = self.space.rate_choices(), self._base()
         same = isinstance(architecture, DilatedArchitecture) and architecture.network == base
         if not isinstance(architecture, DilatedArchitecture) or not same or architecture.rates.keys() != choices.keys():
             raise UserError(
-                f"is no network of {self.space.name}: that has {base.name} with rates of {', '.join(choices)}"
+                f"not a network of {self.space.name}, expected {base.name} with dilation rates of {', '.join(choices)}"
             )
-        if beyond := [name for name, rate in architecture.rates.items() if rate > choices[name]]:
-            raise UserError(f"the rates of {', '.join(beyond)} exceed {self.space.name}'s rates.upper")
+        if exceeding := [name for name, rate in architecture.rates.items() if rate > choices[name]]:
+            raise UserError(f"the rates of {', '.join(exceeding)} exceed {self.space.name}'s rates.upper")
         return _latency(self.space.latency(table), architecture.rates)
 
     def latency_bounds(self, table: LatencyTable) -> Mapping[str, Range]:
-        """Every layer at its cheapest and at its most expensive rate."""
+        """The latencies with every layer at its fastest and at its slowest rate."""
         latency = self.space.latency(table)
         prices = latency.prices.values()
         fastest = sum(float(values.min()) for values in prices) + latency.rest_ms
@@ -93,24 +93,25 @@ class DilatedDeriver(Deriver[RegSegSpace]):
         return {"logits": (fastest, slowest)}
 
     def derived_ms(self, table: LatencyTable) -> Callable[[Mapping[str, Tensor]], Mapping[str, float]]:
-        """Of the rounded rates."""
+        """A function from the logits to the latency of the rounded rates."""
         latency = self.space.latency(table)
 
         def derived(logits: Mapping[str, Tensor]) -> dict[str, float]:
             rates = {name: float(rate) for name, rate in logits_of(logits, ARCHITECTURE).items()}
-            whole = floor_and_ceil(rates)
-            return {"logits": _latency(latency, {name: min(r, len(latency.prices[name])) for name, r in whole.items()})}
+            rounded = floor_and_ceil(rates)
+            clipped = {name: min(rate, len(latency.prices[name])) for name, rate in rounded.items()}
+            return {"logits": _latency(latency, clipped)}
 
         return derived
 
     def derive(self, run: RunFolder, options: DeriveOptions) -> DilatedDerivation:
-        """The network of integer rates, by RegSeg's rule within the space's bounds; led to a latency target, if any.
+        """The network with integer rates, rounded by RegSeg's rule within the space's bounds.
 
-        Where the rule misses the target by more than 5 %, the nearest rates that reach it are taken.
+        If that misses a latency target by more than 5 %, the nearest rates that meet the target are used instead.
         """
         if options.branches is not None:
             raise UserError(f"{run.path}: a search of dilation rates has no branches; leave --branches out")
-        # The one network of a search without a teacher is its student.
+        # A search without a teacher has one network; --which student refers to it, too.
         which, rule = self.check_options(
             dataclasses.replace(options, which=ARCHITECTURE) if options.which == "student" else options, run.path
         )
@@ -123,7 +124,7 @@ class DilatedDeriver(Deriver[RegSegSpace]):
         searched = self.searched(run, problem)
         rates = round_rates(problem, searched)
         if target is not None and latency is not None and abs(_latency(latency, rates) / target - 1) > TOLERANCE:
-            rates = self._towards(target, latency, problem, searched, rates)
+            rates = self._meet_target(target, latency, problem, searched, rates)
         architecture = dataclasses.replace(
             self._architecture(rates),
             searched_rates={name: round(rate, 4) for name, rate in searched.items()},
@@ -137,7 +138,7 @@ class DilatedDeriver(Deriver[RegSegSpace]):
             field_of_view=architecture.field_of_view(),
         )
 
-    def _towards(
+    def _meet_target(
         self,
         target_ms: float,
         latency: DilationLatency,
@@ -145,34 +146,34 @@ class DilatedDeriver(Deriver[RegSegSpace]):
         searched: Mapping[str, float],
         rounded: Mapping[str, int],
     ) -> dict[str, int]:
-        """The nearest rates within 5 % of the target, better within 2 %; ``rounded`` where the bounds allow none."""
+        """The nearest rates within 2 % of the target, else within 5 %; ``rounded`` if there are none."""
         for tolerance in (0.4 * TOLERANCE, TOLERANCE):
             bounds = (target_ms * (1 - tolerance) - latency.rest_ms, target_ms * (1 + tolerance) - latency.rest_ms)
             prices = {name: values.tolist() for name, values in latency.prices.items()}
             while (found := round_to_target(searched, rounded, prices, bounds)) is not None:
-                # Bounds depend on the rates before a layer: what exceeds its own is excluded, and all chosen anew.
+                # A layer's bound depends on the rates of earlier layers: exclude rates above it and solve again.
                 limits = problem.limits(found)
-                beyond = [name for name, rate in found.items() if rate > max(rounded[name], math.ceil(limits[name]))]
-                if not beyond:
+                exceeding = [name for name, rate in found.items() if rate > max(rounded[name], math.ceil(limits[name]))]
+                if not exceeding:
                     return found
-                for name in beyond:
+                for name in exceeding:
                     prices[name] = prices[name][: found[name] - 1]
         return dict(rounded)
 
     def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
-        """The searched network at the architecture's rates."""
+        """The searched network with the architecture's rates."""
         if not isinstance(architecture, DilatedArchitecture):
-            raise UserError(f"is no network with dilation rates, as those of {self.space.name} are")
+            raise UserError(f"not a network of {self.space.name}, expected one with dilation rates")
         return with_rates(problem.weights, architecture.rates)
 
     def progress_lines(self, run: RunFolder) -> list[str]:
-        """The scores of the predictions that the search kept."""
+        """The scores of the predictions that the search saved."""
         from derive.dilated.snapshots import snapshots
 
-        return [f"step {taken.step:>3}: {taken.note()}" for taken in snapshots(run, self.space)]
+        return [f"step {snapshot.step:>3}: {snapshot.note()}" for snapshot in snapshots(run, self.space)]
 
     def search_sections(self, run: RunFolder) -> list[Section]:
-        """The rates over time, and their rounding."""
+        """The rates over the epochs, and their rounding."""
         from derive.dilated.report import rate_sections
 
         return rate_sections(run, self)
@@ -184,10 +185,10 @@ class DilatedDeriver(Deriver[RegSegSpace]):
         return rate_drawings(run, self)
 
     def searched(self, run: RunFolder, problem: RateSearch) -> dict[str, float]:
-        """The rates of the last finished epoch in the order of the network's layers, which the file does not keep."""
+        """The rates after the last finished epoch, in the order of the network's layers (the file has no order)."""
         found = {name: float(rate) for name, rate in logits_of(run.load_weights("architecture"), ARCHITECTURE).items()}
         if found.keys() != problem.layers.keys():
-            raise UserError(f"{run.path}: holds rates of other layers than its configuration says")
+            raise UserError(f"{run.path}: the layers of the saved rates are not those of its configuration")
         return {name: found[name] for name in problem.layers}
 
     def _architecture(self, rates: Mapping[str, int]) -> DilatedArchitecture:

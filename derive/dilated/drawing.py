@@ -1,4 +1,4 @@
-"""A derived network of dilated blocks as a drawing: the blocks with their rates, and how far each of them sees."""
+"""Drawing of a derived network of dilated blocks: the rates of each block and its field of view."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _STACK = 1.05
 
 @styled
 def dilated_drawing(graph: nx.DiGraph, title: str = "") -> Figure:
-    """Draw dilated blocks from stem to head with the rates of their branches; below each, the field of view behind it.
+    """Draw dilated blocks from stem to head with the rates of their branches; below, the field of view of their output.
 
-    ``graph`` has nodes with ``label``, ``position`` (column), ``field_of_view`` (pixels, but for the head) and, for
-    blocks, ``rates``. Blocks side by side (such as those of an ASPP) are stacked; the field is then that of the widest.
+    ``graph`` has nodes with ``label``, ``position`` (column), ``field_of_view`` (pixels, except for the head) and, for
+    blocks, ``rates``. Parallel blocks (such as those of an ASPP) are stacked; the largest field of view is shown.
     """
     heights = _heights(graph)
     columns = max(int(data["position"]) for _, data in graph.nodes(data=True)) + 1
@@ -48,12 +48,12 @@ def dilated_drawing(graph: nx.DiGraph, title: str = "") -> Figure:
 
 
 def is_dilated(graph: nx.DiGraph) -> bool:
-    """Whether a graph is one of dilated blocks, for :func:`dilated_drawing`."""
+    """Whether a graph has dilated blocks, so that :func:`dilated_drawing` can draw it."""
     return any(data.get("rates") for _, data in graph.nodes(data=True))
 
 
 def _heights(graph: nx.DiGraph) -> dict[Hashable, float]:
-    """Blocks of one column stand above each other, their middle on the line."""
+    """The y of each node: nodes of a column are stacked, centred at 0."""
     stacks: dict[int, list[Hashable]] = defaultdict(list)
     for node, data in graph.nodes(data=True):
         stacks[int(data["position"])].append(node)
@@ -73,7 +73,7 @@ def _draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]
 
 
 def _draw_block(axes: Axes, x: float, y: float, data: Mapping[str, Any], largest: int) -> None:
-    """A box with the rates of its branches (deeper blue for larger ones), its name above."""
+    """A box with the rates of its branches (darker blue for larger ones) and its name above."""
     rates = data.get("rates", ())
     ramp = colors.LinearSegmentedColormap.from_list("rates", [_LIGHT, _DARK])
     fill = colors.to_hex(ramp((max(rates) - 1) / max(1, largest - 1))) if rates else _END_FILL
@@ -109,7 +109,7 @@ def _draw_block(axes: Axes, x: float, y: float, data: Mapping[str, Any], largest
 
 
 def _draw_fields(axes: Axes, graph: nx.DiGraph) -> None:
-    """Bars of the field of view behind each column, in pixels."""
+    """Bars of the field of view after each column, in pixels."""
     pixels: dict[int, int] = {}
     for _, data in graph.nodes(data=True):
         if data.get("field_of_view"):
@@ -123,4 +123,4 @@ def _draw_fields(axes: Axes, graph: nx.DiGraph) -> None:
     axes.set_ylim(0, 1.18 * max(pixels.values(), default=1))
     axes.set_xticks([])
     axes.grid(visible=False, axis="x")
-    axes.set_title("Field of view behind it (pixels)", fontsize=8.5)
+    axes.set_title("Field of view after each block (pixels)", fontsize=8.5)

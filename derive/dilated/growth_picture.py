@@ -1,4 +1,4 @@
-"""What a search of dilation rates did to the predictions, and to the places of the image that they are made from."""
+"""A figure of predictions and sampling positions at several steps of a search of dilation rates."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dnas.report.style import INK, MUTED, VERMILION, new_figure, styled
 
 _DOT = "#0b5c8f"
 _FONT = 9.0
-_FAINTEST = 0.02
-"""Of the strongest weight of a picture: what is weaker is not drawn."""
+_MIN_STRENGTH = 0.02
+"""Smallest square root of a weight, relative to the largest, that is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A search after ``step`` steps: a prediction (H, W), the rates of each block, the field of view in pixels.
 
-    ``note`` is a line under the prediction.
+    ``note`` is shown below the prediction.
     """
 
     step: int
@@ -39,10 +39,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """One image (H, W, 3) uint8 with its labels (H, W), and a search's stages in their order.
+    """One image (H, W, 3) uint8 with its labels (H, W), and the stages of a search in order.
 
-    The dilated blocks work at ``scale``: one value for so many pixels, on both axes. ``pixel`` (row, column) is the
-    output whose sampling positions are shown.
+    ``scale`` is the downsampling rate of the maps that the dilated blocks read. ``pixel`` (row, column) is the output
+    whose sampling positions are shown.
     """
 
     image: NDArray[np.uint8]
@@ -56,22 +56,22 @@ class Growth:
 def sampled_weights(
     rates: Sequence[Sequence[float]], shape: tuple[int, int], position: tuple[float, float]
 ) -> NDArray[np.float64]:
-    """Where on a map of ``shape`` blocks in a row read for the output at ``position`` (row, column): weights (H, W).
+    """Weights (H, W) with which a sequence of blocks samples a map of ``shape`` for the output at ``position``.
 
-    Each block of ``rates`` passes every value on and reads it at the nine places of each of its branches, interpolated
-    between four cells where a rate is not whole, all of them with the same share. What is read beyond the map's edge is
-    lost, as it is zero. The sum of the weights is at most 1.
+    Each block of ``rates`` is modelled as the mean of its shortcut and its convolutions, with nine equal weights per
+    branch; fractional rates interpolate bilinearly. Samples outside the map are zero padding and count as zero, so the
+    sum of the weights is at most 1. ``position`` is (row, column) and may be fractional.
     """
     kernel = torch.full((1, 1, 3, 3), 1 / 9, dtype=torch.float64)
-    weights = _one_at(position, shape)[None, None]
+    weights = _impulse(position, shape)[None, None]
     for block in rates:
-        read = [fractional_conv2d(weights, kernel, torch.tensor(rate, dtype=torch.float64)) for rate in block]
-        weights = weights / 2 + torch.stack(read).mean(0) / 2
+        sampled = [fractional_conv2d(weights, kernel, torch.tensor(rate, dtype=torch.float64)) for rate in block]
+        weights = weights / 2 + torch.stack(sampled).mean(0) / 2
     return weights[0, 0].numpy()
 
 
-def _one_at(position: tuple[float, float], shape: tuple[int, int]) -> torch.Tensor:
-    """A map of zeros with a 1 at ``position``, shared out to the four cells around it."""
+def _impulse(position: tuple[float, float], shape: tuple[int, int]) -> torch.Tensor:
+    """A unit impulse at ``position``, distributed bilinearly to the four nearest pixels."""
     rows, columns = (
         (1 - (torch.arange(size, dtype=torch.float64) - place).abs()).clamp(min=0)
         for place, size in zip(position, shape, strict=True)
@@ -81,17 +81,17 @@ def _one_at(position: tuple[float, float], shape: tuple[int, int]) -> torch.Tens
 
 @styled
 def growth_picture(growth: Growth, width: float = 8.6) -> Figure:
-    """Predictions over the steps of a search and, under each, the sampling positions of one output, ``width`` inches.
+    """Draw the predictions at several steps of a search and, below each, the sampling positions of one output.
 
-    The first column holds the image and its labels. A dot is a cell of the map that the blocks work on, the larger the
-    greater the weight with which :func:`sampled_weights` reads it for the output at the cross. Raises ``ValueError``
-    without stages.
+    The first column shows the image and its labels. Each dot is a position of the map that the blocks read, for the
+    output at the cross; its size grows with the weight from :func:`sampled_weights`. ``width`` is in inches. Raises
+    ``ValueError`` if there are no stages.
     """
     if not growth.stages:
         raise ValueError("no stages to draw")
     columns = 1 + len(growth.stages)
-    height, broad = growth.truth.shape
-    figure = new_figure(width, 2 * width / columns * height / broad + 0.66)
+    height, image_width = growth.truth.shape
+    figure = new_figure(width, 2 * width / columns * height / image_width + 0.66)
     grid = figure.subplots(2, columns)
     for axes in grid.ravel():
         axes.set_xticks([])
@@ -105,7 +105,7 @@ def growth_picture(growth: Growth, width: float = 8.6) -> Figure:
         _show(above, colour_map(stage.prediction, growth.labels), stage.note)
         above.set_title(f"step {stage.step}", loc="center")
         _draw_positions(below, growth, stage)
-        below.set_xlabel(f"sees {stage.field_of_view} px", fontsize=_FONT, color=INK)
+        below.set_xlabel(f"FoV {stage.field_of_view} px", fontsize=_FONT, color=INK)
     return figure
 
 
@@ -115,16 +115,16 @@ def _show(axes: Axes, picture: NDArray[np.uint8], caption: str) -> None:
 
 
 def _draw_positions(axes: Axes, growth: Growth, stage: Stage) -> None:
-    """The image in pale grey, dots where the output at the cross reads it."""
+    """The faded image with dots at the sampling positions of the output at the cross."""
     height, width = growth.truth.shape
     scale = growth.scale
-    pale = 255 - (255 - growth.image.astype(np.float64)) * 0.42
-    axes.imshow(pale.astype(np.uint8), interpolation="nearest")
+    faded = 255 - (255 - growth.image.astype(np.float64)) * 0.42
+    axes.imshow(faded.astype(np.uint8), interpolation="nearest")
     shape = (-(-height // scale), -(-width // scale))
     row, column = growth.pixel
     weights = sampled_weights(stage.rates, shape, ((row + 0.5) / scale - 0.5, (column + 0.5) / scale - 0.5))
     strength = np.sqrt(weights / weights.max())
-    rows, columns = np.nonzero(strength > _FAINTEST)
+    rows, columns = np.nonzero(strength > _MIN_STRENGTH)
     sizes = 1.5 + 18.0 * strength[rows, columns]
     axes.scatter(
         (columns + 0.5) * scale - 0.5, (rows + 0.5) * scale - 0.5, s=sizes, color=_DOT, alpha=0.85, linewidths=0

@@ -1,4 +1,4 @@
-"""Drawings of a search of dilation rates: the rates over time, and the positions that kernels sample."""
+"""Figures of a search of dilation rates: the rates over the epochs, and the sampling positions of the kernels."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dnas.report.curves import Floats, epoch_series, step_series
 from dnas.report.data import Record
 from dnas.report.style import BLUE, GRID, INK, MUTED, VERMILION, label_axes, line_style, new_figure, styled
 
-_MOST_COLUMNS = 5
+_MAX_COLUMNS = 5
 
 
 def short_name(block: str) -> str:
-    """The name of a block without what all have in common."""
+    """The name of a block without the prefix of the backbone."""
     return block.rpartition("backbone.")[2]
 
 
 @styled
 def rate_curves(records: Sequence[Record], initial: Mapping[str, float], initial_field: int) -> Figure:
-    """Loss, validation mIoU and field of view over epochs, then a panel of the rates of each block, with its bound.
+    """Loss, validation mIoU and field of view over the epochs, and a panel per block with its rates and their bound.
 
-    ``records`` are the lines of the log, ``initial`` the rates, ``initial_field`` the field of view in pixels, both
-    before the first step.
+    ``records`` are those of the run's log. ``initial`` are the rates and ``initial_field`` is the field of view in
+    pixels before the first step.
     """
     epochs = [record for record in records if record.get("kind") == "epoch"]
     times = np.array([0, *(int(record["epoch"]) + 1 for record in epochs)], dtype=np.float64)
@@ -63,8 +63,8 @@ def rate_curves(records: Sequence[Record], initial: Mapping[str, float], initial
 
 
 def _grid_of(panels: int) -> tuple[int, int]:
-    """Rows and columns for so many panels, with few left empty."""
-    rows = math.ceil(panels / _MOST_COLUMNS)
+    """Rows and columns of a grid for ``panels`` panels, with few empty places."""
+    rows = math.ceil(panels / _MAX_COLUMNS)
     return rows, math.ceil(panels / rows)
 
 
@@ -76,32 +76,30 @@ def _line(axes: Axes, series: tuple[Floats, Floats], title: str, unit: str) -> N
 
 
 @styled
-def sampling_positions(searched: Mapping[str, float], whole: Mapping[str, int]) -> Figure:
-    """Where 3x3 kernels of the ``searched`` and ``whole`` rates sample, a panel for each block (RegSeg v3, Fig. 7).
+def sampling_positions(searched: Mapping[str, float], rounded: Mapping[str, int]) -> Figure:
+    """Sampling positions of 3x3 kernels at the ``searched`` and ``rounded`` rates, one panel per block.
 
-    Both map layer names to rates. The pixels are a grid; circles are the searched positions, dots the rounded ones.
+    After RegSeg v3, Fig. 7. Both arguments map layer names to rates. The grid shows the pixels; circles are positions
+    of searched rates, dots those of rounded rates.
     """
-    before, after = by_block(searched), by_block(whole)
+    before, after = by_block(searched), by_block(rounded)
     rows, columns = _grid_of(len(before))
     figure = new_figure(2.08 * columns, 2.35 * rows + 0.3)
     panels = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    reach = math.ceil(max([*searched.values(), *whole.values()])) + 0.8
+    reach = math.ceil(max([*searched.values(), *rounded.values()])) + 0.8
     for axes, (block, rates) in zip(panels, before.items(), strict=False):
-        for index, (rate, rounded) in enumerate(zip(rates, after[block], strict=True)):
+        for index, (rate, integer_rate) in enumerate(zip(rates, after[block], strict=True)):
             colour = (BLUE, VERMILION, INK, MUTED)[index % 4]
             size = 46 - 18 * (index % 2)
             axes.scatter(*_positions(rate), s=size, facecolors="none", edgecolors=colour, linewidths=1.1)
-            axes.scatter(*_positions(rounded), s=0.28 * size, color=colour, linewidths=0)
+            axes.scatter(*_positions(integer_rate), s=0.28 * size, color=colour, linewidths=0)
         _draw_pixels(axes, reach)
-        figures = ", ".join(f"{rate:.1f}" for rate in rates)
-        axes.set_title(f"{block.rpartition('backbone.')[2]}\n({figures}) → {_shown(after[block])}", fontsize=8)
+        searched_text = ", ".join(f"{rate:.1f}" for rate in rates)
+        rounded_text = ", ".join(map(str, after[block]))
+        axes.set_title(f"{short_name(block)}\n({searched_text}) → ({rounded_text})", fontsize=8)
     for axes in panels[len(before) :]:
         axes.set_visible(False)
     return figure
-
-
-def _shown(rates: Sequence[int]) -> str:
-    return "(" + ", ".join(map(str, rates)) + ")"
 
 
 def _positions(rate: float) -> tuple[Floats, Floats]:
@@ -111,7 +109,7 @@ def _positions(rate: float) -> tuple[Floats, Floats]:
 
 
 def _draw_pixels(axes: Axes, reach: float) -> None:
-    """A line between any two pixels; a pixel's centre is at whole numbers."""
+    """Grid lines between pixels; pixel centres are at integer coordinates."""
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-reach, reach)
     axes.set_aspect("equal")

@@ -1,4 +1,4 @@
-"""What the report shows of a search of dilation rates."""
+"""The report's sections about a search of dilation rates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def rate_sections(run: RunFolder, deriver: DilatedDeriver) -> list[Section]:
-    """The report's sections on a search of dilation rates, finished or not."""
+    """The report's sections about a search of dilation rates, finished or not."""
     if not run.records("epoch"):
         return []
     space = deriver.space
@@ -35,46 +35,48 @@ def rate_sections(run: RunFolder, deriver: DilatedDeriver) -> list[Section]:
     over_time.append(
         drawn(
             curves,
-            "The rates of each block's branches and the field of view of the whole backbone. As a rule one branch of a "
-            "block keeps a small rate, for detail, while the other grows as far as the task needs; a rate that has "
-            "come to rest at the grey line, its bound, would grow further.",
+            "The rates of each block's branches and the field of view of the whole backbone. Typically one branch of a "
+            "block keeps a small rate, for detail, while the other grows as far as the task needs. The grey line is "
+            "the upper bound; a rate that stays at it would grow further.",
             "Curves of the dilation rates of every block and of the field of view",
         )
     )
     rounding = [
         drawn(
             positions,
-            "Where the kernel of each branch reads, before rounding (open circles, between pixels, as real rates "
-            "interpolate) and after (dots). Of a block's rates the smaller are rounded down and the larger up.",
+            "Sampling positions of each branch's kernel before rounding (open circles; fractional rates interpolate "
+            "between pixels) and after (dots). The smaller rates of a block are rounded down, the larger ones up.",
             "Sampling positions of the searched and of the rounded dilation rates of every block",
         ),
         drawn(
             network,
-            "The derived network: the dilated blocks with the whole rates of their branches, from the first layers "
-            "(stem) to the last (head), the deeper the blue the larger the rate; below each, how many pixels of the "
-            f"image a value behind it depends on. Field of view: {derived.field_of_view} pixels.",
+            "The derived network: the dilated blocks with the integer rates of their branches, from the stem (left) "
+            "to the head (right); darker blue means a larger rate. The bar below a block is the field of view of its "
+            f"output in pixels. Field of view of the network: {derived.field_of_view} pixels.",
             "The dilated blocks of the derived network with their rates and fields of view",
         ),
     ]
-    lead = "RegSeg's search: weights and dilation rates, trained together on all training images."
+    lead = "RegSeg's search: weights and dilation rates are trained jointly on all training images."
     return [
         Section(title="Dilation rates", lead=lead, blocks=over_time),
-        Section(title="Sampling positions", lead="From searched rates to whole ones.", blocks=rounding),
+        Section(
+            title="Sampling positions", lead="Searched rates and the integer rates derived from them.", blocks=rounding
+        ),
     ]
 
 
 def _initial(problem: RateSearch) -> tuple[dict[str, float], int]:
-    """Rates and field of view of a search that has not begun."""
-    now = problem.monitor()
-    return now["rates"], now["field_of_view"]
+    """Rates and field of view before the first step."""
+    state = problem.monitor()
+    return state["rates"], state["field_of_view"]
 
 
 def _growth_figure(growth: Growth) -> Figure:
     return Figure(
         image=png_bytes(growth_picture(growth)),
-        caption="One validation image while the rates grow. Above: what the network of that step predicts. Below: the "
-        "places of the image from which it makes the output at the cross, through all blocks; the larger a dot, the "
-        "more ways lead there.",
+        caption="One validation image while the rates grow. Above: the prediction at that step. Below: the positions "
+        "that the output at the cross samples through all blocks, and the field of view (FoV); a larger dot has more "
+        "weight.",
         description="Predictions and sampling positions at several steps of the search",
         width=960,
     )

@@ -1,4 +1,4 @@
-"""From searched dilation rates to integer ones."""
+"""Rounding of searched dilation rates to integers."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Number = TypeVar("Number", int, float)
 
 
 def round_rates(problem: RateSearch, searched: Mapping[str, float]) -> dict[str, int]:
-    """Whole rates by RegSeg's rule, floor of the smaller and ceil of the larger of a block (v3, section 3.4).
+    """Integer rates by RegSeg's rule: floor of a block's smaller rate, ceil of the larger one (v3, section 3.4).
 
-    Of four branches the smaller two are rounded down and the larger two up; see :func:`dnas.ops.floor_and_ceil`. So the
-    derived network sees at least as far as the searched one. A rate that came to rest at its bound k / s may exceed it
-    by less than 1: the paper's rule does not cut it. The problem is left at the whole rates. Raises :class:`UserError`
-    for rates of other layers.
+    With four branches the smaller two are rounded down and the larger two up; see :func:`dnas.ops.floor_and_ceil`. So
+    the field of view does not shrink. A rate at its bound k / s may exceed it by less than 1 after rounding: the
+    paper's rule does not clip. Assigns the integer rates to ``problem``. Raises :class:`UserError` for rates of other
+    layers.
     """
     if searched.keys() != problem.layers.keys():
         raise UserError(
             f"searched rates of {', '.join(sorted(searched)) or 'no layer'}: "
             f"expected those of {', '.join(sorted(problem.layers))}"
         )
-    whole = floor_and_ceil(searched)
-    problem.assign(whole)
-    return whole
+    rounded = floor_and_ceil(searched)
+    problem.assign(rounded)
+    return rounded
 
 
 def by_block(rates: Mapping[str, Number]) -> dict[str, tuple[Number, ...]]:
-    """Rates by layer name -> those of each block; see :func:`dnas.ops.block_of`."""
+    """Group rates by block: layer name -> rate becomes block name -> rates; see :func:`dnas.ops.block_of`."""
     return {block: tuple(rates[layer] for layer in layers) for block, layers in layers_by_block(rates).items()}
 
 
@@ -45,22 +45,22 @@ def round_to_target(
     prices: Mapping[str, Sequence[float]],
     bounds: tuple[float, float],
 ) -> dict[str, int] | None:
-    """Integer rates nearest to the searched ones whose prices sum to within ``bounds`` (ms); None where there are none.
+    """The integer rates nearest to the searched ones whose total latency is within ``bounds``; None if infeasible.
 
-    ``prices``: of each layer, the ms of the rates 1, 2, 3 and so on. ``rounded``: what RegSeg's rule gives, which is
-    what a layer keeps where the latency does not ask for another rate. An integer programme minimises the sum of the
-    distances |log(rate / searched)|, those of ``rounded`` counting as zero.
+    ``prices``: per layer, the latency in ms at the rates 1, 2, 3, .... ``bounds``: lowest and highest sum in ms.
+    ``rounded``: the rates by RegSeg's rule, preferred where the latency allows. Solved as an integer linear program
+    that minimises the sum of |log(rate / searched)| over the layers, counting rates of ``rounded`` as zero.
     """
-    places = [(name, rate) for name, values in prices.items() for rate in range(1, len(values) + 1)]
-    cost = [0.0 if rate == rounded[name] else abs(math.log(rate / searched[name])) + 1e-3 for name, rate in places]
-    ms = np.array([prices[name][rate - 1] for name, rate in places])
-    one_each = np.array([[float(name == layer) for name, _ in places] for layer in prices])
-    found = milp(
+    variables = [(name, rate) for name, values in prices.items() for rate in range(1, len(values) + 1)]
+    cost = [0.0 if rate == rounded[name] else abs(math.log(rate / searched[name])) + 1e-3 for name, rate in variables]
+    ms = np.array([prices[name][rate - 1] for name, rate in variables])
+    one_rate_per_layer = np.array([[float(name == layer) for name, _ in variables] for layer in prices])
+    solution = milp(
         cost,
-        integrality=np.ones(len(places), dtype=np.int64),
+        integrality=np.ones(len(variables), dtype=np.int64),
         bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(ms[None], *bounds)],
+        constraints=[LinearConstraint(one_rate_per_layer, 1, 1), LinearConstraint(ms[None], *bounds)],
     )
-    if found.x is None:
+    if solution.x is None:
         return None
-    return {name: rate for (name, rate), chosen in zip(places, found.x, strict=True) if chosen > 0.5}
+    return {name: rate for (name, rate), chosen in zip(variables, solution.x, strict=True) if chosen > 0.5}

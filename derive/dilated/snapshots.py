@@ -1,4 +1,4 @@
-"""The stages of a search of dilation rates, from the predictions that its run folder kept."""
+"""The stages of a search of dilation rates, from the predictions saved in its run folder."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from dnas.search.joint import predictions_name
 from dnas.training import SegmentationMetrics
 from search_spaces.regseg import RateSearch, RegSegSpace
 
-MOST_STAGES = 5
+MAX_STAGES = 5
 _ROW = 8
-"""The output whose sampling positions are drawn lies at this part of the height."""
+"""The output whose sampling positions are drawn is at 1 / _ROW of the image height."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The predictions after ``epochs`` epochs, which are ``step`` steps, on the images that were kept.
+    """Predictions after ``epochs`` epochs (``step`` steps), by index of the validation image.
 
-    ``miou`` is a share; so is ``top_right``, the part of the rectangles' pixels in the top quarter that is right, which
-    only the built-in rectangles have.
+    ``miou`` is a fraction. ``top_right`` is the fraction of correct rectangle pixels in the top quarter, for the
+    built-in rectangles only.
     """
 
     epochs: int
@@ -42,24 +42,24 @@ class Snapshot:
     top_right: float | None
 
     def note(self) -> str:
-        """The score as a line under a picture."""
+        """The score in one line."""
         if self.top_right is None:
             return f"mIoU {100 * self.miou:.0f} %"
-        return f"top {100 * self.top_right:.0f} % right"
+        return f"top {100 * self.top_right:.0f} % correct"
 
 
 def snapshots(run: RunFolder, space: RegSegSpace) -> list[Snapshot]:
-    """What the search kept, in the order of its epochs; nothing where it was not asked to (search.keep_predictions)."""
+    """The saved predictions in the order of epochs; empty unless the search saved some (search.keep_predictions)."""
     epochs = len(run.records("epoch"))
     names = {number: predictions_name(number) for number in range(epochs + 1)}
-    kept = {n: name for n, name in names.items() if (run.path / f"{name}.safetensors").exists()}
-    if not kept:
+    saved = {n: name for n, name in names.items() if (run.path / f"{name}.safetensors").exists()}
+    if not saved:
         return []
     data = _validation_data(run)
     steps = len(run.records("step")) // max(1, epochs)
     found = []
-    for number, name in kept.items():
-        masks = run.load_weights(name)  # in no order
+    for number, name in saved.items():
+        masks = run.load_weights(name)  # in arbitrary order
         predictions = {index: masks[f"{index}"].long() for index in sorted(map(int, masks))}
         found.append(_scored(data, space, number, number * steps, predictions))
     return found
@@ -68,32 +68,32 @@ def snapshots(run: RunFolder, space: RegSegSpace) -> list[Snapshot]:
 def _scored(
     data: SegmentationDataset, space: RegSegSpace, epochs: int, step: int, predictions: dict[int, Tensor]
 ) -> Snapshot:
-    metrics, right, count = SegmentationMetrics(data.labels.names), 0, 0
+    metrics, correct, total = SegmentationMetrics(data.labels.names), 0, 0
     transform = eval_transform(space.search.augmentation)
     for index, prediction in predictions.items():
         _, labels = transform(*data[index])
         metrics.update(prediction[None], labels[None])
-        found, there = top_quarter(prediction, labels)
-        right, count = right + found, count + there
-    has_tops = data.name == "rectangles" and count
-    return Snapshot(epochs, step, predictions, metrics.result().miou, right / count if has_tops else None)
+        image_correct, image_total = top_quarter(prediction, labels)
+        correct, total = correct + image_correct, total + image_total
+    has_tops = data.name == "rectangles" and total
+    return Snapshot(epochs, step, predictions, metrics.result().miou, correct / total if has_tops else None)
 
 
-def growth_of(run: RunFolder, space: RegSegSpace, problem: RateSearch, taken: Sequence[Snapshot]) -> Growth | None:
-    """The picture of the most colourful image that was kept; None where there is nothing to draw.
+def growth_of(run: RunFolder, space: RegSegSpace, problem: RateSearch, snapshots: Sequence[Snapshot]) -> Growth | None:
+    """The stages of the saved image that shows the most classes; None with fewer than two snapshots.
 
-    ``problem`` is the search as it began: its rates and field of view are those of step 0.
+    ``problem`` is in its initial state: its rates and field of view are those of step 0.
     """
-    if len(taken) < 2:
+    if len(snapshots) < 2:
         return None
     data = _validation_data(run)
     transform = eval_transform(space.search.augmentation)
-    # Judged by the labels alone, not by what was predicted.
-    index = max(taken[0].predictions, key=lambda number: _colours(transform(*data[number])[1]))
+    # Selected by the labels alone, independent of the predictions.
+    index = max(snapshots[0].predictions, key=lambda number: _visible_classes(transform(*data[number])[1]))
     image, mask = data[index]
     _, labels = transform(image, mask)
     initial, records = problem.monitor(), run.records("epoch")
-    stages = [_stage(snapshot, index, initial, records) for snapshot in _spread(taken)]
+    stages = [_stage(snapshot, index, initial, records) for snapshot in _select_stages(snapshots)]
     return Growth(
         image=image.permute(1, 2, 0).numpy().astype(np.uint8),
         truth=labels.numpy(),
@@ -105,33 +105,33 @@ def growth_of(run: RunFolder, space: RegSegSpace, problem: RateSearch, taken: Se
 
 
 def _stage(snapshot: Snapshot, index: int, initial: dict[str, Any], records: Sequence[dict[str, Any]]) -> Stage:
-    now = initial if snapshot.epochs == 0 else records[snapshot.epochs - 1]
+    state = initial if snapshot.epochs == 0 else records[snapshot.epochs - 1]
     return Stage(
         step=snapshot.step,
         prediction=snapshot.predictions[index].numpy(),
-        rates=list(by_block(now["rates"]).values()),
-        field_of_view=int(now["field_of_view"]),
+        rates=list(by_block(state["rates"]).values()),
+        field_of_view=int(state["field_of_view"]),
         note=snapshot.note(),
     )
 
 
-def _spread(taken: Sequence[Snapshot]) -> list[Snapshot]:
-    """As many snapshots as have room: the first and the last, and those at a half, a quarter, an eighth of the way."""
-    last = len(taken) - 1
-    if last < MOST_STAGES:
-        return list(taken)
-    wanted = {0, *(round(last / 2**halvings) for halvings in range(MOST_STAGES - 1))}
-    return [taken[index] for index in sorted(wanted)]
+def _select_stages(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    """At most MAX_STAGES snapshots: the first, the last, and those at a half, a quarter, an eighth of the search."""
+    last = len(snapshots) - 1
+    if last < MAX_STAGES:
+        return list(snapshots)
+    selected = {0, *(round(last / 2**halvings) for halvings in range(MAX_STAGES - 1))}
+    return [snapshots[index] for index in sorted(selected)]
 
 
 def _scale(problem: RateSearch) -> int:
-    """Pixels of the image for one value of the maps that the searched layers write."""
+    """Downsampling rate of the output of the searched layers, in pixels."""
     fields = fields_around(problem.weights, problem.layers)
     return round(max(float(after.stride) for _, after in fields.values()))
 
 
-def _things(labels: Tensor) -> list[tuple[int, int, int]]:
-    """Width, left edge and class of all that is not of class 0 or ignored in the row that is shown."""
+def _segments(labels: Tensor) -> list[tuple[int, int, int]]:
+    """Width, left edge and class of the segments in row H / _ROW, without class 0 and ignored pixels."""
     line = labels[labels.shape[0] // _ROW].tolist()
     found, start = [], 0
     for number, group in groupby(line):
@@ -142,21 +142,21 @@ def _things(labels: Tensor) -> list[tuple[int, int, int]]:
     return found
 
 
-def _visible(labels: Tensor) -> list[tuple[int, int, int]]:
-    """Those that are wide enough to be seen in a small picture."""
-    return [thing for thing in _things(labels) if thing[0] >= labels.shape[1] / 32]
+def _visible_segments(labels: Tensor) -> list[tuple[int, int, int]]:
+    """The segments that are wide enough to be visible in a small picture."""
+    return [segment for segment in _segments(labels) if segment[0] >= labels.shape[1] / 32]
 
 
-def _colours(labels: Tensor) -> int:
-    """The number of classes that can be seen."""
-    return len({number for _, _, number in _visible(labels)})
+def _visible_classes(labels: Tensor) -> int:
+    """The number of visible classes."""
+    return len({number for _, _, number in _visible_segments(labels)})
 
 
 def _pixel(labels: Tensor) -> tuple[int, int]:
-    """A place near the top, in the middle of that visible thing which is nearest to the image's middle."""
-    height, broad = labels.shape
-    centres = [left + width // 2 for width, left, _ in _visible(labels)]
-    return height // _ROW, min(centres, key=lambda column: abs(column - broad / 2), default=broad // 2)
+    """(row, column) near the top, at the centre of the visible segment that is nearest to the image's centre."""
+    height, image_width = labels.shape
+    centres = [left + width // 2 for width, left, _ in _visible_segments(labels)]
+    return height // _ROW, min(centres, key=lambda column: abs(column - image_width / 2), default=image_width // 2)
 
 
 def _validation_data(run: RunFolder) -> SegmentationDataset:

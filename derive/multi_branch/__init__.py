@@ -1,4 +1,4 @@
-"""Discrete networks of several branches, derived from FasterSeg's searched parameters."""
+"""Discrete multi-branch networks, derived from the searched parameters of FasterSeg."""
 
 from derive.multi_branch.architecture import Branch, Cell, MultiBranchArchitecture
 from derive.multi_branch.branches import BranchScore, MultiBranchDerivation

@@ -24,13 +24,12 @@ Scale = Annotated[int, Field(ge=8, le=32, multiple_of=8)]
 
 @config
 class Cell:
-    """One cell: ``operator`` from ``in_channels`` to ``channels``, standing at downsample rate ``scale``.
+    """One cell: ``operator`` with ``in_channels`` input and ``channels`` output channels.
 
-    As in FasterSeg's Table 7, ``scale`` is the rate of the maps that it reads; with stride 2 it writes at twice that.
-
-    ``in_channels`` may be less than the cell before makes: the leading ones are read. ``layer`` and ``width`` say where
-    in the supernet it came from and how wide it was there; ``margin`` is the probability of the operator less that of
-    the runner-up.
+    ``scale`` is the downsampling rate of its input, as in FasterSeg's Table 7; with stride 2 the output has twice that
+    rate. ``in_channels`` may be less than the output channels of the cell before: the leading ones are read. ``layer``
+    and ``width`` are its layer and its width in the supernet; ``margin`` is the probability of the operator minus that
+    of the runner-up.
     """
 
     operator: str
@@ -44,21 +43,21 @@ class Cell:
 
     @property
     def out_scale(self) -> int:
-        """Downsample rate of the maps that it writes."""
+        """Downsampling rate of the output."""
         return self.scale * self.stride
 
     @property
     def ratio(self) -> int | float:
-        """Expansion ratio: channels per unit of the scale that it writes at."""
+        """Expansion ratio: output channels divided by the output scale."""
         ratio = self.channels / self.out_scale
         return int(ratio) if ratio.is_integer() else ratio
 
 
 @config
 class Branch:
-    """The cells from the stem to the branch's end at downsample rate ``scale``, where ``channels`` are read.
+    """The cells from the stem to the branch's end at downsampling rate ``scale``, where ``channels`` are read.
 
-    ``path_margin`` is the score of the second best path relative to the chosen one: 1 is a tie.
+    ``path_margin`` is the score of the second best path relative to the selected one: 1 is a tie.
     """
 
     scale: Scale
@@ -69,9 +68,9 @@ class Branch:
 
 @config
 class MultiBranchArchitecture(Architecture):
-    """A discrete multi-branch network: its stem and head at ``end_ratio``, its branches, and where it came from.
+    """A discrete multi-branch network: its branches, with stem and head at the expansion ratio ``end_ratio``.
 
-    ``num_classes`` and ``input_size`` (height, width) are those it was searched for.
+    ``num_classes`` and ``input_size`` (height, width) are those of the search.
     """
 
     end_ratio: Count
@@ -83,7 +82,7 @@ class MultiBranchArchitecture(Architecture):
     provenance: dict[str, str] = Field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise :class:`UserError` unless every cell fits the one before it."""
+        """Raise :class:`UserError` if a cell does not fit the one before it."""
         for number, branch in enumerate(self.branches):
             scale, channels = 8, 8 * self.end_ratio
             for index, cell in enumerate(branch.cells):
@@ -93,21 +92,34 @@ class MultiBranchArchitecture(Architecture):
                         f"{where}.operator: given {cell.operator!r}, expected one of {', '.join(OPERATORS)}"
                     )
                 if cell.scale != scale or cell.out_scale > 32:
-                    raise UserError(f"{where}.scale: given {cell.scale}, stride {cell.stride}, after maps at {scale}")
+                    raise UserError(
+                        f"{where}.scale: given {cell.scale} with stride {cell.stride}, expected {scale}, the output "
+                        "scale of the cell before, and at most 32 after the stride"
+                    )
                 if cell.in_channels > channels:
-                    raise UserError(f"{where}.in_channels: given {cell.in_channels}, the cell before makes {channels}")
+                    raise UserError(
+                        f"{where}.in_channels: given {cell.in_channels}, expected at most {channels}, the output "
+                        "channels of the cell before"
+                    )
                 if cell.operator == "skip" and cell.stride == 1:
                     raise UserError(f"{where}.operator: a skip of stride 1 does nothing, leave the cell out")
                 if cell.operator == "skip" and cell.channels < 2:
-                    raise UserError(f"{where}.channels: given {cell.channels}, a skip of stride 2 makes at least 2")
+                    raise UserError(
+                        f"{where}.channels: given {cell.channels}, expected at least 2 for a skip of stride 2"
+                    )
                 scale, channels = cell.out_scale, cell.channels
             if scale != branch.scale:
-                raise UserError(f"branches.{number}.scale: given {branch.scale}, its cells end at {scale}")
+                raise UserError(
+                    f"branches.{number}.scale: given {branch.scale}, expected {scale}, the scale of its last cell"
+                )
             if branch.channels > channels:
-                raise UserError(f"branches.{number}.channels: given {branch.channels}, its last cell makes {channels}")
+                raise UserError(
+                    f"branches.{number}.channels: given {branch.channels}, expected at most {channels}, the output "
+                    "channels of its last cell"
+                )
 
     def spec(self) -> MultiBranchSpec:
-        """What the network is built from."""
+        """The specification that the network is built from."""
         return MultiBranchSpec(
             self.end_ratio,
             tuple(
@@ -125,35 +137,33 @@ class MultiBranchArchitecture(Architecture):
         return MultiBranchNetwork(self.spec(), num_classes)
 
     def signatures(self, num_classes: int, input_size: tuple[int, int]) -> list[OperatorSpec]:
-        """The table entries that its latency is the sum of."""
+        """The signatures of its operators; its latency is the sum of their table entries."""
         return list(network_signatures(self.spec(), num_classes, input_size))
 
     def drawing(self, title: str = "") -> Drawing:
-        """Cells by depth and scale, with the branches that they serve."""
+        """A drawing of the cells by depth and scale, coloured by branch."""
         from derive.multi_branch.drawing import architecture_drawing
 
         return architecture_drawing(self.graph(), title)
 
     def caption(self, name: str) -> str:
-        """What the drawing shows."""
+        """Caption of the drawing."""
         text = (
-            f"{name}: each box is a cell, with its operator and its output channels (also the box's height). "
-            "Left to right is depth; a step down halves the resolution. "
+            f"{name}: each box is a cell with its operator and output channels; its height grows with the channels. "
+            "Depth increases from left to right; each row down halves the resolution. "
         )
         if any(len(data["branches"]) > 1 for _, data in self.graph().nodes(data=True)):
-            text += (
-                "Cells with a grey frame are computed once and shared by the branches; coloured ones belong to one. "
-            )
+            text += "Cells with a grey frame are shared by several branches; coloured ones belong to a single branch. "
         return text + self._note()
 
     def _note(self) -> str:
-        # Below zero where the latency target decided against the likeliest operator.
         margins = [cell.margin for branch in self.branches for cell in branch.cells if cell.margin is not None]
-        doubts = [margin for margin in margins if margin >= 0]
+        # Negative where the latency target overruled the most likely operator.
+        argmax_margins = [margin for margin in margins if margin >= 0]
         rule = self.provenance.get("rule", "given")
-        if not doubts:
+        if not argmax_margins:
             return f"Rule: {rule}."
-        return f"Rule: {rule}; the closest choice of an operator was decided by {min(doubts):.3f} in probability."
+        return f"Rule: {rule}; smallest probability margin of an operator choice: {min(argmax_margins):.3f}."
 
     def graph(self) -> nx.DiGraph:
         """The architecture as a graph for drawing; see :func:`derive.multi_branch.graph.architecture_graph`."""
@@ -161,9 +171,9 @@ class MultiBranchArchitecture(Architecture):
         return architecture_graph(self.spec(), layers)
 
     def summary(self) -> list[dict[str, Any]]:
-        """The branches as plain data, cells in the terms of FasterSeg's Table 7: there ``channels`` is scale * ratio.
+        """The branches as plain data, with cells as in FasterSeg's Table 7, where ``channels`` is scale * ratio.
 
-        ``out_channels`` is what the cell really makes: twice that where it has stride 2.
+        ``out_channels`` is the cell's number of output channels: twice ``channels`` with stride 2.
         """
         return [
             {

@@ -1,4 +1,4 @@
-"""Selection of branches: every combination scored, and one chosen (FasterSeg, Appendix B)."""
+"""Branch selection: every combination of branches is scored and the best one chosen (FasterSeg, Appendix B)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from derive.base import Derivation
 from derive.multi_branch.architecture import MultiBranchArchitecture
 
 SELECTION = "selection.json"
-"""The scores of all combinations in the run folder of a search."""
+"""File name of the scores of all combinations, in the run folder of a search."""
 
 
 @dataclass(frozen=True)
 class BranchScore:
-    """One combination of branches: mIoU in the supernet, latency of the derived network, and ACC * (LAT / T) ** w.
+    """Score ACC * (LAT / T) ** w of a combination of branches, from the supernet's mIoU and the network's latency.
 
-    ``argmax_ms``: the latency of the likeliest choices. For a latency target ``changes`` names all that is not the
-    likeliest choice, ``lost_log_probability`` is what that cost, and ``reached`` says whether the network is within
-    5 %; without a target ``reached`` is None.
+    ``argmax_ms``: latency of the most likely network. With a latency target, ``changes`` lists the choices that differ
+    from the most likely ones, ``lost_log_probability`` is the loss in log-probability, and ``reached`` says whether
+    the latency is within 5 % of the target; without a target ``reached`` is None.
     """
 
     branches: tuple[int, ...]
@@ -33,7 +33,7 @@ class BranchScore:
     reached: bool | None = None
 
     def line(self) -> str:
-        """The score in words."""
+        """The score as a line of text."""
         parts = [f"branches {branches_text(self.branches):<6}"]
         parts += [] if self.miou is None else [f"mIoU {100 * self.miou:5.1f} %"]
         parts += [] if self.latency_ms is None else [f"predicted {self.latency_ms:7.3f} ms"]
@@ -42,17 +42,17 @@ class BranchScore:
         return "  ".join(parts)
 
     def adjustment(self) -> str:
-        """What reaching the latency target took."""
+        """The changes made to reach the latency target, as text."""
         if not self.changes:
             return "argmax unchanged"
         text = f"argmax {self.argmax_ms:.3f} ms, {len(self.changes)} changes, "
-        text += f"log-probability -{self.lost_log_probability:.2f}"
+        text += f"log-probability loss {self.lost_log_probability:.2f}"
         return text if self.reached else f"{text}, target not reached"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiBranchDerivation(Derivation):
-    """A derivation with, where branches were selected, the scores of all combinations."""
+    """A derivation with the scores of all combinations of branches that were compared."""
 
     scores: tuple[BranchScore, ...] = ()
 
@@ -72,7 +72,7 @@ class MultiBranchDerivation(Derivation):
         }
 
     def lines(self) -> Iterator[str]:
-        """The scores, the cells of the chosen combination, and its latency."""
+        """The scores, the cells of the selected combination, and its latency."""
         if len(self.scores) > 1:
             yield from (score.line() for score in self.scores)
         for branch in self.architecture.summary():
@@ -84,20 +84,20 @@ class MultiBranchDerivation(Derivation):
                     f"{cell['out_channels']} channels{down}"
                 )
         if self.chosen is not None and self.chosen.changes:
-            yield f"changed from the likeliest choices to reach the target, {self.chosen.adjustment()}:"
+            yield f"changes from the most likely network to reach the target ({self.chosen.adjustment()}):"
             yield from (f"  {change}" for change in self.chosen.changes)
         if text := self.latency_line():
             yield text
 
 
 def select(scores: Sequence[BranchScore], target_ms: float | None) -> BranchScore:
-    """The best score, of those that reach the target if there is one; if none does, the nearest to it."""
+    """The best score among those that reach the target (if there is one); if none does, that nearest to the target."""
     if target_ms is not None and not any(score.reached for score in scores):
         return min(scores, key=lambda score: abs((score.latency_ms or 0.0) - target_ms))
-    allowed = [score for score in scores if score.reached is not False]
-    if all(score.score is not None for score in allowed):
-        return max(allowed, key=lambda score: score.score or 0.0)
-    return allowed[-1]
+    candidates = [score for score in scores if score.reached is not False]
+    if all(score.score is not None for score in candidates):
+        return max(candidates, key=lambda score: score.score or 0.0)
+    return candidates[-1]
 
 
 def branches_text(branches: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""From logits to a discrete architecture: FasterSeg section 3.4, as a pure function."""
+"""Decoding of logits into a discrete architecture (FasterSeg, section 3.4)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def decode(
     """The discrete architecture of the branches that end at the scales ``branches``.
 
     ``logits`` are those of :meth:`ArchitectureParameters.named_logits`; without gamma every ratio is the widest.
-    Operators and ratios are the argmax of alpha and gamma; a branch goes coarser where the product of its beta_0 is
-    largest (footnote 2); skips of stride 1 are left out, and their neighbours meet at the narrowest width in between.
+    Operators and ratios are the argmax of alpha and gamma. A branch downsamples at the layers with the largest product
+    of beta_0 (footnote 2). Skips of stride 1 are removed; their neighbours use the narrowest width in between.
     """
     likelihoods = Likelihoods(logits, plan)
     return assemble(likelihoods, likelihoods.likeliest(branches), provenance)
@@ -65,10 +65,11 @@ def scored_paths(scores: Mapping[Place, float], grid: Grid, level: int) -> list[
 
 
 class Likelihoods:
-    """The logits of one architecture as (log-)probabilities by place, in float64, computed once.
+    """The logits of one architecture as float64 (log-)probabilities.
 
-    ``paths``: by final scale, all ways there with their score, the best first; ``operators``: probabilities by cell;
-    ``ratios``: log-probabilities by connection, certainty of the widest where ratios were not searched.
+    ``entries``: log(beta_0) by cell. ``paths``: by final scale, all paths with their score, the best first.
+    ``operators``: probabilities by cell. ``ratios``: log-probabilities by connection; if ratios were not searched, the
+    widest has probability 1.
     """
 
     def __init__(self, logits: Mapping[str, Tensor], plan: NetworkPlan) -> None:
@@ -77,8 +78,8 @@ class Likelihoods:
         self.paths = {scale: scored_paths(self.entries, grid, level) for level, scale in enumerate(grid.scales)}
         self.operators: dict[Place, list[float]] = {}
         self.ratios: dict[Place, list[float]] = {}
-        certain = [-math.inf] * len(plan.ratios)
-        certain[plan.ratios.index(max(plan.ratios))] = 0.0
+        widest_only = [-math.inf] * len(plan.ratios)
+        widest_only[plan.ratios.index(max(plan.ratios))] = 0.0
         for level, scale in enumerate(grid.scales):
             operators = F.softmax(logits[f"alpha_{scale}"].double(), -1).tolist()
             searched = logits.get(f"gamma_{scale}")
@@ -86,10 +87,10 @@ class Likelihoods:
             for layer in range(level, grid.layers):
                 self.operators[level, layer] = operators[grid.alpha_row(level, layer)]
                 if layer:
-                    self.ratios[level, layer] = certain if ratios is None else ratios[grid.gamma_row(level, layer)]
+                    self.ratios[level, layer] = widest_only if ratios is None else ratios[grid.gamma_row(level, layer)]
 
     def likeliest(self, branches: Sequence[int]) -> Selection:
-        """The argmax of everything."""
+        """The selection of maximum likelihood: every choice is the argmax."""
         names, ratios = self.plan.operators, self.plan.ratios
         return Selection(
             entered={scale: self.paths[scale][0][1] for scale in branches},
@@ -98,9 +99,9 @@ class Likelihoods:
         )
 
     def loss(self, selection: Selection) -> float:
-        """By how much the log-probability of ``selection`` is less than that of the likeliest, from 0.
+        """The loss in log-probability of ``selection`` relative to the most likely one; at least 0.
 
-        The sum over the paths of its branches and over all cells and connections on them, each counted once.
+        Summed over the paths of its branches and over all cells and connections on them, each counted once.
         """
         cells, connections, lost = set(), set(), 0.0
         for scale, entered in selection.entered.items():
@@ -125,7 +126,7 @@ def _log(probability: float) -> float:
 def assemble(
     likelihoods: Likelihoods, selection: Selection, provenance: Mapping[str, object] = {}
 ) -> MultiBranchArchitecture:
-    """The architecture of a selection; the margins compare each choice with the best other one."""
+    """The architecture of a selection; margins compare each choice with the best alternative."""
     found = [_build_branch(likelihoods, selection, scale) for scale in selection.entered]
     return MultiBranchArchitecture(
         end_ratio=likelihoods.plan.end_ratio,
@@ -135,8 +136,8 @@ def assemble(
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A cell on a branch's path before skips narrowed it: ``read`` of its ``width`` channels are used further on."""
+class _PathCell:
+    """A cell on a branch's path before trimming: of its ``width`` channels, ``read`` are read by the next cell."""
 
     operator: str
     level: int
@@ -149,11 +150,13 @@ class _Found:
     margin: float
 
 
-def _build_branch(likelihoods: Likelihoods, selection: Selection, scale: int) -> tuple[int, float, int, list[_Found]]:
+def _build_branch(
+    likelihoods: Likelihoods, selection: Selection, scale: int
+) -> tuple[int, float, int, list[_PathCell]]:
     plan = likelihoods.plan
     grid = plan.grid
     path = levels_of(selection.entered[scale], grid)
-    cells: list[_Found] = []
+    cells: list[_PathCell] = []
     channels = 8 * plan.end_ratio
     for layer, level in enumerate(path):
         target = path[layer + 1] if layer < grid.last else level
@@ -167,7 +170,7 @@ def _build_branch(likelihoods: Likelihoods, selection: Selection, scale: int) ->
         weights = likelihoods.operators[level, layer]
         index = plan.operators.index(operator)
         cells.append(
-            _Found(
+            _PathCell(
                 operator=operator,
                 level=level,
                 layer=layer,
@@ -184,20 +187,20 @@ def _build_branch(likelihoods: Likelihoods, selection: Selection, scale: int) ->
 
 
 def _path_margin(likelihoods: Likelihoods, selection: Selection, scale: int) -> float:
-    """The best score of another path over that of the selected one."""
+    """The product of beta_0 of the best other path, relative to that of the selected one."""
     scores = {layers: score for score, layers in likelihoods.paths[scale]}
-    mine = scores.pop(selection.entered[scale])
-    return math.exp(min(max(scores.values()) - mine, 700.0)) if scores else 0.0
+    selected = scores.pop(selection.entered[scale])
+    return math.exp(min(max(scores.values()) - selected, 700.0)) if scores else 0.0
 
 
-def _narrow(cell: _Found, channels: int) -> _Found:
-    return _Found(**{**cell.__dict__, "read": channels})
+def _narrow(cell: _PathCell, channels: int) -> _PathCell:
+    return _PathCell(**{**cell.__dict__, "read": channels})
 
 
-def _trim(found: Sequence[tuple[int, float, int, list[_Found]]]) -> tuple[Branch, ...]:
-    """Branches whose cells make no more channels than somebody reads; cells of a shared prefix stay equal."""
+def _trim(found: Sequence[tuple[int, float, int, list[_PathCell]]]) -> tuple[Branch, ...]:
+    """Remove output channels that no branch reads; cells of a shared prefix stay equal."""
 
-    def prefix(cells: Sequence[_Found]) -> tuple[tuple[object, ...], ...]:
+    def prefix(cells: Sequence[_PathCell]) -> tuple[tuple[object, ...], ...]:
         return tuple((c.operator, c.scale, c.stride, c.in_channels, c.width) for c in cells)
 
     read: dict[tuple[tuple[object, ...], ...], int] = {}
@@ -209,7 +212,7 @@ def _trim(found: Sequence[tuple[int, float, int, list[_Found]]]) -> tuple[Branch
     for scale, margin, channels, cells in found:
         trimmed = []
         for index, cell in enumerate(cells):
-            # The channels of a skip of stride 2 come from two halves and are cheap: its readers take a slice.
+            # A skip of stride 2 concatenates two halves and is cheap: it stays whole, and its readers take a slice.
             made = cell.width if cell.operator == "skip" else read[prefix(cells[: index + 1])]
             trimmed.append(
                 Cell(

@@ -1,4 +1,4 @@
-"""From a search of multi-branch networks to the networks themselves."""
+"""Derivation of multi-branch networks from a search of the FasterSeg space."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
     rules = ("paper", "published-code")
 
     def draw(self, count: int, seed: int) -> Sequence[MultiBranchArchitecture]:
-        """Random students; combinations of branches take turns."""
+        """Sample random students, alternating between the combinations of branches."""
         size, classes = self.space.input_size, self.space.num_classes
         return [
             dataclasses.replace(architecture, num_classes=classes, input_size=size)
@@ -47,13 +47,13 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         ]
 
     def predict_ms(self, architecture: Architecture, table: LatencyTable) -> float:
-        """The sum of the table's entries."""
+        """The sum of the table entries of its operators."""
         if not isinstance(architecture, MultiBranchArchitecture):
-            raise UserError(f"is no network of branches and cells, as those of {self.space.name} are")
+            raise UserError(f"not a network of {self.space.name}, expected a multi-branch network")
         return network_price(self.space.plan(), table.lookup)(architecture)
 
     def latency_bounds(self, table: LatencyTable) -> Mapping[str, Range]:
-        """Of the student, by combination of branches."""
+        """Latencies of the fastest and slowest student, by combination of branches."""
         bounds = latency_bounds(self.space.plan(), table.lookup)
         return {
             combination_name(ends): (fastest.latency_ms, slowest.latency_ms)
@@ -61,7 +61,7 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         }
 
     def derived_ms(self, table: LatencyTable) -> Callable[[Mapping[str, Tensor]], Mapping[str, float]]:
-        """Of the likeliest student, by combination of branches."""
+        """A function from the logits to the latency of the most likely student, by combination of branches."""
         plan = self.space.plan()
         price = network_price(plan, table.lookup)
 
@@ -77,22 +77,24 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
     def derive(self, run: RunFolder, options: DeriveOptions) -> MultiBranchDerivation:
         """The discrete network of a finished search.
 
-        Without ``branches`` the combination is selected by ACC * (LAT / T) ** w (FasterSeg, Appendix B) from the mIoU
-        that combinations have in the supernet and the latencies of their derived networks.
+        Without ``branches`` the combination is selected by ACC * (LAT / T) ** w (FasterSeg, Appendix B), from the
+        supernet's mIoU for the combination and the latency of its derived network.
 
-        A student with a latency target is derived for it under the rule "paper", and selected among the combinations
-        that reach it. "published-code" is that code's decoder and pricing.
+        With a latency target, the rule "paper" derives a student for the target and selects among the combinations
+        that reach it. The rule "published-code" uses that code's decoder and latency lookup.
         """
         which, rule = self.check_options(options, run.path)
         table, plan = self.table_of(run, options), self.space.plan(which)
         if options.branches is not None and options.branches not in plan.combinations():
             known = ", ".join(map(branches_text, plan.combinations()))
-            raise UserError(f"branches {branches_text(options.branches)}: the supernet has heads for {known}")
+            raise UserError(
+                f"branches {branches_text(options.branches)}: expected one of {known}, the supernet's heads"
+            )
         can_target = which == STUDENT and rule == "paper" and table is not None
         if options.target_ms is not None and not can_target:
-            raise UserError(f"{run.path}: a latency target is for the student, by the rule paper, with a latency table")
+            raise UserError(f"{run.path}: a latency target is for the student, with the rule paper and a latency table")
         target = options.target_ms or self.space.settings.latency_target_ms
-        job = _Job(
+        decoding = _Decoding(
             run,
             self.space,
             which,
@@ -101,23 +103,27 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
             table,
             target if can_target and options.use_target else None,
         )
-        wanted = plan.combinations() if options.branches is None else (options.branches,)
-        found = [job.derive(ends) for ends in wanted]
+        combinations = plan.combinations() if options.branches is None else (options.branches,)
+        found = [decoding.derive(ends) for ends in combinations]
         scores = tuple(score for _, score in found)
-        best = select(scores, job.target_ms)
+        best = select(scores, decoding.target_ms)
         architecture = next(architecture for architecture, score in found if score is best)
         return MultiBranchDerivation(
-            architecture=architecture, rule=rule, latency_ms=best.latency_ms, target_ms=job.target_ms, scores=scores
+            architecture=architecture,
+            rule=rule,
+            latency_ms=best.latency_ms,
+            target_ms=decoding.target_ms,
+            scores=scores,
         )
 
     def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
         """See :func:`derive.multi_branch.inherit_weights`."""
         if not isinstance(architecture, MultiBranchArchitecture):
-            raise UserError(f"is no network of branches and cells, as those of {self.space.name} are")
+            raise UserError(f"not a network of {self.space.name}, expected a multi-branch network")
         return inherit_weights(cast("MultiResolutionSupernet", problem.weights), architecture)
 
     def finish_search(self, run: RunFolder) -> None:
-        """Write the scores and the selection of branches of every architecture."""
+        """Write the scores and the selected branches of every architecture to ``selection.json``."""
         content = {}
         for which in self.architectures:
             derivation = self.derive(run, DeriveOptions(which=which))
@@ -132,13 +138,13 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         write_json(run.path / SELECTION, content)
 
     def search_summary(self, run: RunFolder) -> str:
-        """The latency of the student that would be derived now."""
+        """The latency and the branches of the student that is derived by default."""
         derivation = self.derive(run, DeriveOptions())
         ends = "" if derivation.chosen is None else f", branches {branches_text(derivation.chosen.branches)}"
         return f"student: {derivation.latency_line()}{ends}"
 
     def search_sections(self, run: RunFolder) -> list[Section]:
-        """The search's curves, and the selection of branches."""
+        """The curves of the search, and the branch selection."""
         from derive.multi_branch.report import selection_sections
 
         return [*super().search_sections(run), *selection_sections(run)]
@@ -152,8 +158,8 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
-    """What every combination of branches is derived from."""
+class _Decoding:
+    """The inputs of a derivation that all combinations of branches share."""
 
     run: RunFolder
     space: FasterSegSpace
@@ -164,7 +170,7 @@ class _Job:
     target_ms: float | None
 
     def derive(self, ends: tuple[int, ...]) -> tuple[MultiBranchArchitecture, BranchScore]:
-        """The network of a combination of branches, and its score."""
+        """The network of a combination of branches and its score."""
         plan = self.space.plan(self.which)
         provenance: Mapping[str, object] = provenance_of(self.run, self.which, self.rule)
         if self.target_ms is not None and self.table is not None:
@@ -178,13 +184,13 @@ class _Job:
                 changes=found.changes,
                 reached=found.reaches(self.target_ms),
             )
-            told = chosen.architecture.with_provenance(
+            architecture = chosen.architecture.with_provenance(
                 target_ms=self.target_ms,
                 predicted_ms=round(chosen.latency_ms, 6),
                 argmax_ms=round(found.likeliest.latency_ms, 6),
                 lost_log_probability=round(chosen.lost, 6),
             )
-            return self._complete(told), score
+            return self._complete(architecture), score
         decoder = decode if self.rule == "paper" else decode_as_published
         architecture = self._complete(decoder(self.logits, plan, ends, provenance))
         ms = None if self.table is None else predicted_latency_ms(architecture, self.table.lookup, self.rule)
@@ -195,7 +201,7 @@ class _Job:
         return dataclasses.replace(architecture, num_classes=self.space.num_classes, input_size=size)
 
     def _scored(self, ends: tuple[int, ...], ms: float | None) -> tuple[float | None, float | None, float | None]:
-        """mIoU, latency and score."""
+        """mIoU, latency and score of a combination; None where unknown."""
         validated = [record["miou_outputs"] for record in self.run.records("epoch") if record.get("miou_outputs")]
         by_output: Mapping[str, Any] = validated[-1].get(self.which, {}) if validated else {}
         miou = by_output.get(combination_name(ends))

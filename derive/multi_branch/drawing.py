@@ -1,4 +1,4 @@
-"""A derived network as a drawing over scales: columns are cells, rows are resolutions."""
+"""Drawing of a derived multi-branch network: columns are layers, rows are resolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from derive.multi_branch.routing import Box, Route, best_route, rounded_path
 from dnas.report.style import AMBER, BLUE, GREEN, GRID, INK, MUTED, PURPLE, VERMILION, new_figure, styled
 
-# Fill and short name. Blue: full resolution; orange: zoomed; the darker of each pair has two convolutions.
+# Fill colour, short and long name. Blue: full resolution; orange: zoomed; darker: two convolutions.
 _OPERATORS: Mapping[str, tuple[str, str, str]] = {
     "stem": ("#cfd5de", "stem", "stem"),
     "skip": ("#ffffff", "skip", "skip"),
@@ -37,7 +37,7 @@ _LEGEND_ROW = 0.19  # inches
 
 
 def _branches(value: Any) -> tuple[str, ...]:
-    """A node's or an edge's branches as texts; a single one may be given without a list."""
+    """The branches of a node or an edge as strings; accepts a single value instead of a list."""
     if value is None:
         return ()
     items: Iterable[Any] = value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
@@ -45,7 +45,7 @@ def _branches(value: Any) -> tuple[str, ...]:
 
 
 def _lanes(graph: nx.DiGraph) -> tuple[dict[int, float], dict[Hashable, float]]:
-    """The height of each scale's lane and of each node: nodes of equal scale and position are stacked in the lane."""
+    """The y of each scale's lane and of each node; nodes of equal scale and position are stacked in the lane."""
     stacks: dict[tuple[int, int], list[Hashable]] = defaultdict(list)
     for node, data in graph.nodes(data=True):
         stacks[int(data["scale"]), int(data["position"])].append(node)
@@ -64,7 +64,7 @@ def _lanes(graph: nx.DiGraph) -> tuple[dict[int, float], dict[Hashable, float]]:
 
 
 def _boxes(graph: nx.DiGraph, heights: Mapping[Hashable, float]) -> dict[Hashable, Box]:
-    """Node boxes; their height grows with the logarithm of the channels."""
+    """The box of each node; its height grows with the logarithm of the channels."""
     channels = {node: max(1, int(data.get("channels") or 1)) for node, data in graph.nodes(data=True)}
     low, high = math.log(min(channels.values())), math.log(max(channels.values()))
     boxes = {}
@@ -105,7 +105,7 @@ def _draw_node(axes: Axes, box: Box, data: Mapping[str, Any], colour: str | None
 
 
 def _draw_edge(axes: Axes, route: Route, colour: str, label: str) -> None:
-    """An arrow along ``route``, its label over the longest level stretch."""
+    """An arrow along ``route`` with its label above the longest horizontal segment."""
     arrow = FancyArrowPatch(
         path=rounded_path(route),
         arrowstyle="-|>,head_length=3.2,head_width=1.9",
@@ -135,7 +135,7 @@ def _edge_branches(graph: nx.DiGraph, start: Hashable, end: Hashable) -> tuple[s
 def _add_legend(
     figure: Figure, axes: Axes, operators: Iterable[str], colours: Mapping[str, str], *, shared: bool
 ) -> None:
-    """The legend below the drawing, in as many columns as ``figure`` is wide enough for."""
+    """Add the legend below the drawing, with as many columns as fit the width of ``figure``."""
     present = set(operators)
     known = [name for name in _OPERATORS if name in present]
     handles: list[Patch | Line2D] = [
@@ -162,15 +162,15 @@ def _add_legend(
         if box is None or box.width <= figure.bbox.width:
             break
     rows = -(-len(handles) // columns)
-    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, rows - 2))  # there is room for two
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, rows - 2))  # two rows fit already
 
 
 @styled
 def architecture_drawing(graph: nx.DiGraph, title: str = "") -> Figure:
-    """Draw a derived network: x is the layer, y the scale, colour the operator, height and number the channels.
+    """Draw a derived network: x is the layer, y the scale, fill the operator; height and number are the channels.
 
-    ``graph``: see :class:`dnas.report.data.DerivedArchitecture`. Arrows of one branch are drawn in its colour, those
-    that several branches share in the colour of the text. Raises ``ValueError`` for a graph without nodes.
+    ``graph``: see :func:`derive.multi_branch.graph.architecture_graph`. Arrows have the colour of their branch, or that
+    of the text if several branches share them. Raises ``ValueError`` for a graph without nodes.
     """
     if not graph:
         raise ValueError("the graph has no nodes")

@@ -1,4 +1,4 @@
-"""A multi-branch network as a directed graph, from which it is drawn."""
+"""The directed graph of a multi-branch network, for drawing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dnas.networks.multi_branch import MultiBranchSpec, scales_below, share_pref
 
 
 def architecture_graph(spec: MultiBranchSpec, layers: Sequence[Sequence[int | None]]) -> nx.DiGraph:
-    """Nodes: stem, cells (shared ones once), steps up ("fuse") and head; edges: maps, with their ``channels``.
+    """Nodes: stem, cells (shared ones once), fusions ("fuse") and head; edges: feature maps with their ``channels``.
 
-    Nodes have ``label``, ``operator``, ``scale`` (of the output), ``position`` (column: the supernet's layer plus one
-    where ``layers`` knows it, else the depth), ``channels`` and ``branches`` (final scales of the branches that they
-    serve).
+    Nodes have ``label``, ``operator``, ``scale`` (of the output), ``position`` (column: 1 plus the supernet's layer
+    from ``layers``, or plus the depth if that is None), ``channels`` and ``branches`` (final scales of the branches
+    that contain them).
     """
     graph = nx.DiGraph()
     nodes, paths = share_prefixes(spec)

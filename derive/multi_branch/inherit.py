@@ -1,4 +1,4 @@
-"""Copy a supernet's weights into a derived network."""
+"""Weight inheritance from a supernet to a derived network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from search_spaces.fasterseg import MultiResolutionSupernet
 
 @torch.no_grad()
 def inherit_weights(supernet: MultiResolutionSupernet, architecture: MultiBranchArchitecture) -> MultiBranchNetwork:
-    """The derived network with the weights that its choices have in the supernet.
+    """The derived network with weights copied from the supernet.
 
-    It computes what the supernet computes for the one-hot sample of these choices. The architecture must have been
-    decoded from this supernet's logits: every cell needs its ``layer`` and ``width``.
+    It computes the same function as the supernet with the one-hot sample of the architecture's choices. The
+    architecture must have been decoded from logits of this supernet: every cell needs its ``layer`` and ``width``.
+    Raises ``ValueError`` for a cell without them.
     """
     network = MultiBranchNetwork(architecture.spec(), supernet.num_classes).to(next(supernet.parameters()))
     ratio, grid = architecture.end_ratio, supernet.grid
@@ -37,7 +38,7 @@ def inherit_weights(supernet: MultiResolutionSupernet, architecture: MultiBranch
 
 def _extract(supernet: MultiResolutionSupernet, level: int, cell: Cell) -> nn.Module:
     if cell.layer is None or cell.width is None:
-        raise ValueError(f"cell {cell.operator} at scale {cell.scale} does not say where in the supernet it came from")
+        raise ValueError(f"cell {cell.operator} at scale {cell.scale} has no layer or width in the supernet")
     mixed = (supernet.keep if cell.stride == 1 else supernet.down)[f"{level}_{cell.layer}"]
     operator: Any = cast("nn.ModuleDict", mixed)[cell.operator]
     module: nn.Module = operator.extract(cell.in_channels, cell.width, cell.channels)

@@ -1,4 +1,4 @@
-"""What the parts of derived networks cost, by the index of a width, for optimisation over all of them."""
+"""Latencies of all operators that derived networks can contain, as arrays over the indices of widths."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ Lookup = Callable[[OperatorSpec], float]
 
 
 class NetworkPrices:
-    """Prices in ms of all operators that a derived network of ``plan`` can have.
+    """Latencies in ms of all operators that a derived network of ``plan`` can contain.
 
-    Widths are indices into ``widths``, the searched ratios and that of stem and head in ascending order; what no
-    network has is NaN. ``cells[level, stride]``: (operators, in, made); ``climbs[level]``: (in,), the step up that a
-    branch takes for having left ``level``. Skips of stride 1 are left out of networks, so they have no price.
+    Widths are indices into ``widths``: the searched ratios and that of stem and head, in ascending order. Entries that
+    no network has are NaN. ``cells[level, stride]``: (operators, input width, output width). ``fusions[level]``:
+    (input width,), the fusion at ``level`` that each branch to a coarser level needs. Skips of stride 1 are removed
+    from networks and have no latency.
     """
 
     def __init__(self, plan: NetworkPlan, lookup: Lookup) -> None:
@@ -31,9 +32,9 @@ class NetworkPrices:
         self.searched = tuple(self.widths.index(ratio) for ratio in plan.ratios)
         count = len(self.widths)
         self.cells: dict[tuple[int, int], Floats] = {}
-        self.climbs: dict[int, Floats] = {}
+        self.fusions: dict[int, Floats] = {}
         for level, scale in enumerate(grid.scales):
-            # Only at the first level does the stem's width flow; only operators other than skips are narrowed.
+            # Only cells of the first level can read the stem's width; only the output of non-skips can be narrowed.
             ins = range(count) if level == 0 else self.searched
             is_last = level + 1 == len(grid.scales)
             for stride in (1,) if is_last else (1, 2):
@@ -49,6 +50,6 @@ class NetworkPrices:
                             prices[number, a, b] = lookup(spec)
                 self.cells[level, stride] = prices
             if not is_last:
-                self.climbs[level] = np.full(count, np.nan)
+                self.fusions[level] = np.full(count, np.nan)
                 for a in ins:
-                    self.climbs[level][a] = lookup(fuse_signature(self.widths[a] * scale, scale, end_ratio, size))
+                    self.fusions[level][a] = lookup(fuse_signature(self.widths[a] * scale, scale, end_ratio, size))

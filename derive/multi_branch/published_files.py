@@ -1,9 +1,9 @@
-"""FasterSeg's published search results: the logits of a file like ``arch_1.pt``, and what is derived from them.
+"""FasterSeg's published search results: reading the logits of a file like ``arch_1.pt``, and deriving from them.
 
-The file is a pickled dict of tensors. ``alpha_A_J``, ``beta_A_J`` and ``ratio_A_J`` belong to architecture A (0 the
-teacher, 1 the student) and scale 8 * 2**J; their rows are those of :class:`search_spaces.fasterseg.Grid`. Beside them
-stand the figures that the search recorded, such as ``latency12`` (ms) and ``mIoU12`` for the branches that end at
-scales 16, 32.
+The file is a pickled dict of tensors. ``alpha_A_J``, ``beta_A_J`` and ``ratio_A_J`` are the logits of architecture A
+(0: teacher, 1: student) at scale 8 * 2**J, with the rows of :class:`search_spaces.fasterseg.Grid`. The file also
+contains values recorded during the search, such as ``latency12`` (ms) and ``mIoU12`` for the branches that end at
+scales 16 and 32.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ OPERATORS = ("skip", "conv", "zoomed_conv", "conv_x2", "zoomed_conv_x2")
 """The columns of alpha in the file."""
 
 RATIOS = (4, 6, 8, 10, 12)
-"""The columns of ratio in the file (FasterSeg section 4.2); one column stands for the widest alone."""
+"""The columns of ratio in the file (FasterSeg section 4.2); a single column means the widest ratio only."""
 
-MOST_LAYERS = 64
+MAX_LAYERS = 64
 NUM_CLASSES = 19
 INPUT_SIZE = (1024, 2048)
 
@@ -48,16 +48,16 @@ _WHAT = "file of FasterSeg's published logits"
 _NUMBERS = {"teacher": 0, "student": 1}
 _END_RATIOS = {"teacher": 12, "student": 8}
 _TARGET_MS, _EXPONENT = 8.3, -0.07  # Appendix B
-_MOST_BYTES = 64 * 2**20
+_MAX_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class PublishedLogits:
     """One architecture of a published file.
 
-    ``logits`` are named as by ``ArchitectureParameters.named_logits``, over ``plan``. ``miou`` (a fraction) and
-    ``latency_ms`` hold what the search recorded, by final scales; the authors' files of the teacher repeat the
-    student's figures.
+    ``logits`` are named as in ``ArchitectureParameters.named_logits`` and belong to ``plan``. ``miou`` (a fraction) and
+    ``latency_ms`` were recorded during the search, by final scales; the authors' teacher files repeat the student's
+    values.
     """
 
     source: Path
@@ -71,8 +71,8 @@ class PublishedLogits:
     def load(cls, path: str | Path, which: str = "student") -> PublishedLogits:
         """Read the ``student`` or the ``teacher`` of a file.
 
-        Only tensors and plain or NumPy numbers are read; a pickle that asks for anything else is refused before
-        anything of it runs. Every mistake is a :class:`UserError` that names the file and the table.
+        Only tensors and plain or NumPy numbers are read; a pickle with anything else is refused without executing it.
+        Raises :class:`UserError`, with the file and the table, for any invalid content.
         """
         if which not in _NUMBERS:
             raise UserError(f"which {which!r}: expected student or teacher")
@@ -89,7 +89,7 @@ class PublishedLogits:
         )
 
     def best_branches(self) -> tuple[int, ...]:
-        """The final scales of the best recorded ACC * (LAT / T) ** w (Appendix B); (16, 32) where none is recorded."""
+        """The final scales with the best recorded ACC * (LAT / T) ** w (Appendix B); (16, 32) if none is recorded."""
         scores = {
             scales: miou * (self.latency_ms[scales] / _TARGET_MS) ** _EXPONENT
             for scales, miou in self.miou.items()
@@ -100,7 +100,8 @@ class PublishedLogits:
     def derive(self, branches: Sequence[int] | None = None, rule: str = "paper") -> MultiBranchArchitecture:
         """The architecture of the branches that end at ``branches`` (default: the best recorded), by one of ``RULES``.
 
-        ``paper`` is :func:`derive.multi_branch.decode`; ``published-code`` is :func:`derive.decode_as_published`.
+        ``paper``: :func:`derive.multi_branch.decode`; ``published-code``:
+        :func:`derive.multi_branch.decode_as_published`.
         """
         wanted = self.best_branches() if branches is None else tuple(branches)
         scales = self.plan.grid.scales
@@ -110,30 +111,30 @@ class PublishedLogits:
             "file": self.source.name,
             "space": "fasterseg",
             "which": self.which,
-            "rule": _known(rule),
+            "rule": _check_rule(rule),
         }
         if rule == "published-code" and self.which == "student" and wanted in self.latency_ms:
             provenance["recorded_latency_ms"] = self.latency_ms[wanted]
         derived = (decode if rule == "paper" else decode_as_published)(self.logits, self.plan, wanted, provenance)
-        # Searched for 19 classes, but meant for others too: the paper itself moves it to CamVid and BDD.
+        # num_classes stays unset: the paper also uses the architecture for CamVid and BDD.
         return replace(derived, input_size=INPUT_SIZE)
 
 
 def derive_published(path: Path, options: DeriveOptions) -> MultiBranchDerivation:
-    """The architecture of a published file, priced where there is a table.
+    """The architecture of a published file, with its predicted latency if the options have a table.
 
     Raises :class:`UserError` for a table of another input size, and for a latency target.
     """
     if options.target_ms is not None:
-        raise UserError(f"{path}: --target is for the run folder of a search")
-    rule = _known(options.rule or RULES[0])
+        raise UserError(f"{path}: --target needs the run folder of a search, given a file of published logits")
+    rule = _check_rule(options.rule or RULES[0])
     architecture = PublishedLogits.load(path, options.which or "student").derive(options.branches, rule)
     table = options.table
     if table is None:
         return MultiBranchDerivation(architecture=architecture, rule=rule)
     if tuple(table.provenance.input_size) != INPUT_SIZE:
         given, wanted = ("x".join(map(str, size)) for size in (table.provenance.input_size, INPUT_SIZE))
-        raise UserError(f"{table.source}: is for images of {given}, {path} was searched for {wanted}: use its table")
+        raise UserError(f"{table.source}: is for images of {given}, expected {wanted}, the input size of {path}")
     ms = predicted_latency_ms(architecture, table.lookup, rule)
     return MultiBranchDerivation(architecture=architecture, rule=rule, latency_ms=ms)
 
@@ -141,13 +142,13 @@ def derive_published(path: Path, options: DeriveOptions) -> MultiBranchDerivatio
 def predicted_latency_ms(
     architecture: MultiBranchArchitecture, lookup: Callable[[OperatorSpec], float], rule: str
 ) -> float:
-    """The sum of an architecture's entries in ms; under ``published-code`` those that the published code looks up."""
-    price = priced_as_published if _known(rule) == "published-code" else None
+    """The sum of an architecture's table entries in ms; ``published-code`` uses the entries that code looks up."""
+    price = priced_as_published if _check_rule(rule) == "published-code" else None
     specs = architecture.signatures(architecture.num_classes or NUM_CLASSES, architecture.input_size or INPUT_SIZE)
     return sum(lookup(spec if price is None else price(spec)) for spec in specs)
 
 
-def _known(rule: str) -> str:
+def _check_rule(rule: str) -> str:
     if rule not in RULES:
         raise UserError(f"rule {rule!r}: expected {' or '.join(RULES)}")
     return rule
@@ -155,11 +156,11 @@ def _known(rule: str) -> str:
 
 def _read(path: str | Path) -> dict[str, object]:
     data = read_bytes(path, _WHAT)
-    if len(data) > _MOST_BYTES:
-        raise UserError(f"{path}: given {len(data)} bytes, expected a {_WHAT} of at most {_MOST_BYTES}")
-    # The mIoU stands in the file as a NumPy number, pickled under the name that NumPy 1 had for its function.
+    if len(data) > _MAX_BYTES:
+        raise UserError(f"{path}: given {len(data)} bytes, expected a {_WHAT} of at most {_MAX_BYTES}")
+    # The mIoU is a NumPy scalar, which NumPy 1 pickled under another module name.
     scalar: Any = np.float64(0).__reduce__()[0]
-    admitted: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         (scalar, "numpy.core.multiarray.scalar"),
         (scalar, "numpy._core.multiarray.scalar"),
         np.dtype,
@@ -167,16 +168,16 @@ def _read(path: str | Path) -> dict[str, object]:
         type(np.dtype(np.float32)),
     ]
     try:
-        with torch.serialization.safe_globals(admitted), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the age of the format
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the file format is deprecated
             values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile file can fail with nearly anything
+    except Exception as error:  # a corrupt or malicious file can raise almost any exception
         lines = str(error).replace("\n", " ")
         found = re.search(r"GLOBAL ([\w.]+)", lines)
         if found:
             raise UserError(
-                f"{path}: refused: its pickle asks for {found[1]}, which logits do not need and which could run code; "
-                "nothing was executed"
+                f"{path}: refused: its pickle imports {found[1]}, which logits do not need and which could execute "
+                "code; nothing was executed"
             ) from None
         raise UserError(f"{path}: not a readable {_WHAT}: {type(error).__name__}: {lines[:200]}") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
@@ -185,7 +186,7 @@ def _read(path: str | Path) -> dict[str, object]:
 
 
 def _tables(path: str | Path, values: Mapping[str, object], which: str) -> tuple[dict[str, Tensor], Grid, int]:
-    """The logits under our names, the grid that the tables imply, and the columns of the ratios."""
+    """The logits under our names, the grid inferred from the tables' shapes, and the number of ratio columns."""
     number = _NUMBERS[which]
     names = {name: match for name in values if (match := re.fullmatch(r"alpha_([01])_0", name))}
     if f"alpha_{number}_0" not in names:
@@ -200,13 +201,13 @@ def _tables(path: str | Path, values: Mapping[str, object], which: str) -> tuple
         if level:
             expected[f"beta_{scale}"] = f"beta_{number}_{level}", (grid.beta_rows(level), 2)
     logits = {ours: _checked(path, values, theirs, shape) for ours, (theirs, shape) in expected.items()}
-    if columns == 1:  # nothing was searched: the widest ratio everywhere
+    if columns == 1:  # ratios were not searched: the widest everywhere
         logits = {name: table for name, table in logits.items() if not name.startswith("gamma")}
     return logits, grid, columns
 
 
 def _majority(path: str | Path, values: Mapping[str, object], number: int) -> tuple[Grid, int]:
-    """The number of layers and the columns of ratio that most tables agree on, so that an error names the odd one."""
+    """The grid and the ratio columns of the majority of tables, so that errors name the table that deviates."""
     layers: Counter[int] = Counter()
     columns: Counter[int] = Counter()
     for name, missing in (("alpha", (0, 1, 2)), ("ratio", (1, 1, 2)), ("beta", (None, 2, 3))):
@@ -218,8 +219,8 @@ def _majority(path: str | Path, values: Mapping[str, object], number: int) -> tu
             if name == "ratio" and table.shape[1] in (1, len(RATIOS)):
                 columns[table.shape[1]] += 1
     found = layers.most_common(1)[0][0] if layers else 0
-    if not 3 <= found <= MOST_LAYERS:
-        raise UserError(f"{path}: given logits of {found} layers, expected 3 to {MOST_LAYERS}")
+    if not 3 <= found <= MAX_LAYERS:
+        raise UserError(f"{path}: given logits of {found} layers, expected 3 to {MAX_LAYERS}")
     return Grid(found), columns.most_common(1)[0][0] if columns else len(RATIOS)
 
 
@@ -241,7 +242,7 @@ def _checked(path: str | Path, values: Mapping[str, object], name: str, shape: t
 
 
 def _recorded(path: str | Path, values: Mapping[str, object], kind: str) -> dict[tuple[int, ...], float]:
-    """The figures of a kind by final scales: ``latency12`` belongs to (16, 32)."""
+    """The recorded values of a kind, by final scales: ``latency12`` belongs to (16, 32)."""
     found = {}
     for name, value in values.items():
         match = re.fullmatch(rf"{kind}([012]{{1,3}})", name)

@@ -1,26 +1,26 @@
-"""The decoder of FasterSeg's published code, which departs from the paper: how Table 7 came out of the authors' logits.
+"""The decoder of FasterSeg's published code, which produced Table 7 and differs from the rule of the paper.
 
-It decodes one branch for each final scale, 8, then 16, then 32, whichever of them are wanted, because each changes what
-the next one sees. With L layers, counted from 0:
+It always decodes one branch per final scale, in the order 8, 16, 32, because decoding a branch changes alpha for the
+next ones. L is the number of layers; layers are counted from 0.
 
-*Where a branch goes coarser.* The path that ends at scale 8 has no choice. The one that ends at 16 goes by the largest
-beta_0 of scale 16, the first and last layer that have one left out, and then enters scale 16 one layer before the
-layer that this beta_0 belongs to. The one that ends at 32 maximises the product of both beta_0 and enters both scales
-where the paper does; the first row of scale 16 and the last row of scale 32 are left out, and between the two entries
-lie three layers or more. Beta is soft-maxed again for every branch: once for the first, three times for the third.
+*Downsampling layers.* The path to scale 8 has no choice. The path to 16 takes the largest beta_0 of scale 16, except
+those of the first and last row, and enters scale 16 one layer before the layer of this beta_0. The path to 32 maximises
+the product of both beta_0 and enters both scales at the same layers as the paper; the first row of scale 16 and the
+last row of scale 32 are excluded, and there are at least three layers between the two entries. The softmax of beta is
+applied again for every branch: once for the first, three times for the third.
 
-*Which skips are shrunk.* The rule asks for the argmax of alpha, and then:
+*Removed skips.* Operators are the argmax of alpha, with these exceptions:
 
-1. A skip of stride 1 is a candidate for being shrunk. A skip of stride 2 is not kept either: it becomes the runner-up.
-2. Between one downsampling cell and the next (or the end of the branch) not every cell may be a skip: where all are,
-   the one with the least probability of skip (the later of equals) becomes its runner-up. It stays a candidate in the
-   count of the next rule.
-3. A branch of level j (0, 1, 2 for final scales 8, 16, 32) has to keep round(L / 3) + 2 j cells, so that at most the
-   remaining number of candidates, those with the largest probability of skip, is shrunk. Every other skip becomes its
-   runner-up.
+1. A skip of stride 1 is a candidate for removal. A skip of stride 2 is replaced by the runner-up operator.
+2. The cells between one downsampling cell and the next (or the end of the branch) must not all be skips: if they are,
+   the skip with the lowest probability (ties: the later one) is replaced by the runner-up. It still counts as a
+   candidate in the next rule.
+3. A branch of level j (0, 1, 2 for final scales 8, 16, 32) keeps at least round(L / 3) + 2 j cells, so at most the
+   remaining number of cells is removed: the candidates with the highest probability of skip. All other skips are
+   replaced by the runner-up.
 
-A skip that became its runner-up is ruled out for the branches that are decoded later too: alpha is edited in place.
-A shrunk cell takes its width with it: the cell before keeps its own. The last cell left writes the head's width.
+A replaced skip is excluded for all branches decoded later, because the code edits alpha in place. Removing a cell also
+removes its width: the cell before keeps its own. The last remaining cell has the head's width.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ from dnas.errors import UserError
 from dnas.latency.spec import OperatorSpec
 from search_spaces.fasterseg import Grid, NetworkPlan
 
-FEWEST_LAYERS = 8
+MIN_LAYERS = 8
 
-_SkipsRuledOut = frozenset[tuple[int, int]]
+_ExcludedSkips = frozenset[tuple[int, int]]
 
 
 def decode_as_published(
     logits: Mapping[str, Tensor], plan: NetworkPlan, branches: Sequence[int], provenance: Mapping[str, object] = {}
 ) -> MultiBranchArchitecture:
-    """The discrete architecture that the published code makes of ``logits``, for branches ending at the scales given.
+    """The discrete architecture that the published code derives from ``logits`` for the given final scales.
 
     The arguments are those of :func:`derive.multi_branch.decode`. Without gamma, i.e. for a teacher, every ratio is the
     widest and no cell is a skip. Raises :class:`UserError` for a grid that the published code cannot decode.
     """
     grid = plan.grid
-    if grid.layers < FEWEST_LAYERS or len(grid.scales) != 3:
+    if grid.layers < MIN_LAYERS or len(grid.scales) != 3:
         raise UserError(
             f"rule published-code: given {grid.layers} layers at scales {', '.join(map(str, grid.scales))}, expected "
-            f"at least {FEWEST_LAYERS} layers at 8, 16, 32; use the rule paper"
+            f"at least {MIN_LAYERS} layers at 8, 16, 32; use the rule paper"
         )
     searched_ratios = f"gamma_{grid.scales[0]}" in logits
-    ruled_out: _SkipsRuledOut = frozenset() if searched_ratios else frozenset(grid.cells())
+    excluded: _ExcludedSkips = frozenset() if searched_ratios else frozenset(grid.cells())
     decoded = {}
     for scale in grid.scales:
-        decoded[scale], ruled_out = _decode_branch(logits, plan, scale, ruled_out)
+        decoded[scale], excluded = _decode_branch(logits, plan, scale, excluded)
     return MultiBranchArchitecture(
         end_ratio=plan.end_ratio,
         branches=tuple(decoded[scale] for scale in branches),
@@ -70,26 +70,26 @@ def decode_as_published(
 
 
 def priced_as_published(spec: OperatorSpec) -> OperatorSpec:
-    """The entry that the published code looks up for an operator: that of conv x2 for zoomed conv x2."""
+    """The signature that the published code looks up for an operator: for zoomed conv x2, that of conv x2."""
     if spec.operator != "zoomed_conv_x2":
         return spec
     return OperatorSpec("conv_x2", spec.inputs, spec.out_channels, spec.stride, spec.extras)
 
 
 def published_path(logits: Mapping[str, Tensor], grid: Grid, level: int) -> tuple[tuple[int, ...], float]:
-    """The level at every layer of the branch that ends at ``level``, and the score of the runner-up over the best.
+    """The level at every layer of the branch that ends at ``level``, and the runner-up's score relative to the best.
 
-    The score is the product of beta_0, after as many softmaxes as the branches decoded so far have applied.
+    The score is the product of beta_0 after repeated softmaxes, one for each branch decoded so far.
     """
     entered = _entries(logits, grid, level)
     scores = sorted(entered.values(), reverse=True)
-    best = max(entered, key=lambda layers: entered[layers])  # the first of equals
+    best = max(entered, key=lambda layers: entered[layers])  # ties: the first
     margin = scores[1] / scores[0] if len(scores) > 1 else 0.0
     return tuple(sum(layer >= at for at in best) for layer in range(grid.layers)), margin
 
 
 def _entries(logits: Mapping[str, Tensor], grid: Grid, level: int) -> dict[tuple[int, ...], float]:
-    """The layers at which levels 1 to ``level`` may be entered, with the score of each, in the order of the search."""
+    """The possible downsampling layers of a path to ``level`` with their scores, in the published code's order."""
     if level == 0:
         return {(): 1.0}
     finer = {}
@@ -109,23 +109,23 @@ def _entries(logits: Mapping[str, Tensor], grid: Grid, level: int) -> dict[tuple
 
 @dataclass(frozen=True)
 class _Alpha:
-    """Probabilities of the operators of every cell, and the cells at which the skip has been ruled out."""
+    """Operator probabilities of every cell, and the cells at which the skip is excluded."""
 
     probabilities: Mapping[tuple[int, int], Tensor]
     operators: tuple[str, ...]
-    ruled_out: _SkipsRuledOut
+    excluded: _ExcludedSkips
 
     def without_skip(self, cell: tuple[int, int]) -> _Alpha:
-        return _Alpha(self.probabilities, self.operators, self.ruled_out | {cell})
+        return _Alpha(self.probabilities, self.operators, self.excluded | {cell})
 
     def skip(self, cell: tuple[int, int]) -> float:
-        """The probability of the skip as it was searched."""
+        """The probability of the skip, whether excluded or not."""
         return float(self.probabilities[cell][self.operators.index("skip")])
 
     def best(self, cell: tuple[int, int]) -> tuple[str, float]:
-        """The likeliest operator that is not ruled out, and its probability less that of the next."""
+        """The most likely operator that is not excluded, and its probability minus that of the runner-up."""
         allowed = self.probabilities[cell].clone()
-        if cell in self.ruled_out and "skip" in self.operators:
+        if cell in self.excluded and "skip" in self.operators:
             allowed[self.operators.index("skip")] = -1.0
         best = int(allowed.argmax())
         others = torch.cat([allowed[:best], allowed[best + 1 :], allowed.new_zeros(1)])
@@ -133,8 +133,8 @@ class _Alpha:
 
 
 def _decode_branch(
-    logits: Mapping[str, Tensor], plan: NetworkPlan, scale: int, ruled_out: _SkipsRuledOut
-) -> tuple[Branch, _SkipsRuledOut]:
+    logits: Mapping[str, Tensor], plan: NetworkPlan, scale: int, excluded: _ExcludedSkips
+) -> tuple[Branch, _ExcludedSkips]:
     grid = plan.grid
     path, margin = published_path(logits, grid, grid.level_of(scale))
     cells = [(level, layer) for layer, level in enumerate(path)]
@@ -144,17 +144,17 @@ def _decode_branch(
             for level, layer in cells
         },
         plan.operators,
-        ruled_out,
+        excluded,
     )
-    shrunk, alpha = _shrink(cells, alpha)
-    kept = [cell for cell in cells if cell not in shrunk]
+    removed, alpha = _remove_skips(cells, alpha)
+    kept = [cell for cell in cells if cell not in removed]
     made: list[Cell] = []
     channels = 8 * plan.end_ratio
     for level, layer in kept:
         is_last = (level, layer) == kept[-1]
         target = level if is_last else path[layer + 1]
         ratio = plan.end_ratio if is_last else _ratio(logits, plan, target, layer + 1)
-        operator, lead = alpha.best((level, layer))
+        operator, operator_margin = alpha.best((level, layer))
         width = ratio * grid.scales[target]
         made.append(
             Cell(
@@ -165,16 +165,16 @@ def _decode_branch(
                 channels=width,
                 layer=layer,
                 width=width,
-                margin=round(lead, 6),
+                margin=round(operator_margin, 6),
             )
         )
         channels = width
     branch = Branch(scale=scale, channels=channels, cells=tuple(made), path_margin=round(margin, 6))
-    return branch, alpha.ruled_out
+    return branch, alpha.excluded
 
 
-def _shrink(cells: Sequence[tuple[int, int]], alpha: _Alpha) -> tuple[set[tuple[int, int]], _Alpha]:
-    """The cells of a path that are left out, and alpha with every other skip on the path ruled out."""
+def _remove_skips(cells: Sequence[tuple[int, int]], alpha: _Alpha) -> tuple[set[tuple[int, int]], _Alpha]:
+    """The cells of a path that are removed, and alpha with all other skips on the path excluded."""
     following = [*cells[1:], cells[-1]]
     goes_coarser = [here[0] < after[0] for here, after in zip(cells, following, strict=True)]
     candidates = [
@@ -186,15 +186,15 @@ def _shrink(cells: Sequence[tuple[int, int]], alpha: _Alpha) -> tuple[set[tuple[
         if section and all(cell in candidates for cell in section):
             alpha = alpha.without_skip(min(reversed(section), key=alpha.skip))
     most = len(cells) - (round(len(cells) / 3) + 2 * cells[-1][0])
-    shrunk = {cell for cell in sorted(candidates, key=alpha.skip, reverse=True)[:most] if cell not in alpha.ruled_out}
+    removed = {cell for cell in sorted(candidates, key=alpha.skip, reverse=True)[:most] if cell not in alpha.excluded}
     for cell in cells:
-        if cell not in shrunk and alpha.best(cell)[0] == "skip":
+        if cell not in removed and alpha.best(cell)[0] == "skip":
             alpha = alpha.without_skip(cell)
-    return shrunk, alpha
+    return removed, alpha
 
 
 def _ratio(logits: Mapping[str, Tensor], plan: NetworkPlan, level: int, layer: int) -> int:
-    """The ratio of the connection into a cell."""
+    """The expansion ratio of the connection into a cell."""
     name = f"gamma_{plan.grid.scales[level]}"
     if name not in logits:
         return max(plan.ratios)

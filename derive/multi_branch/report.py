@@ -1,4 +1,4 @@
-"""The report's section on the selection of branches."""
+"""The report's section about branch selection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dnas.runs import RunFolder
 
 
 def selection_sections(run: RunFolder) -> list[Section]:
-    """All combinations of branches with their scores, a table for each architecture; nothing in an unfinished run."""
+    """A table of all combinations of branches and their scores per architecture; empty for an unfinished run."""
     path = run.path / SELECTION
     if not path.exists():
         return []
@@ -40,5 +40,7 @@ def _table(name: str, scores: Sequence[Mapping[str, Any]], chosen: Sequence[int]
     caption = "The mIoU is that of the supernet's output for these branches, the latency that of the derived network."
     if changed:
         header += ["argmax (ms)", "lost log-probability"]
-        caption += " To reach the latency target, networks differ from what the argmax gives, at the loss shown."
+        caption += (
+            " To reach the latency target, networks differ from the argmax, at the shown loss in log-probability."
+        )
     return Table(header=header, rows=rows, numeric=range(1, len(header)), caption=caption)

@@ -1,4 +1,4 @@
-"""Where the arrows of a drawing run: level and upright stretches that keep clear of the boxes."""
+"""Routing of a drawing's arrows: horizontal and vertical segments that avoid the boxes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEVEL = 0.02
 
 @dataclass(frozen=True)
 class Box:
-    """Where a node is drawn, in drawing units: centre, width and height."""
+    """The box of a node: centre, width and height in drawing units."""
 
     x: float
     y: float
@@ -39,19 +39,19 @@ class Box:
         return self.x + self.width / 2
 
     def side_facing(self, y: float) -> float:
-        """The y of the upper or lower side, whichever looks towards ``y``."""
+        """The y of the upper or lower side, whichever faces ``y``."""
         return self.y + math.copysign(self.height / 2, y - self.y)
 
 
 def best_route(start: Box, end: Box, boxes: Iterable[Box]) -> Route:
-    """The route from ``start`` to ``end`` that crosses the fewest of ``boxes``, of several the simplest."""
+    """The route from ``start`` to ``end`` that crosses the fewest of ``boxes``; ties: the simplest."""
     others = [box for box in boxes if box not in (start, end)]
     routes = list(_routes(start, end))
     return min(routes, key=lambda route: sum(_crosses(route, box) for box in others))
 
 
 def _routes(start: Box, end: Box) -> Iterator[Route]:
-    """Possible routes, the most pleasing first."""
+    """Possible routes, the preferred first."""
     rise = end.y - start.y
     if end.left <= start.right:
         yield (start.x, start.side_facing(end.y)), (start.x, end.side_facing(start.y))
@@ -59,11 +59,11 @@ def _routes(start: Box, end: Box) -> Iterator[Route]:
     if abs(rise) < _LEVEL:
         yield (start.right, start.y), (end.left, start.y)
     else:
-        drop_first = ((start.x, start.side_facing(end.y)), (start.x, end.y), (end.left, end.y))
-        level_first = ((start.right, start.y), (end.x, start.y), (end.x, end.side_facing(start.y)))
+        vertical_first = ((start.x, start.side_facing(end.y)), (start.x, end.y), (end.left, end.y))
+        horizontal_first = ((start.right, start.y), (end.x, start.y), (end.x, end.side_facing(start.y)))
         gap = end.left - 0.13
         step = ((start.right, start.y), (gap, start.y), (gap, end.y), (end.left, end.y))
-        bent = [drop_first, level_first] if rise < 0 else [level_first, drop_first]
+        bent = [vertical_first, horizontal_first] if rise < 0 else [horizontal_first, vertical_first]
         yield from [step, *bent] if abs(rise) < 0.6 else [*bent, step]
     for level in (start.y + _DETOUR, start.y - _DETOUR, end.y + _DETOUR, end.y - _DETOUR):
         yield (

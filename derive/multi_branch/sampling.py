@@ -1,4 +1,4 @@
-"""Random discrete networks of a space, from small and fast to large and slow."""
+"""Random sampling of discrete networks of a space, from small and fast to large and slow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from search_spaces.fasterseg import ArchitectureParameters, NetworkPlan
 
 
 def sample_architectures(plan: NetworkPlan, count: int, seed: int) -> list[MultiBranchArchitecture]:
-    """``count`` architectures drawn by ``seed``.
+    """Sample ``count`` architectures with ``seed``.
 
-    Each draws its own liking for skips and for wide ratios, evenly over a range, so that the networks spread over the
-    latencies of the space instead of crowding around its mean. Combinations of branches take turns.
+    The bias towards skips and wide ratios varies linearly over the list, so that the networks spread over the latencies
+    of the space instead of clustering around its mean. The combinations of branches alternate.
     """
     generator = torch.Generator().manual_seed(seed)
     combinations = plan.combinations()

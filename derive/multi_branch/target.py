@@ -1,4 +1,4 @@
-"""A derived network of a wanted latency: the likeliest one, changed where that costs the least likelihood."""
+"""Derivation for a latency target: the most likely network that meets the target."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from derive.multi_branch.prices import Lookup, NetworkPrices
 from search_spaces.fasterseg import ArchitectureParameters, NetworkPlan
 from search_spaces.fasterseg.selection import Selection, levels_of
 
-_CLOSE = 0.02  # what is aimed at first, so that the network is not derived at the very edge of the tolerance
+_CLOSE = 0.02  # tried first, so that the network is not at the edge of the tolerance
 _BISECTIONS = 14
 _ROUNDS = 6
-_NOT_FAR = 0.15
+_BEAM_TOLERANCE = 0.15
 
 Price = Callable[[MultiBranchArchitecture], float]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network with its latency in ms and by how much its log-probability is less than that of the likeliest."""
+    """A network with its latency in ms and its loss in log-probability relative to the most likely network."""
 
     selection: Selection
     architecture: MultiBranchArchitecture
@@ -40,9 +40,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class TargetedNetwork:
-    """What was derived for a target, and what the argmax alone would have given.
+    """The network derived for a target, and the most likely network (the argmax).
 
-    ``changes`` names every choice that is not the likeliest, each as ``what: likeliest -> chosen``.
+    ``changes`` lists the choices in which they differ, each as ``choice: likeliest -> chosen``.
     """
 
     chosen: Candidate
@@ -50,34 +50,34 @@ class TargetedNetwork:
     changes: tuple[str, ...]
 
     def reaches(self, target_ms: float) -> bool:
-        """Whether it is within the tolerance."""
+        """Whether the chosen network is within the tolerance."""
         return self.chosen.misses(target_ms) <= TOLERANCE
 
 
 def network_price(plan: NetworkPlan, lookup: Lookup) -> Price:
-    """The latency in ms of an architecture of ``plan``: the sum of its entries."""
+    """A function from an architecture of ``plan`` to its latency in ms: the sum of its operators' entries."""
     return lambda architecture: sum(map(lookup, architecture.signatures(plan.num_classes, plan.image_size)))
 
 
 def latency_bounds(plan: NetworkPlan, lookup: Lookup) -> Mapping[tuple[int, ...], tuple[Candidate, Candidate]]:
-    """The fastest and the slowest network that can be derived, for every combination of branches; ``lost`` is 0."""
-    undecided = ArchitectureParameters(plan.grid, len(plan.operators), plan.ratios, end_ratio=plan.end_ratio, noise=0.0)
-    likelihoods = Likelihoods(undecided.named_logits(), plan)
+    """The fastest and the slowest network that can be derived, by combination of branches; their ``lost`` is 0."""
+    uniform = ArchitectureParameters(plan.grid, len(plan.operators), plan.ratios, end_ratio=plan.end_ratio, noise=0.0)
+    likelihoods = Likelihoods(uniform.named_logits(), plan)
     prices, price = NetworkPrices(plan, lookup), network_price(plan, lookup)
-    extremes = [LatencyLikelihoodDP(prices, None, loss_weight=0.0, latency_weight=sign) for sign in (1.0, -1.0)]
+    programs = [LatencyLikelihoodDP(prices, None, loss_weight=0.0, latency_weight=sign) for sign in (1.0, -1.0)]
 
-    def extreme(optimum: LatencyLikelihoodDP, branches: tuple[int, ...]) -> Candidate:
-        selection = optimum.selection(branches)
+    def optimum(program: LatencyLikelihoodDP, branches: tuple[int, ...]) -> Candidate:
+        selection = program.selection(branches)
         architecture = assemble(likelihoods, selection)
         return Candidate(selection, architecture, price(architecture), 0.0)
 
     return {
-        branches: (extreme(extremes[0], branches), extreme(extremes[1], branches)) for branches in plan.combinations()
+        branches: (optimum(programs[0], branches), optimum(programs[1], branches)) for branches in plan.combinations()
     }
 
 
 class TargetedDecoder:
-    """Decodes the logits of one architecture towards a latency; see :meth:`decode`."""
+    """Decodes the logits of one architecture for latency targets; see :meth:`decode`."""
 
     def __init__(self, logits: Mapping[str, torch.Tensor], plan: NetworkPlan, lookup: Lookup) -> None:
         self._plan = plan
@@ -87,18 +87,18 @@ class TargetedDecoder:
     def decode(
         self, branches: Sequence[int], target_ms: float, provenance: Mapping[str, object] = {}
     ) -> TargetedNetwork:
-        """The likeliest network of these branches that is within 5 % of ``target_ms``, or the nearest one found.
+        """The most likely network found of these branches within 5 % of ``target_ms``; if none is found, the nearest.
 
-        Where the argmax is within, it is left alone. Otherwise the exact optima of lost log-probability plus a multiple
-        of the latency are followed from the argmax to the target; the one within 2 % (else 5 %) that has lost the
-        least is taken. Where these jump over the target, single changes of the networks around it fill the gap. All
-        is by choice and exact price; that nothing likelier is as near is proven for the optima only.
+        If the argmax is within 5 %, it is returned unchanged. Otherwise the latency is added to the loss in
+        log-probability with increasing weight, and the exact optimum computed for each; single changes of the networks
+        near the target fill gaps between optima. Of the networks within 2 % (else 5 %), the one with the least loss is
+        returned. Latencies are exact; optimality is guaranteed only for the optima, not for the single changes.
         """
         likeliest = self._candidate(self._likelihoods.likeliest(branches), provenance)
         found = [likeliest]
         if likeliest.misses(target_ms) > TOLERANCE:
             found += self._along_optima(branches, likeliest, target_ms, provenance)
-            found += self._around(found, target_ms, provenance)
+            found += self._beam_search(found, target_ms, provenance)
         chosen = _pick(found, target_ms)
         return TargetedNetwork(chosen, likeliest, self._changes(likeliest.selection, chosen.selection))
 
@@ -109,7 +109,7 @@ class TargetedDecoder:
     def _along_optima(
         self, branches: Sequence[int], likeliest: Candidate, target_ms: float, provenance: Mapping[str, object]
     ) -> list[Candidate]:
-        """Optima at rising weights of the latency, until the target is bracketed, then by bisection."""
+        """Optima at increasing weights of the latency until the target is bracketed, then by bisection."""
         sign = 1.0 if likeliest.latency_ms > target_ms else -1.0
 
         def optimum(weight: float) -> Candidate:
@@ -132,26 +132,26 @@ class TargetedDecoder:
             low, high = (low, middle) if is_beyond(found[-1]) else (middle, high)
         return found
 
-    def _around(
+    def _beam_search(
         self, starts: Sequence[Candidate], target_ms: float, provenance: Mapping[str, object]
     ) -> list[Candidate]:
-        """Candidates by single changes, again and again of the best so far, until one is close."""
-        known, spread = list(starts), set[int]()
+        """Beam search: candidates by single changes of the best ones so far, until one is close to the target."""
+        known, expanded = list(starts), set[int]()
         for _ in range(_ROUNDS):
-            beam = _beam([candidate for candidate in known if id(candidate) not in spread], target_ms)
-            spread |= {id(candidate) for candidate in beam}
-            around = (
+            beam = _beam([candidate for candidate in known if id(candidate) not in expanded], target_ms)
+            expanded |= {id(candidate) for candidate in beam}
+            neighbours = (
                 self._candidate(selection, provenance)
                 for candidate in beam
                 for selection in self._neighbours(candidate.selection)
             )
-            known += [candidate for candidate in around if math.isfinite(candidate.lost)]
+            known += [candidate for candidate in neighbours if math.isfinite(candidate.lost)]
             if _pick(known, target_ms).misses(target_ms) <= _CLOSE:
                 break
         return known[len(starts) :]
 
     def _neighbours(self, selection: Selection) -> Iterator[Selection]:
-        """All selections that differ in one operator or one ratio of a branch's path."""
+        """All selections that differ in one operator or one ratio on a branch's path."""
         used = {
             (level, layer)
             for entered in selection.entered.values()
@@ -172,7 +172,7 @@ class TargetedDecoder:
             cells |= {(level, layer) for layer, level in enumerate(levels_of(entered, grid))}
             if entered != before.entered[scale]:
                 old, new = (",".join(map(str, layers)) for layers in (before.entered[scale], entered))
-                changes.append(f"branch 1/{scale} goes coarser at layer: {old} -> {new}")
+                changes.append(f"downsampling layers of branch 1/{scale}: {old} -> {new}")
         for level, layer in sorted(cells):
             where = f"1/{grid.scales[level]} layer {layer}"
             tables: tuple[tuple[str, Mapping[tuple[int, int], object], Mapping[tuple[int, int], object]], ...] = (
@@ -186,17 +186,20 @@ class TargetedDecoder:
 
 
 def _beam(candidates: Sequence[Candidate], target_ms: float) -> list[Candidate]:
-    """The nearest to the target from either side, and the likeliest of those that are not far."""
+    """The nearest candidate on each side of the target, and the two most likely ones within 15 %."""
     ordered = sorted(candidates, key=lambda candidate: (candidate.misses(target_ms), candidate.lost))
     faster = [candidate for candidate in ordered if candidate.latency_ms <= target_ms]
     slower = [candidate for candidate in ordered if candidate.latency_ms > target_ms]
-    likely = [candidate for candidate in ordered if candidate.misses(target_ms) <= _NOT_FAR]
+    likely = [candidate for candidate in ordered if candidate.misses(target_ms) <= _BEAM_TOLERANCE]
     beam = [faster[:1], slower[:1], sorted(likely, key=lambda candidate: candidate.lost)[:2]]
     return list({id(candidate): candidate for part in beam for candidate in part}.values())
 
 
 def _pick(candidates: Sequence[Candidate], target_ms: float) -> Candidate:
-    """The candidate that lost the least within 2 %, else within 5 % of the target; else the nearest."""
+    """The candidate with the least loss within 2 %, else within 5 % of the target; else the nearest.
+
+    The first candidate, the argmax, is preferred if it is within 5 %.
+    """
     first = candidates[0]
     if first.misses(target_ms) <= TOLERANCE:
         return first

@@ -1,4 +1,4 @@
-"""Choices of an architecture: how discrete ones are drawn from logits, and how decided logits are."""
+"""Sampling of discrete architecture choices from logits, and the entropy of logits."""
 
 from dnas.choices.sampling import gumbel_choices, mean_entropy
 

@@ -1,4 +1,4 @@
-"""Drawing discrete choices from logits."""
+"""Sampling of discrete choices from logits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 def gumbel_choices(
     tables: Iterable[Tensor], generator: torch.Generator, temperature: float
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[Tensor, ...]]:
-    """A hard straight-through Gumbel-softmax choice for each row of tables of logits, each (rows, choices).
+    """Hard straight-through Gumbel-softmax sampling for each row of tables of logits, each (rows, choices).
 
-    Returns by table the chosen columns, and gates (rows,): exactly 1, with the gradient of the chosen entry of the
-    softmax (FasterSeg, Appendix C).
+    Returns, per table, the sampled columns and gates (rows,): exactly 1 in the forward pass, with the gradient of the
+    sampled softmax entry (FasterSeg, Appendix C).
     """
     choices, gates = [], []
     for table in tables:
-        # Drawn on the CPU, so that a seed means the same on every device.
+        # Sampled on the CPU, so that a seed gives the same noise on every device.
         noise = -torch.log(torch.empty(table.shape).exponential_(generator=generator)).to(table)
         soft = F.softmax((F.log_softmax(table, dim=-1) + noise) / temperature, dim=-1)
         index = soft.argmax(dim=-1)
@@ -30,9 +30,9 @@ def gumbel_choices(
 
 
 def mean_entropy(tables: Sequence[Tensor]) -> float:
-    """Mean entropy of the softmax of every row of the logit tables, 1 for uniform and 0 for decided; NaN-free.
+    """Mean normalised entropy of the softmax over all rows of the logit tables: 1 if uniform, 0 if one-hot.
 
-    Returns 0 where there is nothing to decide.
+    Returns 0 if no row has more than one choice.
     """
     rows = [F.log_softmax(table.detach().float(), dim=-1) for table in tables if table.numel() and table.shape[1] > 1]
     if not rows:

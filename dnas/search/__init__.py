@@ -1,4 +1,4 @@
-"""The search loop and the problems that it drives."""
+"""Search loops and the protocols of search problems."""
 
 from dnas.search.config import JointSearchConfig, SearchConfig
 from dnas.search.latency_target import LatencyController, LatencyTarget

@@ -1,4 +1,4 @@
-"""Two-level search: weights and architecture parameters in turn, on two halves of the training images."""
+"""Bilevel search: alternating steps of weights and architecture parameters, on two halves of the training images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dnas.training.schedules import exponential_decay
 
 
 class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
-    """A step trains the weights on a batch of the first half, then the architecture on one of the second."""
+    """Each step trains the weights on a batch of the first half, then the architecture on a batch of the second."""
 
     weight_optimizer: SupernetSGD
 
@@ -67,38 +67,38 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             weight=config.latency_weight,
             steps=config.search_epochs * min(map(len, self.streams)),
         )
-        self._warned: frozenset[str] = frozenset()
-        self._named = {id(parameter): name for name, parameter in problem.architecture.named_parameters()}
+        self._active_warnings: frozenset[str] = frozenset()
+        self._parameter_names = {id(parameter): name for name, parameter in problem.architecture.named_parameters()}
         self._gradients = self._gradient_monitor()
 
     def _gradient_monitor(self) -> GradientMonitor:
-        return GradientMonitor([self._named[id(parameter)] for parameter in self.parameters])
+        return GradientMonitor([self._parameter_names[id(parameter)] for parameter in self.parameters])
 
     def extra_state(self) -> dict[str, Any]:
-        """The state of the controller of lambda, where there is one, and the warnings that stand."""
-        return {"warned": sorted(self._warned), **self.control.state()}
+        """The state of lambda's controller, if there is one, and the active warnings."""
+        return {"warned": sorted(self._active_warnings), **self.control.state()}
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`extra_state`."""
-        self._warned = frozenset(state.get("warned", ()))
+        self._active_warnings = frozenset(state.get("warned", ()))
         self.control.load_state(state)
 
     def observe(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The latency of the networks derived now, both terms' gradients, and warnings; new ones are printed too."""
+        """Latency of the currently derived networks, gradient norms of both terms, and warnings; new ones are shown."""
         found = {"latency_gradient": self._gradients.record() or None, **self.control.record(self.problem.logits())}
         warnings: dict[str, str] = {}
         if record["phase"] == "search":
             done = (record["epoch"] + 1 - self.config.pretrain_epochs) / self.config.search_epochs
             warnings = collapse_warnings({**record, **found}, progress=done, target=self.control.target)
         for name, reason in warnings.items():
-            if name not in self._warned:
+            if name not in self._active_warnings:
                 architecture = name.split(".")[0]
-                self.progress.message(f"warning: the {architecture}'s search is collapsing: {reason}")
-        self._warned = frozenset(warnings)
+                self.progress.message(f"warning: the search of the {architecture} is collapsing: {reason}")
+        self._active_warnings = frozenset(warnings)
         return {**found, "warnings": warnings}
 
     def train(self, epoch: int, interrupt: Interrupt) -> float:
-        """The steps of one epoch; returns the mean loss of the weights."""
+        """Run the steps of one epoch; returns the mean loss of the weight steps."""
         config, phase = self.config, self.config.phase(epoch)
         rate = config.learning_rate * exponential_decay(epoch, config.learning_rate_decay)
         set_learning_rate(self.weight_optimizer, rate)
@@ -121,22 +121,22 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
                 if second is not None:
                     record |= self._architecture_step(second, generator)
                 seconds = time.perf_counter() - started
-                place = {"kind": "step", "epoch": epoch, "step": step, "phase": phase}
-                self.run.log({**place, **record, "learning_rate": rate, "seconds": seconds})
+                position = {"kind": "step", "epoch": epoch, "step": step, "phase": phase}
+                self.run.log({**position, **record, "learning_rate": rate, "seconds": seconds})
                 total += record["loss_weights"]
                 shown = {} if record["latency_ms"] is None else {"latency": record["latency_ms"]}
                 self.progress.advance(1, loss=record["loss_weights"], **shown)
                 if interrupt.requested:
-                    raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; go on with --resume")
+                    raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; continue with --resume")
         return total / steps
 
     def release(self) -> None:
-        """Leave plain weights behind and end the data workers."""
+        """Restore plain weights and stop the data workers."""
         self.weight_optimizer.close()
         super().release()
 
     def _pairs(self, epoch: int, phase: str) -> Iterator[tuple[Any, Any]]:
-        """Batches of the two halves side by side; none of the second while pretraining."""
+        """Pairs of batches of the two halves; in pretraining None instead of the second."""
         for stream in self.streams:
             stream.set_epoch(epoch)
         first, second = self.streams
@@ -146,7 +146,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             yield from zip(first, second, strict=False)
 
     def _weight_step(self, batch: tuple[Tensor, Tensor], phase: str, generator: torch.Generator) -> float:
-        """One SGD step on the mean loss of the passes; returns that."""
+        """One SGD step on the mean loss of the passes; returns this loss."""
         images, labels = self._move(batch)
         passes = self.problem.weight_passes(phase, generator)
         count = sum(forward.count for forward in passes)
@@ -164,26 +164,26 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     def _architecture_step(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> dict[str, float]:
         """One Adam step on the architecture parameters.
 
-        Returns for the log the mean loss, the mean expected latency in ms, and the latency's weight (lambda, per ms).
+        Returns entries of the log: mean loss, mean expected latency in ms, and weight of the latency (lambda, per ms).
         """
         images, labels = self._move(batch)
-        of_loss = [torch.zeros_like(p) for p in self.parameters]
-        of_latency = [torch.zeros_like(p) for p in self.parameters]
+        loss_gradients = [torch.zeros_like(p) for p in self.parameters]
+        latency_gradients = [torch.zeros_like(p) for p in self.parameters]
         losses, latencies = [], []
-        with frozen(self.weights):  # nothing is saved for gradients of the weights
+        with frozen(self.weights):  # no activations are saved for gradients of the weights
             for forward in self.problem.architecture_passes(generator):
                 found = self._architecture_gradients(images, labels, forward)
-                _add(of_loss, found.of_loss)
-                _add(of_latency, found.of_latency)
+                _add(loss_gradients, found.loss_gradients)
+                _add(latency_gradients, found.latency_gradients)
                 losses.append(found.loss)
                 latencies += [] if found.latency is None else [found.latency]
-        self._average(of_loss)
+        self._average(loss_gradients)
         latency_ms = float(torch.stack(latencies).mean()) if latencies else 0.0
         weight = self.config.latency_weight
         if latencies:
-            weight = self.control.weight(latency_ms, of_loss, of_latency, self.problem.logits)
-        self._gradients.add(of_loss, of_latency, weight)
-        for parameter, one, other in zip(self.parameters, of_loss, of_latency, strict=True):
+            weight = self.control.weight(latency_ms, loss_gradients, latency_gradients, self.problem.logits)
+        self._gradients.add(loss_gradients, latency_gradients, weight)
+        for parameter, one, other in zip(self.parameters, loss_gradients, latency_gradients, strict=True):
             parameter.grad = one + weight * other
         self.architecture_optimizer.step()
         self.architecture_optimizer.zero_grad(set_to_none=True)
@@ -194,25 +194,25 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         }
 
     def _architecture_gradients(self, images: Tensor, labels: Tensor, forward: Pass) -> _ArchitectureGradients:
-        """The loss of a pass, its latency where it has one, and the gradients of both."""
+        """The loss of a pass, its expected latency if it has one, and the gradients of both."""
         loss, latency = self._loss(images, labels, forward), self.problem.latency(forward)
-        of_latency: Sequence[Tensor | None] = ()
+        latency_gradients: Sequence[Tensor | None] = ()
         if latency is not None:
-            # Before the loss, whose graph is large and must not be kept; they share a few softmaxes.
-            of_latency = torch.autograd.grad(latency, self.parameters, retain_graph=True, allow_unused=True)
+            # The graphs share a few softmaxes, so the first one must be retained: the latency's, which is small.
+            latency_gradients = torch.autograd.grad(latency, self.parameters, retain_graph=True, allow_unused=True)
             latency = latency.detach()
-        of_loss = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        return _ArchitectureGradients(loss.detach(), of_loss, latency, of_latency)
+        loss_gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        return _ArchitectureGradients(loss.detach(), loss_gradients, latency, latency_gradients)
 
 
 @dataclass(frozen=True)
 class _ArchitectureGradients:
-    """The loss of a pass and its gradient, and the expected latency, where it has one, and its gradient."""
+    """The loss and the expected latency (or None) of a pass, with their gradients."""
 
     loss: Tensor
-    of_loss: Sequence[Tensor | None]
+    loss_gradients: Sequence[Tensor | None]
     latency: Tensor | None
-    of_latency: Sequence[Tensor | None]
+    latency_gradients: Sequence[Tensor | None]
 
 
 def _add(totals: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

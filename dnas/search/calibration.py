@@ -1,4 +1,4 @@
-"""BatchNorm statistics of a shared network: not updated while searching, recalibrated before validation."""
+"""BatchNorm statistics of a supernet: frozen during the search, recalibrated before validation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def freeze_bn_stats(network: nn.Module) -> Iterator[None]:
-    """Within, training passes normalise by the batch as usual but do not update the running statistics.
+    """Context in which training passes use batch statistics as usual, but do not update running statistics.
 
-    Nothing reads them before :func:`recalibrate_bn` replaces them, and updating hundreds of layers takes time.
+    :func:`recalibrate_bn` replaces the running statistics before they are used, so updating them would waste time.
     """
     tracking = [
         module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats
@@ -34,12 +34,12 @@ def freeze_bn_stats(network: nn.Module) -> Iterator[None]:
 def recalibrate_bn(network: nn.Module, forward: Callable[[T], object], batches: Iterable[T]) -> None:
     """Replace the running statistics of every BatchNorm in ``network`` by their mean over ``batches``.
 
-    ``forward`` runs the network on a batch. Running statistics of a network that several architectures and widths
-    share fit none of them, so those of the architecture to be validated are measured first. Only validation uses them:
-    training normalises by the batch. The network is left in evaluation mode.
+    ``forward`` runs the network on a batch. Running statistics collected over several architectures and widths fit none
+    of them, so those of the architecture to be validated are measured first. Training uses batch statistics and is not
+    affected. The network is left in evaluation mode.
 
-    This is ``torch.optim.swa_utils.update_bn`` for a ``forward`` that is not the module's own, and it also restores the
-    momenta after an error.
+    Like ``torch.optim.swa_utils.update_bn``, but with a custom ``forward``, and the momenta are restored after an
+    error, too.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

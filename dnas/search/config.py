@@ -1,4 +1,4 @@
-"""How an architecture is searched: the typed configuration."""
+"""Configuration of the search loops."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dnas.config import Field, config
 from dnas.data import AugmentationConfig
 
 SearchPrecision = Literal["auto", "fp32", "bf16"]
-"""Not fp16: losses of many passes over shared weights would need a scaler of gradients each."""
+"""Not fp16: each of the passes over shared weights would need its own gradient scaler."""
 
 
 @config
 class SearchConfig:
-    """Two-level search: weights on one half of the training images, architecture parameters on the other.
+    """Bilevel search: weights on one half of the training images, architecture parameters on the other.
 
     The defaults are FasterSeg's (section 4.2, Appendices C, F and H).
 
-    pretrain_epochs: epochs in which only the weights are trained. search_epochs: the epochs after those.
-    batch_size: images a pass and process.
-    learning_rate, momentum, weight_decay: SGD of the weights; ``learning_rate_decay`` is the factor an epoch.
+    pretrain_epochs: epochs in which only the weights are trained. search_epochs: epochs after the pretraining.
+    batch_size: images per forward pass and process.
+    learning_rate, momentum, weight_decay: SGD of the weights. learning_rate_decay: factor per epoch.
     architecture_learning_rate, architecture_weight_decay: Adam of the architecture parameters.
-    gradient_clipping: the largest norm of all weight gradients together; null for none, which saves the memory of the
-        superkernels' gradients: they are then accumulated in the momenta.
-    momentum_precision: of the superkernels' gradients and momenta, "fp32" or "bf16", which halves their memory. (With
-        precision bf16 it is faster, too.)
-    latency_weight: lambda in Eq. 8, per ms; with a latency target, what its controller begins with.
-    ohem_threshold, ohem_min_fraction: of the cross-entropy, as in the retraining.
+    gradient_clipping: maximum norm of all weight gradients together; null: no clipping. Without clipping, superkernels
+        accumulate their gradients in the momenta, which saves memory.
+    momentum_precision: precision of the superkernels' gradients and momenta; "bf16" halves their memory and, with
+        precision bf16, is faster.
+    latency_weight: lambda in Eq. 8, per ms; with a latency target, the controller's initial value.
+    ohem_threshold, ohem_min_fraction: OHEM of the cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
-    validation_images: how many images of the validation split to use, evenly spread; null for all.
+    validation_images: number of validation images, evenly spaced over the split; null: all.
     """
 
     pretrain_epochs: int = Field(default=20, ge=0)
@@ -59,7 +59,7 @@ class SearchConfig:
 
     @property
     def keep_gradients(self) -> bool:
-        """Whether the memory of superkernels' gradients is kept from one step to the next."""
+        """Whether the superkernels' gradient buffers are kept between steps."""
         return True
 
     def phase(self, epoch: int) -> Literal["pretrain", "search"]:
@@ -69,24 +69,25 @@ class SearchConfig:
 
 @config
 class JointSearchConfig:
-    """One-level search: weights and architecture parameters together, on all training images.
+    """Joint search: weights and architecture parameters in the same step, on all training images.
 
-    The defaults are RegSeg's (v3, sections 3.4 and 4.2); it does not tell how the rates were optimised.
+    The defaults are RegSeg's (v3, sections 3.4 and 4.2), which does not specify how the rates were optimised.
 
-    epochs: of the whole search; in the first ``pretrain_epochs`` only the weights are trained.
-    batch_size: images a step and process.
+    epochs: total number of epochs; in the first ``pretrain_epochs`` only the weights are trained.
+    batch_size: images per step and process.
     learning_rate, momentum, weight_decay, decay_norms_and_biases: SGD of the weights.
-    architecture_learning_rate, architecture_optimizer, architecture_momentum, architecture_weight_decay: of the
-        architecture parameters; the momentum is that of "sgd".
-    schedule, poly_power, exponential_decay, warm_up_steps, warm_up_start: of both learning rates, as in the retraining.
-    gradient_clipping: the largest norm of all weight gradients together; null for none.
-    latency_weight: loss per ms of the architecture's latency, where the search has a table.
-    ohem_threshold, ohem_min_fraction: of the cross-entropy, as in the retraining. (A loss of 0.3 is a probability of
-        0.74.)
+    architecture_learning_rate, architecture_optimizer, architecture_momentum, architecture_weight_decay: optimiser of
+        the architecture parameters; the momentum is used by "sgd" only.
+    schedule, poly_power, exponential_decay, warm_up_steps, warm_up_start: schedule of both learning rates, as in the
+        retraining.
+    gradient_clipping: maximum norm of all weight gradients together; null: no clipping.
+    latency_weight: weight of the latency in the loss, per ms, if the search has a table.
+    ohem_threshold, ohem_min_fraction: OHEM of the cross-entropy, as in the retraining. (A loss of 0.3 is a probability
+        of 0.74.)
     validate_every: epochs between validations; the last epoch is always validated.
-    validation_images: how many images of the validation split to use, evenly spread; null for all.
-    keep_predictions: of how many of those, evenly spread too, the run folder keeps the predictions, before the first
-        step and at every validation, so that the report can show what the search did to them.
+    validation_images: number of validation images, evenly spaced over the split; null: all.
+    keep_predictions: number of these images, evenly spaced, whose predictions are saved before the first step and at
+        every validation, for the report.
     """
 
     epochs: int = Field(default=1000, ge=1)

@@ -1,4 +1,4 @@
-"""How strongly loss and latency pull at each kind of architecture parameters."""
+"""Gradient norms of loss and latency for each kind of architecture parameters."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class GradientMonitor:
-    """Collects, over an epoch's steps, the norms of both gradients by architecture and kind (alpha, beta, gamma)."""
+    """Averages the norms of both gradients over an epoch, by architecture and kind (alpha, beta, gamma)."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """``names`` of the parameters, as ``ARCHITECTURE.KIND.ANYTHING``, in the order of the gradients."""
+        """``names``: parameter names, ``ARCHITECTURE.KIND`` or longer, in the order of the gradients."""
         for name in names:
             if "." not in name:
                 raise ValueError(f"architecture parameter {name!r}: expected a name such as ARCHITECTURE.KIND")
@@ -21,35 +21,35 @@ class GradientMonitor:
         self._steps = 0
 
     def add(self, loss: Sequence[Tensor], latency: Sequence[Tensor], weight: float) -> None:
-        """Note a step's gradients; that of the latency counts ``weight`` times."""
+        """Add the gradients of a step; that of the latency is multiplied by ``weight``."""
         squares: dict[str, tuple[float, float]] = {}
-        for group, of_loss, of_latency in zip(self._groups, _norms(loss), _norms(latency), strict=True):
+        for group, loss_norm, latency_norm in zip(self._groups, _norms(loss), _norms(latency), strict=True):
             before = squares.get(group, (0.0, 0.0))
-            squares[group] = (before[0] + of_loss**2, before[1] + of_latency**2)
-        for group, (of_loss, of_latency) in squares.items():
+            squares[group] = (before[0] + loss_norm**2, before[1] + latency_norm**2)
+        for group, (loss_norm, latency_norm) in squares.items():
             before = self._sums.get(group, (0.0, 0.0))
-            self._sums[group] = (before[0] + of_loss**0.5, before[1] + abs(weight) * of_latency**0.5)
+            self._sums[group] = (before[0] + loss_norm**0.5, before[1] + abs(weight) * latency_norm**0.5)
         self._steps += 1
 
     def record(self) -> dict[str, dict[str, dict[str, float]]]:
-        """By architecture and kind the mean norms ``latency`` and ``loss`` and the latency's ``share`` of their sum.
+        """Mean norms ``latency`` and ``loss`` and the latency's ``share`` of their sum, by architecture and kind.
 
-        Architectures that no latency reaches are left out.
+        Kinds without a gradient of the latency are left out.
         """
         found: dict[str, dict[str, dict[str, float]]] = {}
-        for group, (of_loss, of_latency) in self._sums.items():
-            if of_latency > 0:
+        for group, (loss_norm, latency_norm) in self._sums.items():
+            if latency_norm > 0:
                 architecture, kind = group.split(".")
                 found.setdefault(architecture, {})[kind] = {
-                    "latency": of_latency / self._steps,
-                    "loss": of_loss / self._steps,
-                    "share": of_latency / (of_latency + of_loss),
+                    "latency": latency_norm / self._steps,
+                    "loss": loss_norm / self._steps,
+                    "share": latency_norm / (latency_norm + loss_norm),
                 }
         return found
 
 
 def reached_norms(loss: Sequence[Tensor], latency: Sequence[Tensor]) -> tuple[float, float]:
-    """The norms of both gradients over those parameters that the latency reaches."""
+    """The norms of both gradients over the parameters with a nonzero gradient of the latency."""
     pairs = [(a, b) for a, b in zip(_norms(loss), _norms(latency), strict=True) if b > 0]
     return sum(a**2 for a, _ in pairs) ** 0.5, sum(b**2 for _, b in pairs) ** 0.5
 

@@ -1,4 +1,4 @@
-"""One-level search: weights and architecture parameters together, on all training images."""
+"""Joint search: weights and architecture parameters are trained in the same step, on all training images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from dnas.training.schedules import schedule_factor
 
 
 def predictions_name(epochs: int) -> str:
-    """What the predictions after so many epochs are called in the run folder."""
+    """Name, in the run folder, of the predictions after ``epochs`` epochs."""
     return f"predictions_{epochs:04d}"
 
 
 class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
-    """A step trains weights and architecture parameters by the gradient of one loss, each with its own optimiser."""
+    """Each step trains weights and architecture parameters with one loss, each with their own optimiser."""
 
     weight_optimizer: torch.optim.SGD
 
@@ -42,8 +42,8 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         progress: Progress,
         latency_target: LatencyTarget | None = None,
     ) -> None:
-        everything, seeds = [range(len(data[0]))], [mix_seed("joint", run.seed)]
-        super().__init__(problem, data, run, config, device, progress, parts=everything, seeds=seeds)
+        all_images, seeds = [range(len(data[0]))], [mix_seed("joint", run.seed)]
+        super().__init__(problem, data, run, config, device, progress, parts=all_images, seeds=seeds)
         self.weight_optimizer = make_sgd(
             problem.weights,
             learning_rate=config.learning_rate,
@@ -57,7 +57,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         self.control = LatencyControl(latency_target, weight=config.latency_weight, steps=steps)
 
     def extra_state(self) -> dict[str, Any]:
-        """The state of the controller of lambda, where there is one."""
+        """The state of lambda's controller, if there is one."""
         return self.control.state()
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
@@ -65,11 +65,11 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         self.control.load_state(state)
 
     def observe(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The latency of the network derived now."""
+        """The latency of the currently derived network."""
         return self.control.record(self.problem.logits())
 
     def run_epoch(self, epoch: int, interrupt: Interrupt) -> None:
-        """As of all searches; before the very first one, the predictions of the untrained network are kept."""
+        """Run one epoch; before the first one, the predictions of the untrained network are saved."""
         if epoch == 0 and self.config.keep_predictions:
             for forward in self.problem.validation_passes().values():
                 self.calibrate(forward)
@@ -78,21 +78,21 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
 
     @torch.no_grad()
     def validated(self, epochs: int) -> None:
-        """Keep the predictions for some validation images, by their index, as ``predictions_EPOCHS.safetensors``."""
+        """Save the predictions for some validation images, by index, as ``predictions_EPOCHS.safetensors``."""
         indices = self.validation_indices()
-        kept = [indices[i] for i in spread(len(indices), min(len(indices), self.config.keep_predictions))]
-        if not kept or not self.run.is_owner:
+        selected = [indices[i] for i in spread(len(indices), min(len(indices), self.config.keep_predictions))]
+        if not selected or not self.run.is_owner:
             return
         forward = next(iter(self.problem.validation_passes().values()))
         found = {}
-        for index, batch in zip(kept, self.validation_batches(kept), strict=True):
+        for index, batch in zip(selected, self.validation_batches(selected), strict=True):
             images, labels = self._move(batch)
             logits = next(iter(self._outputs(images, forward).values()))
             found[f"{index}"] = resize_logits(logits, (labels.shape[-2], labels.shape[-1])).argmax(1)[0].to(torch.uint8)
         self.run.save_weights(predictions_name(epochs), found)
 
     def train(self, epoch: int, interrupt: Interrupt) -> float:
-        """The steps of one epoch; returns the mean loss."""
+        """Run the steps of one epoch; returns the mean loss."""
         config, phase = self.config, self.config.phase(epoch)
         (stream,) = self.streams
         stream.set_epoch(epoch)
@@ -126,7 +126,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
             )
             self.progress.advance(1, loss=loss)
             if interrupt.requested:
-                raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; go on with --resume")
+                raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; continue with --resume")
         return total / steps
 
     def _step(
@@ -136,7 +136,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         images, labels = self._move(batch)
         self.weight_optimizer.zero_grad(set_to_none=True)
         self.architecture_optimizer.zero_grad(set_to_none=True)
-        of_latency = [torch.zeros_like(p) for p in self.parameters]
+        latency_gradients = [torch.zeros_like(p) for p in self.parameters]
         losses, latencies = [], []
         for forward in passes:
             loss = self._loss(images, labels, forward) / len(passes)
@@ -145,14 +145,14 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
             latency = self.problem.latency(forward)
             if latency is not None:
                 found = torch.autograd.grad(latency / len(passes), self.parameters, allow_unused=True)
-                for total, gradient in zip(of_latency, found, strict=True):
+                for total, gradient in zip(latency_gradients, found, strict=True):
                     total += 0 if gradient is None else gradient
                 latencies.append(latency.detach())
         self._average(p.grad for p in [*self.weights, *self.parameters])
         latency_ms, weight = None, self.config.latency_weight
         if latencies:
             latency_ms = float(torch.stack(latencies).mean())
-            weight = self._add_latency(latency_ms, of_latency, searching=searching)
+            weight = self._add_latency(latency_ms, latency_gradients, searching=searching)
         if self.config.gradient_clipping is not None:
             torch.nn.utils.clip_grad_norm_(self.weights, self.config.gradient_clipping)
         value = self._finite(torch.stack(losses).sum(), "weights")
@@ -162,13 +162,13 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
             self.problem.project()
         return value, latency_ms, weight
 
-    def _add_latency(self, latency_ms: float, of_latency: Sequence[Tensor], *, searching: bool) -> float:
-        """Add the latency's gradient to that of the loss; returns its weight."""
-        of_loss = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+    def _add_latency(self, latency_ms: float, latency_gradients: Sequence[Tensor], *, searching: bool) -> float:
+        """Add the weighted gradient of the latency to that of the loss; returns the weight."""
+        loss_gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         weight = self.config.latency_weight
         if searching:
-            weight = self.control.weight(latency_ms, of_loss, of_latency, self.problem.logits)
-        for parameter, one, other in zip(self.parameters, of_loss, of_latency, strict=True):
+            weight = self.control.weight(latency_ms, loss_gradients, latency_gradients, self.problem.logits)
+        for parameter, one, other in zip(self.parameters, loss_gradients, latency_gradients, strict=True):
             parameter.grad = one + weight * other
         return weight
 

@@ -1,4 +1,4 @@
-"""The latency target of a search: what is known of the space's networks, and the controller of lambda."""
+"""The latency target of a search, and the controller of lambda that reaches it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from dnas.search.gradients import reached_norms
 
 DerivedLatency = Callable[[Mapping[str, Tensor]], Mapping[str, float]]
-"""The problem's logits -> ms of the networks that would be derived now, by output such as ``8_32``."""
+"""A function from a problem's logits to latencies in ms of the derived networks, by output such as ``8_32``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyTarget:
-    """What a search knows of the latencies of derived networks, in ms and as means over a problem's outputs.
+    """Target and bounds for the latency of derived networks, in ms and averaged over a problem's outputs.
 
-    ``architecture``: the one whose latency counts. ``target_ms``: None for a fixed lambda. ``fastest_ms``,
-    ``slowest_ms``: the bounds of the space. ``derived``: the latencies of the networks that the logits would give.
+    ``architecture``: the architecture that they apply to. ``target_ms``: None: fixed lambda. ``fastest_ms``,
+    ``slowest_ms``: bounds of the space. ``derived``: latencies of the networks derived from given logits.
     """
 
     architecture: str
@@ -30,30 +30,30 @@ class LatencyTarget:
     derived: DerivedLatency
 
     def derived_ms(self, logits: Mapping[str, Tensor]) -> float:
-        """The mean latency of the networks that would be derived now."""
+        """Mean latency in ms of the networks derived from ``logits``."""
         found = self.derived(logits)
         return sum(found.values()) / len(found)
 
 
 class LatencyController:
-    """A PI controller that sets lambda so that derived networks reach ``target_ms``.
+    """A PI controller of lambda that drives derived networks to ``target_ms``.
 
-    The controlled quantity is the expected latency, which follows the logits smoothly. The latency of the derived
-    network is what counts, but it jumps: a moving average of the ratio of the two corrects the set point. The control
-    error is logarithmic. Both gains are in units of the ratio of the loss's gradient to the latency's, so that they fit
-    any table and any loss.
+    The controlled variable is the expected latency, a smooth function of the logits. The latency of the derived network
+    is discontinuous, so its ratio to the expected latency, as a moving average, only corrects the set point. The
+    control error is logarithmic. Gains are relative to the ratio of the gradient norms of loss and latency, so they do
+    not depend on the scale of table or loss.
 
-    Lambda may become negative: the target is approached from both sides. Accuracy alone may prefer networks that are
+    Lambda may become negative, so the target is approached from both sides. The loss alone may prefer networks that are
     too fast, because early in a search the wider choices of shared weights are trained least.
     """
 
-    PROPORTIONAL = 5.0  # an error of 20 % weighs latency as much as loss
-    LIMIT = 10.0  # the most that the latency's gradient may outweigh the loss's
+    PROPORTIONAL = 5.0  # at an error of 20 % the latency's gradient has the norm of the loss's
+    LIMIT = 10.0  # maximum norm of the latency's gradient relative to the loss's
     FOLLOW = 0.1  # weight of a new value in the moving averages
-    MOST_CORRECTION = math.log(4.0)
+    MAX_CORRECTION = math.log(4.0)
 
     def __init__(self, target_ms: float, *, initial_weight: float, steps: int) -> None:
-        """``initial_weight``: lambda (per ms) to begin with. ``steps``: of the whole search; they set the pace."""
+        """``initial_weight``: initial lambda, per ms. ``steps``: steps of the search; they set the integral gain."""
         self.target_ms = target_ms
         self._initial_weight = initial_weight
         self._integral_gain = self.PROPORTIONAL / max(10.0, steps / 10)
@@ -63,11 +63,11 @@ class LatencyController:
         self._latency_norm: float | None = None
 
     def update(self, expected_ms: float, derived_ms: float, loss_norm: float, latency_norm: float) -> float:
-        """Lambda, per ms, for a step with these latencies and gradients (norms; the latency's is that at lambda 1)."""
+        """Lambda, per ms, for a step with these latencies and gradient norms (that of the latency at lambda 1)."""
         self._loss_norm = self._mean(self._loss_norm, loss_norm)
         self._latency_norm = self._mean(self._latency_norm, latency_norm)
         ratio = math.log(derived_ms / expected_ms)
-        ratio = max(-self.MOST_CORRECTION, min(self.MOST_CORRECTION, ratio))
+        ratio = max(-self.MAX_CORRECTION, min(self.MAX_CORRECTION, ratio))
         self._correction = self._mean(self._correction, ratio)
         unit = self._loss_norm / max(self._latency_norm, 1e-12)
         if self._integral is None:
@@ -79,7 +79,7 @@ class LatencyController:
         return self._limited(proportional + self._integral) * unit
 
     def state(self) -> dict[str, float | None]:
-        """All that the next step needs."""
+        """The state to save in a checkpoint."""
         return {
             "integral": self._integral,
             "correction": self._correction,
@@ -88,7 +88,7 @@ class LatencyController:
         }
 
     def load_state(self, state: Mapping[str, float | None]) -> None:
-        """Go on from :meth:`state`; a missing value is a KeyError."""
+        """Restore :meth:`state`; raises ``KeyError`` for a missing value."""
         self._integral, self._correction = state["integral"], state["correction"]
         self._loss_norm, self._latency_norm = state["loss_norm"], state["latency_norm"]
 
@@ -100,10 +100,10 @@ class LatencyController:
 
 
 class LatencyControl:
-    """The weight of the latency in every step of a search: the configured one, or the controller's."""
+    """The weight of the latency in every step of a search: fixed, or set by a controller if there is a target."""
 
     def __init__(self, target: LatencyTarget | None, *, weight: float, steps: int) -> None:
-        """``target``: what is known of latencies, if anything. ``weight``: lambda, per ms. ``steps``: of the search."""
+        """``weight``: (initial) lambda, per ms. ``steps``: steps of the search."""
         self.target, self._weight = target, weight
         self.controller: LatencyController | None = None
         if target is not None and target.target_ms is not None:
@@ -112,18 +112,18 @@ class LatencyControl:
     def weight(
         self,
         expected_ms: float,
-        of_loss: Sequence[Tensor],
-        of_latency: Sequence[Tensor],
+        loss_gradients: Sequence[Tensor],
+        latency_gradients: Sequence[Tensor],
         logits: Callable[[], Mapping[str, Tensor]],
     ) -> float:
         """Lambda, per ms, from the expected latency and the gradients of loss and latency."""
         if self.controller is None or self.target is None:
             return self._weight
         derived_ms = self.target.derived_ms(logits())
-        return self.controller.update(expected_ms, derived_ms, *reached_norms(of_loss, of_latency))
+        return self.controller.update(expected_ms, derived_ms, *reached_norms(loss_gradients, latency_gradients))
 
     def record(self, logits: Mapping[str, Tensor]) -> dict[str, Any]:
-        """For the log of an epoch: the latency in ms of the networks that would be derived now."""
+        """Log entries of an epoch: latencies in ms of the networks derived from ``logits``."""
         if self.target is None:
             return {}
         outputs = dict(self.target.derived(logits))
@@ -136,10 +136,10 @@ class LatencyControl:
         }
 
     def state(self) -> dict[str, Any]:
-        """All that the next step needs."""
+        """The state to save in a checkpoint."""
         return {} if self.controller is None else {"latency_controller": self.controller.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`; a missing value is a KeyError."""
+        """Restore :meth:`state`; raises ``KeyError`` for a missing value."""
         if self.controller is not None:
             self.controller.load_state(state["latency_controller"])

@@ -1,4 +1,4 @@
-"""The search: from a problem and images to searched parameters in a run folder."""
+"""Entry point of the search: trains a search problem and saves the searched parameters in a run folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Splits = tuple[SegmentationDataset, SegmentationDataset]
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """How a finished search ended: mIoU and expected latency in ms of every architecture in the supernet."""
+    """Result of a search: mIoU in the supernet and expected latency in ms of every architecture."""
 
     epochs: int
     miou: dict[str, float]
@@ -40,32 +40,31 @@ def search(
     progress: Progress | None = None,
     latency_target: LatencyTarget | None = None,
 ) -> SearchResult:
-    """Search on the first of ``data`` (training images), validate on the second; keep state and logits in ``run``.
+    """Search on the training images of ``data``, validate on its validation images; save checkpoints in ``run``.
 
-    The configuration says how. :class:`SearchConfig`: the training images are split into two disjoint halves by the
-    run's seed; a step trains the weights on a batch of the first half, then, once pretraining is over, the architecture
-    parameters on one of the second (FasterSeg, Appendix F, first order). :class:`JointSearchConfig`: a step trains both
-    on a batch of all images (RegSeg, section 3.4). The architecture parameters after the last epoch are
-    ``architecture.safetensors``.
+    With a :class:`SearchConfig`, the training images are split into two disjoint halves by the run's seed. Each step
+    trains the weights on a batch of the first half and, after pretraining, the architecture parameters on a batch of
+    the second half (FasterSeg, Appendix F, first order). With a :class:`JointSearchConfig`, each step trains both on a
+    batch of all images (RegSeg, section 3.4). The final architecture parameters are in ``architecture.safetensors``.
 
-    ``latency_target`` says what derived networks cost: this is logged, and where it has a target the weight of the
-    latency is controlled so that they reach it.
+    ``latency_target``: the latencies of derived networks, which are logged; if it has a target, a controller sets the
+    weight of the latency so that derived networks reach it.
 
-    When ``run`` holds a state, the search goes on after its last finished epoch and ends like one that never stopped,
-    bit by bit on the CPU. Ctrl-C raises ``Interrupted`` after the current step; no finished epoch is lost. With
-    torchrun the processes share every batch.
+    If ``run`` has a checkpoint, the search resumes after the last finished epoch, with the same result as without the
+    interruption (bit-identical on the CPU). Ctrl-C raises ``Interrupted`` after the current step; finished epochs are
+    kept. With torchrun, every process trains on its own batches and gradients are averaged.
 
-    Raises :class:`UserError` for too few images, data of another number of classes, and a loss that is not finite.
+    Raises :class:`UserError` for too few images, data with another number of classes, and a loss that is not finite.
     """
-    job = _session(problem, data, run, config, resolve_device(device), progress or NoProgress(), latency_target)
+    session = _session(problem, data, run, config, resolve_device(device), progress or NoProgress(), latency_target)
     try:
-        first = job.restore()
-        with Interrupt(job.progress.message) as interrupt, settled_objects():
+        first = session.restore()
+        with Interrupt(session.progress.message) as interrupt, settled_objects():
             for epoch in range(first, config.epochs):
-                job.run_epoch(epoch, interrupt)
-        job.accelerator.wait_for_everyone()  # the log is read below by all, and written by one
+                session.run_epoch(epoch, interrupt)
+        session.accelerator.wait_for_everyone()  # all processes read the log that one has written
     finally:
-        job.release()
+        session.release()
     last = run.records("epoch")[-1]
     return SearchResult(epochs=config.epochs, miou=last["miou"], latency_ms=last["latency_ms"])
 
@@ -79,7 +78,7 @@ def _session(
     progress: Progress,
     latency_target: LatencyTarget | None,
 ) -> BilevelSearch | JointSearch:
-    """The loop for a configuration; a problem of the other kind is a TypeError."""
+    """The session of a configuration; raises ``TypeError`` for a problem of the other kind."""
     if isinstance(config, SearchConfig) and isinstance(problem, BilevelProblem):
         return BilevelSearch(problem, data, run, config, device, progress, latency_target)
     if isinstance(config, JointSearchConfig) and isinstance(problem, JointProblem):

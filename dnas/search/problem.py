@@ -1,4 +1,4 @@
-"""What the search loop drives: any object that offers weights, architecture parameters, outputs and a latency."""
+"""Protocols of search problems: weights, architecture parameters, forward passes and latency."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass: the name of the architecture it belongs to, and what the problem needs to run it.
+    """A forward pass of an architecture, with the sample that the problem runs.
 
-    ``count``: as how many passes its loss counts in a step, where it runs several at once.
+    ``count``: number of passes that are merged into this one; its loss has this weight.
     """
 
     architecture: str
@@ -23,49 +23,52 @@ class Pass:
 
 
 class SearchProblem(Protocol):
-    """A network with weights and architecture parameters, and the passes that train them; see the two kinds below.
+    """A network with weights and architecture parameters, and the forward passes that train them.
 
-    Passes are drawn from the generator they are given and from nothing else, so that every process of a run, and a
-    resumed run, draws the same. The parameters of ``architecture`` are named ``ARCHITECTURE.KIND``, or more than
-    that: the log tells gradients by both.
+    Passes are sampled from the given generator only, so that all processes, and a resumed run, sample the same. The
+    parameters of ``architecture`` are named ``ARCHITECTURE.KIND``, optionally with a suffix; gradient norms are logged
+    by architecture and kind.
     """
 
     weights: nn.Module
     architecture: nn.Module
 
     def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
-        """The passes whose mean loss trains the weights in one step of ``phase``; they carry no gradient elsewhere."""
+        """The passes whose mean loss trains the weights in one step of ``phase``.
+
+        In a bilevel search their samples carry no gradient to the architecture parameters.
+        """
 
     def validation_passes(self) -> Mapping[str, Pass]:
-        """The pass that stands for each architecture as it is now."""
+        """The pass that represents each architecture in its current state."""
 
     def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
-        """Images (N, 3, H, W) -> named logits (N, classes, h, w) of any size, all of which are trained."""
+        """Images (N, 3, H, W) -> named logits (N, classes, h, w) of any size; the loss is the mean over all outputs."""
 
     def latency(self, forward: Pass) -> Tensor | None:
-        """The expected latency in ms to be weighed against the loss; None where there is no such term."""
+        """The expected latency in ms for the latency term of the loss; None: no such term."""
 
     def monitor(self) -> dict[str, Any]:
-        """What the log tells of the architecture parameters after an epoch."""
+        """Statistics of the architecture parameters for the log of an epoch."""
 
     def logits(self) -> dict[str, Tensor]:
-        """The architecture parameters as ``ARCHITECTURE.TABLE``, to derive from."""
+        """The architecture parameters for derivation, named ``ARCHITECTURE.TABLE``."""
 
 
 @runtime_checkable
 class BilevelProblem(SearchProblem, Protocol):
-    """A problem whose architecture parameters are trained on other images than the weights."""
+    """A problem whose architecture parameters are trained on other images than the weights are."""
 
     def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
-        """The passes whose losses, and latencies, train the architecture parameters in one step."""
+        """The passes whose losses and latencies train the architecture parameters in one step."""
 
 
 @runtime_checkable
 class JointProblem(SearchProblem, Protocol):
-    """A problem whose architecture parameters are trained by the passes of the weights, of which they may be a part."""
+    """A problem whose architecture parameters are trained together with the weights, in the same passes."""
 
     def begin_epoch(self) -> None:
-        """Make ready for an epoch: nothing but what follows from weights and architecture parameters as they are."""
+        """Prepare an epoch; must depend on nothing but the current weights and architecture parameters."""
 
     def project(self) -> None:
-        """Put the architecture parameters within their bounds, after every step."""
+        """Project the architecture parameters onto their bounds; called after every step."""

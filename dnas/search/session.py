@@ -1,4 +1,4 @@
-"""What all search loops share: one search's data, optimisers, validation, log and state."""
+"""Base class of search loops: data, optimisers, validation, log and checkpoints of one search."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ from dnas.training.losses import OhemCrossEntropy
 from dnas.training.metrics import SegmentationMetrics, join_sizes
 
 CALIBRATION_BATCHES = 8
-"""Batches that the statistics of an architecture are measured on before it is validated."""
+"""Number of batches on which BatchNorm statistics are recalibrated before a validation."""
 
 Problem = TypeVar("Problem", bound=SearchProblem)
 Config = TypeVar("Config", SearchConfig, JointSearchConfig)
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """``wanted`` of the indices below ``count``, evenly spread."""
+    """``wanted`` evenly spaced indices below ``count``."""
     return [i * count // wanted for i in range(wanted)]
 
 
 class HasState(Protocol):
-    """An optimiser, as far as it is saved."""
+    """An optimiser whose state is saved in checkpoints."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it goes on from."""
+        """The state to save."""
 
     def load_state_dict(self, state: Any, /) -> None:
-        """Take that up."""
+        """Restore a saved state."""
 
 
 class SearchSession(ABC, Generic[Problem, Config]):
-    """One search: problem, optimisers and streams of images; how an epoch trains is the subclass's."""
+    """One search: problem, optimisers and streams of batches. Subclasses implement the training of an epoch."""
 
     weight_optimizer: HasState
     architecture_optimizer: torch.optim.Optimizer
@@ -70,7 +70,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
         parts: Sequence[Sequence[int]],
         seeds: Sequence[int],
     ) -> None:
-        """``parts`` of the training images make a stream of batches each; the first is what norms are measured on."""
+        """``parts``: indices of the training images of each stream; the first part also recalibrates BatchNorm."""
         self.problem, self.run, self.progress = problem, run, progress
         self.config: Config = config
         self.train_data, self.validation_data = data
@@ -98,7 +98,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             for part, seed in zip(parts, seeds, strict=True)
         ]
         resolved = resolve_precision(config.precision, self.device)
-        self.precision: Precision = "fp32" if resolved == "fp16" else resolved  # what "auto" is on older GPUs
+        self.precision: Precision = "fp32" if resolved == "fp16" else resolved  # "auto" is fp16 on older GPUs
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         problem.weights.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         problem.architecture.to(self.device)
@@ -106,31 +106,31 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self.parameters: list[nn.Parameter] = [
             p for p in problem.architecture.parameters() if p.requires_grad and p.numel()
         ]
-        ours = {id(p) for p in self.parameters}
+        architecture_ids = {id(p) for p in self.parameters}
         self.weights: list[nn.Parameter] = [
-            p for p in problem.weights.parameters() if p.requires_grad and id(p) not in ours
+            p for p in problem.weights.parameters() if p.requires_grad and id(p) not in architecture_ids
         ]
 
     def validated(self, epochs: int) -> None:
-        """Called when the problem, ``epochs`` epochs old, was validated and is in evaluation mode; does nothing."""
+        """Hook after a validation, after ``epochs`` epochs, with the network in evaluation mode; does nothing."""
 
     @abstractmethod
     def train(self, epoch: int, interrupt: Interrupt) -> float:
-        """The steps of one epoch; returns the mean loss of the weights."""
+        """Run the steps of one epoch; returns the mean loss of the weight steps."""
 
     def observe(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """What a kind of search adds to the record of an epoch."""
+        """Additional entries for the record of an epoch."""
         return {}
 
     def extra_state(self) -> dict[str, Any]:
-        """What a kind of search keeps from one epoch to the next, besides networks and optimisers."""
+        """Additional state for the checkpoint, besides networks and optimisers."""
         return {}
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
-        """Take up :meth:`extra_state`; a missing entry is a KeyError."""
+        """Restore :meth:`extra_state`; raises ``KeyError`` for a missing entry."""
 
     def restore(self) -> int:
-        """Take up the state in the run folder; returns the number of finished epochs."""
+        """Restore the checkpoint of the run folder, if there is one; returns the number of finished epochs."""
         state = self.run.load_state()
         if state is not None:
             try:
@@ -140,14 +140,14 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 self.architecture_optimizer.load_state_dict(state["logit_optimizer"])
                 self.restore_extra(state)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise UserError(f"{self.run.path}: its state is not that of this search ({error})") from None
+                raise UserError(f"{self.run.path}: its checkpoint is not that of this search ({error})") from None
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
-        self.accelerator.wait_for_everyone()  # nobody may replace the state before all have read it
+        self.accelerator.wait_for_everyone()  # no process may replace the checkpoint before all have read it
         return epoch
 
     def release(self) -> None:
-        """End the data workers."""
+        """Stop the data workers."""
         for stream in self.streams:
             stream.close()
         self.accelerator.free_memory()
@@ -183,7 +183,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
 
     @staticmethod
     def _monitored(record: Mapping[str, Any]) -> str:
-        """Of what the problem reports, the part for the person who waits."""
+        """Latency and field of view from an epoch's record, for the progress message."""
         latency = ", ".join(f"{name} {value:.2f}" for name, value in record["latency_ms"].items())
         derived = record.get("derived")
         if derived is not None:
@@ -193,12 +193,12 @@ class SearchSession(ABC, Generic[Problem, Config]):
         return (f"  latency {latency} ms" if latency else "") + ("" if field is None else f"  field of view {field}")
 
     def _loss(self, images: Tensor, labels: Tensor, forward: Pass) -> Tensor:
-        """Mean of the segmentation losses of all outputs of a pass."""
+        """Mean segmentation loss over all outputs of a pass."""
         outputs = self._outputs(images, forward)
         return torch.stack([self.criterion(logits, labels) for logits in outputs.values()]).mean()
 
     def _average(self, gradients: Iterable[Tensor | None]) -> None:
-        """Mean over all processes; a parameter without gradient has none in any, as all draw the same passes."""
+        """Average gradients over all processes; None is None in all of them, because all sample the same passes."""
         if self.world > 1:
             present = [gradient for gradient in gradients if gradient is not None]
             flat = torch.cat([gradient.flatten() for gradient in present])
@@ -217,11 +217,11 @@ class SearchSession(ABC, Generic[Problem, Config]):
 
     @torch.no_grad()
     def _validate(self) -> dict[str, dict[str, float]]:
-        """Score every architecture and output by its mIoU on (part of) the validation images."""
-        chosen = self.validation_indices()
-        # Where processes outnumber images, one without any runs the first, unscored: all meet when scores are added up.
-        indices = chosen[self.rank :: self.world]
-        loader = self.validation_batches(indices or chosen[:1])
+        """Compute the mIoU of every architecture and output on the validation images."""
+        selected = self.validation_indices()
+        # A process without images runs the first one, with all labels ignored: the metrics synchronise all processes.
+        indices = selected[self.rank :: self.world]
+        loader = self.validation_batches(indices or selected[:1])
         scores: dict[str, dict[str, float]] = {}
         passes = self.problem.validation_passes()
         self.progress.begin("validation", len(passes) * len(loader))
@@ -240,12 +240,12 @@ class SearchSession(ABC, Generic[Problem, Config]):
         return scores
 
     def validation_indices(self) -> list[int]:
-        """The validation images to use, of all processes together."""
+        """Indices of the validation images, over all processes."""
         count = len(self.validation_data)
         return spread(count, min(count, self.config.validation_images or count))
 
     def validation_batches(self, indices: Sequence[int]) -> Batches:
-        """Validation images one by one, as they may be of different sizes."""
+        """Validation images in batches of one, as their sizes may differ."""
         return batches(
             self.validation_data,
             eval_transform(self.config.augmentation),
@@ -258,12 +258,12 @@ class SearchSession(ABC, Generic[Problem, Config]):
         )
 
     def calibrate(self, forward: Pass) -> None:
-        """Measure the statistics of the norms that ``forward`` uses, and put the network into evaluation mode."""
+        """Recalibrate the BatchNorm statistics for ``forward``, and set the network to evaluation mode."""
         recalibrate_bn(self.problem.weights, functools.partial(self._run, forward), self._calibration_batches())
 
     def _calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some images of the first part, whole as in validation: in crops the coarsest maps are mostly border."""
-        # Whole batches only: in a last batch of one image the coarsest map may be a single value, without variance.
+        """Full images of the first part, as in validation: in crops, the coarsest maps would be mostly padding."""
+        # Full batches only: in a last batch of one image the coarsest map may be a single value, without variance.
         size = self.config.batch_size
         count = min(len(self.calibration_images) // size, CALIBRATION_BATCHES) * size
         singles = batches(
@@ -288,7 +288,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             if logits.shape[1] != self.classes:
                 raise UserError(
                     f"the search space has {logits.shape[1]} classes, the data {self.classes}: "
-                    "give a space (target.num_classes) and data of the same number"
+                    "set task.num_classes of the space to the number of the data"
                 )
         return outputs
 

@@ -1,4 +1,4 @@
-"""FasterSeg's search space: its grid of cells, supernet, architecture parameters, expected latency and problem."""
+"""FasterSeg's search space: grid of cells, supernet, architecture parameters, expected latency and search problem."""
 
 from search_spaces.fasterseg.cell_reference import run_cell_reference
 from search_spaces.fasterseg.cells import CellOutput, MixedOperator, RunCell, run_cell, run_recomputed, weighted_sum

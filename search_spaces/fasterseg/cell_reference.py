@@ -1,4 +1,4 @@
-"""The reference implementation of a cell, operator by operator, that :func:`run_cell` is tested against."""
+"""Reference implementation of a cell, for the tests of :func:`run_cell`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from search_spaces.fasterseg.cells import CellOutput, weighted_sum
 
 
 def run_cell_reference(x: Tensor, outputs: Sequence[CellOutput]) -> list[Tensor]:
-    """FasterSeg Eq. 2 for every output: each operator alone, with sliced weights, then the weighted sum."""
+    """FasterSeg Eq. 2 for every output: each operator separately, with sliced weights, then the weighted sum."""
     return [
         torch.cat([_part(part, one, w) for part, w in zip(x.chunk(len(one.weights)), one.weights, strict=True)])
         for one in outputs

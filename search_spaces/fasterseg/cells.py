@@ -1,9 +1,8 @@
-"""Mixed operators: all choices of a cell, weighted (FasterSeg Eq. 2), and what they can share.
+"""Mixed operators: the weighted sum of all operators of a cell (FasterSeg Eq. 2), with shared computation.
 
-The operators of a cell read one map, those without stride and those of stride 2 that lead to the coarser level alike.
-The first convolutions of a stride therefore run as one, and so do those of all zoomed operators, which read the same
-halved map whatever their stride. The weights are folded into the operators' last norms, and zoomed operators are summed
-before they are resized, once.
+All operators of a cell, of stride 1 and of stride 2, read the same map. So the first convolutions of each stride are
+computed as one convolution, and those of all zoomed operators as another one, on the downsampled map. The weights are
+folded into the operators' last batch norms, and zoomed operators are summed before they are upsampled once.
 """
 
 from __future__ import annotations
@@ -28,38 +27,38 @@ from dnas.ops.recomputation import recomputed
 
 
 class MixedOperator(nn.ModuleDict):
-    """Every operator between the same maps; the output is their weighted sum."""
+    """The candidate operators of a connection; the output is their weighted sum."""
 
     def __init__(self, operators: Mapping[str, SearchableOperator], stride: int = 1) -> None:
-        """Raises TypeError for a module that is no searchable operator, or one of another stride."""
+        """Raises TypeError for a module that is not a searchable operator or has another stride."""
         for name, operator in operators.items():
             if not isinstance(operator, SearchableOperator):
-                raise TypeError(f"operator {name}: a {type(operator).__name__} is no SearchableOperator")
+                raise TypeError(f"operator {name}: given {type(operator).__name__}, expected a SearchableOperator")
             if operator.stride != stride:
-                raise TypeError(f"operator {name}: has stride {operator.stride}, the cell's operators have {stride}")
+                raise TypeError(f"operator {name}: given stride {operator.stride}, expected {stride}")
         super().__init__(operators)
         self.stride = stride
 
     @classmethod
     def of(cls, names: Sequence[str], in_channels: int, widths: Sequence[int], stride: int = 1) -> MixedOperator:
-        """The operators of these names, see :data:`dnas.ops.OPERATORS`."""
+        """Build the operators with these names, see :data:`dnas.ops.OPERATORS`."""
         return cls({name: make_superkernel(name, in_channels, widths, stride) for name in names}, stride)
 
     def operator(self, name: str) -> SearchableOperator:
-        """One of them."""
+        """The operator called ``name``."""
         return cast("SearchableOperator", self[name])
 
     def forward(self, x: Tensor, weights: Tensor, width: int) -> Tensor:
-        """(N, C, H, W) and (operators,) weights of at least 0 -> (N, width, ceil(H / stride), ceil(W / stride))."""
+        """(N, C, H, W) and non-negative weights (operators,) -> (N, width, ceil(H / stride), ceil(W / stride))."""
         return run_cell(x, [CellOutput(self, [dict(zip(self, weights.unbind(), strict=True))], width)])[0]
 
 
 @dataclass(frozen=True)
 class CellOutput:
-    """One output of a cell: its operators, the weights of those that run (None is 1), and its channels ``width``.
+    """One output of a cell: its operators, the weights of those that run (None is 1), and ``width``, its channels.
 
-    weights: a mapping for each of some equal parts of the batch, which are normalised by their own statistics. The same
-        operators run on all parts.
+    weights: one mapping for each of several equal parts of the batch, each of which is normalised with its own
+        statistics. The same operators run on all parts.
     """
 
     operators: MixedOperator
@@ -72,12 +71,12 @@ class CellOutput:
 
 
 RunCell = Callable[[Tensor, Sequence[CellOutput]], list[Tensor]]
-"""Runs a cell: one input map, and a map for every output."""
+"""A function that runs a cell: one input map -> one map per output."""
 
 
 @dataclass(frozen=True)
 class _Branch:
-    """The convolutions of one operator; ``output`` is the index of the cell's output that they contribute to."""
+    """The convolutions of one operator; ``output`` is the index of the cell output that they are added to."""
 
     output: int
     chain: ConvolutionChain
@@ -86,13 +85,13 @@ class _Branch:
 
 
 def run_cell(x: Tensor, outputs: Sequence[CellOutput]) -> list[Tensor]:
-    """For every output the weighted sum of its operators on (N, C, H, W): (N, width, ceil(H / stride), ...)."""
+    """The weighted sum of the operators for every output: (N, C, H, W) -> (N, width, ceil(H / stride), ...)."""
     sums: list[Tensor | None] = [None] * len(outputs)
     branches = _branches(outputs)
     _add_zoomed(sums, x, [branch for branch in branches if branch.chain.zoomed], outputs)
     for stride in sorted({output.operators.stride for output in outputs}):
         plain = [branch for branch in branches if not branch.chain.zoomed]
-        _add_convolved(sums, x, [one for one in plain if outputs[one.output].operators.stride == stride], stride)
+        _add_plain(sums, x, [one for one in plain if outputs[one.output].operators.stride == stride], stride)
     for index, output in enumerate(outputs):
         for name in output.weights[0]:
             operator = output.operators.operator(name)
@@ -102,7 +101,7 @@ def run_cell(x: Tensor, outputs: Sequence[CellOutput]) -> list[Tensor]:
 
 
 def run_recomputed(x: Tensor, outputs: Sequence[CellOutput], run: RunCell = run_cell) -> list[Tensor]:
-    """As ``run``, but only ``x`` is saved for the backward pass, which runs the cell a second time."""
+    """Run a cell with activation checkpointing: only ``x`` is saved, the backward pass runs the cell again."""
     found: list[Tensor] = recomputed(lambda x: run(x, outputs), x, networks=[one.operators for one in outputs])
     return found
 
@@ -118,7 +117,7 @@ def _branches(outputs: Sequence[CellOutput]) -> list[_Branch]:
 
 
 def _run(x: Tensor, branches: Sequence[_Branch], stride: int) -> list[Tensor]:
-    """The weighted result of every branch."""
+    """The weighted output of every branch."""
     first = [branch.chain.layers[0] for branch in branches]
     widths = [branch.width for branch in branches]
     buffers = [layer.gradient_buffers.get("weight") for layer in first]
@@ -150,26 +149,26 @@ def _add_zoomed(
         return
     small: list[Tensor | None] = [None] * len(outputs)
     for out, branch in zip(_run(halve(x), branches, 1), branches, strict=True):
-        small[branch.output] = _plus(small[branch.output], out)
+        small[branch.output] = _add(small[branch.output], out)
     for index, total in enumerate(small):
         if total is not None:
             size = (x.shape[-2], x.shape[-1])
-            sums[index] = _plus(sums[index], total if outputs[index].operators.stride == 2 else resize(total, size))
+            sums[index] = _add(sums[index], total if outputs[index].operators.stride == 2 else resize(total, size))
 
 
-def _add_convolved(sums: list[Tensor | None], x: Tensor, branches: Sequence[_Branch], stride: int) -> None:
-    """Add the operators that convolve the map itself with a stride."""
+def _add_plain(sums: list[Tensor | None], x: Tensor, branches: Sequence[_Branch], stride: int) -> None:
+    """Add the operators that convolve ``x`` with this stride."""
     if branches:
         for out, branch in zip(_run(x, branches, stride), branches, strict=True):
-            sums[branch.output] = _plus(sums[branch.output], out)
+            sums[branch.output] = _add(sums[branch.output], out)
 
 
-def _plus(total: Tensor | None, x: Tensor) -> Tensor:
+def _add(total: Tensor | None, x: Tensor) -> Tensor:
     return x if total is None else total + x
 
 
 def weighted_sum(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """Sum of the maps, all of one shape, each times its scalar weight."""
+    """Sum of maps of equal shape, each multiplied by its scalar weight."""
     total = maps[0] * weights[0].to(maps[0].dtype)
     for x, weight in zip(maps[1:], weights[1:], strict=True):
         total = torch.addcmul(total, x, weight.to(x.dtype))  # one pass over memory instead of two

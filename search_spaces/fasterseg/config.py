@@ -1,4 +1,4 @@
-"""How FasterSeg's space is configured."""
+"""Configuration of FasterSeg's search space."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH_UP_TO_PIXELS = 200_000
 class NetworkConfig:
     """The supernet; the defaults are the paper's (section 4.2).
 
-    layers: L. scales: the downsample rates s. ratios: the expansion ratios X; a connection has ratio * scale channels.
+    layers: L. scales: downsampling rates s. ratios: expansion ratios X; a connection has ratio * scale channels.
     branches: b. student_ratio, teacher_ratio: expansion ratio of stem and head.
     """
 
@@ -44,7 +44,7 @@ class NetworkConfig:
         if len(set(self.operators)) != len(self.operators) or not self.operators:
             raise ValueError(f"operators {list(self.operators)}: expected at least one, each once")
         if self.branches > len(grid.scales):
-            raise ValueError(f"{self.branches} branches need as many scales, given {list(self.scales)}")
+            raise ValueError(f"{self.branches} branches need at least as many scales, given {list(self.scales)}")
         return self
 
     @property
@@ -55,7 +55,7 @@ class NetworkConfig:
 
 @config
 class BranchSelectionConfig:
-    """How branches are selected: by ACC * (LAT / T) ** w (Appendix B).
+    """Branch selection by ACC * (LAT / T) ** w (Appendix B).
 
     reference_ms: T. exponent: w.
     """
@@ -66,22 +66,21 @@ class BranchSelectionConfig:
 
 @config
 class FasterSegSearchConfig(SearchConfig):
-    """The two-level search of teacher and student; the defaults are the paper's.
+    """The bilevel search of teacher and student; the defaults are the paper's.
 
-    decoupling: how the latency's gradient is shared between alpha, beta and gamma (Eq. 3): "solved" from the table's
-        sensitivities, "none", or the three factors w1, w2, w3.
-    temperature: of the Gumbel-softmax.
-    operator_sampling: "mixed" runs all operators of a cell, weighted by alpha (Eq. 2). "single_path" draws one for each
-        cell and pass, by a straight-through Gumbel-softmax choice as for the ratios, and runs only that; validation
-        then takes the likeliest. The latency is the expectation over all of them either way.
-    recompute: save only what stems, cells and heads read for the backward pass, which runs them again: slower, less
-        memory.
-    pretrain_passes, search_passes: the passes of one weight step as ARCHITECTURE.WIDTH, the width being smallest,
-        largest, random, likeliest or sampled. (Appendix F wants the smallest, the largest and two random or one
-        sampled width; while pretraining, the teacher's pass is the one at the largest.)
-    batch_equal_passes: run passes of the same widths, such as teacher.largest and student.largest, as one batch, in
-        which each is normalised by its own statistics: faster where maps are small, more memory. null: where the crops
-        of a batch have at most 200 000 pixels in total.
+    decoupling: the factors of the latency's gradient for alpha, beta and gamma (Eq. 3): "solved" from the table's
+        sensitivities, "none", or three values w1, w2, w3.
+    temperature: softmax temperature of the Gumbel-softmax.
+    operator_sampling: "mixed" runs all operators of a cell, weighted by alpha (Eq. 2). "single_path" samples one
+        operator per cell and pass with a straight-through Gumbel-softmax, as for the ratios, and runs only this one;
+        validation then uses the most likely operators. In both cases the latency is the expectation over all operators.
+    recompute: activation checkpointing of stems, cells and heads: slower, less memory.
+    pretrain_passes, search_passes: the forward passes of one weight step as ARCHITECTURE.WIDTH; the width is smallest,
+        largest, random, likeliest or sampled. (Appendix F: the smallest, the largest and two random widths or one
+        sampled width. In pretraining, the teacher's pass is that at the largest width.)
+    batch_equal_passes: run passes of equal widths, such as teacher.largest and student.largest, as one batch, in which
+        each pass is normalised with its own statistics: faster for small maps, more memory. null: if the crops of a
+        batch have at most 200 000 pixels in total.
     """
 
     decoupling: Literal["solved", "none"] | tuple[_Factor, _Factor, _Factor] = "solved"
@@ -104,12 +103,12 @@ class FasterSegSearchConfig(SearchConfig):
 
     @property
     def keep_gradients(self) -> bool:
-        """Single paths leave most weights without a gradient: its memory is freed after every step."""
+        """Whether gradient memory is kept between steps; not with single paths, where most weights get no gradient."""
         return self.operator_sampling == "mixed"
 
     @property
     def batches_equal_passes(self) -> bool:
-        """``batch_equal_passes``, or what null stands for."""
+        """``batch_equal_passes``, with null resolved."""
         if self.batch_equal_passes is not None:
             return self.batch_equal_passes
         crop = self.augmentation.crop
@@ -120,9 +119,9 @@ class FasterSegSearchConfig(SearchConfig):
 class FasterSegConfig:
     """A preset of this space.
 
-    task: what its networks are for.
-    latency_target_ms: the latency that the derived student is to have by the table, within 5 %, from either side; null
-        leaves it to the paper's fixed lambda (``search.latency_weight``).
+    task: input size and classes.
+    latency_target_ms: target, within 5 %, for the predicted latency of the derived student; null: no target, but the
+        paper's fixed lambda (``search.latency_weight``).
     """
 
     space: Literal["fasterseg"]

@@ -1,4 +1,4 @@
-"""The head side of the supernet: the steps up of every branch and a classifier for every combination of branches."""
+"""The decoder of the supernet: the fusions of every branch, and a head for every combination of branches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dnas.ops.recomputation import recomputed
 
 
 class SuperFuse(nn.Module):
-    """:class:`~dnas.networks.multi_branch.Fuse` with a variable number of channels left behind at the finer scale."""
+    """:class:`~dnas.networks.multi_branch.Fuse` with a variable number of skip channels at the finer scale."""
 
     def __init__(self, coarse_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class SuperFuse(nn.Module):
         return fused
 
     def extract(self, skip_channels: int) -> Fuse:
-        """The plain step for a path that leaves ``skip_channels`` channels behind."""
+        """The plain fusion for ``skip_channels`` channels, with copied weights."""
         plain = Fuse(self.reduce.conv.in_channels, skip_channels, self.out_channels).to(self.merge.weight)
         plain.reduce.load_state_dict(self.reduce.state_dict())
         reduced = range(self.skip_channels, self.skip_channels + self.out_channels)
@@ -40,7 +40,7 @@ class SuperFuse(nn.Module):
 
 
 class SuperEnds(nn.Module):
-    """Steps up and heads at one expansion ratio."""
+    """Fusions and heads at one expansion ratio."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class SuperEnds(nn.Module):
         recompute: bool = False,
         combinations: Sequence[tuple[int, ...]] | None = None,
     ) -> dict[tuple[int, ...], Tensor]:
-        """Last maps by branch scale, maps left behind by (branch, scale) -> logits by combination.
+        """Final maps by branch scale, and skip maps by (branch, scale) -> logits by combination.
 
         They are of ``size``, without it of 1/8. ``recompute``: keep only the maps that the steps up and the heads read.
         ``combinations``: those to compute, by default all.
@@ -91,7 +91,7 @@ class SuperEnds(nn.Module):
         return logits
 
     def fuse(self, branch: int, scale: int) -> SuperFuse:
-        """The step of ``branch`` up to ``scale``."""
+        """The fusion of ``branch`` at ``scale``."""
         return cast("SuperFuse", self.fuses[f"{branch}_{scale}"])
 
     def head(self, combination: tuple[int, ...]) -> Head:

@@ -1,9 +1,9 @@
-"""The expected latency of a sample: exact, differentiable, and decoupled by what it depends on.
+"""The expected latency of a sample: exact, differentiable, with gradients decoupled by granularity.
 
-The expectation runs over the discrete networks that a sample describes: every cell draws its operator from alpha, its
-predecessor from beta, every connection its width from gamma, independently. Within one operator it is a bilinear
-form of the widths' probabilities and a slice of the table; along the layers a recursion over the expected time to
-reach a cell; over several branches the sum less the expected time that they share.
+The expectation is over the discrete networks that a sample describes: operators are sampled from alpha, predecessors
+from beta and widths from gamma, independently. The expectation of one operator is a bilinear form of the widths'
+probabilities and a slice of the table. Along the layers it is a recursion over the expected latency up to a cell. For
+several branches it is the sum over the branches minus the expected latency of their shared prefixes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Lookup = Callable[[OperatorSpec], float]
 
 @dataclass(frozen=True)
 class DecoupledWeights:
-    """Factors on the gradient of the latency towards alpha, beta and gamma: w1, w2, w3 of FasterSeg Eq. 3."""
+    """Factors of the latency's gradient with respect to alpha, beta and gamma: w1, w2, w3 of FasterSeg Eq. 3."""
 
     alpha: float = 1.0
     beta: float = 1.0
     gamma: float = 1.0
 
     def scale(self, sample: Sample) -> Sample:
-        """The same sample, passing back each gradient times its factor."""
+        """The same sample, whose gradients are multiplied by the factors in the backward pass."""
         return dataclasses.replace(
             sample,
             alpha=tuple(_scale_gradient(x, self.alpha) for x in sample.alpha),
@@ -58,7 +58,7 @@ class Sensitivities:
     def balanced(self) -> DecoupledWeights:
         """The weights that balance them: w1 dO = w2 ds = w3 dX with w1 + w2 + w3 = 1 (FasterSeg section 3.2).
 
-        A granularity that hardly matters would take all the weight: it counts as at least 1/2000 of the largest.
+        Sensitivities are at least 1/2000 of the largest; otherwise a near-zero one would take all the weight.
         """
         values = [self.operator, self.scale, self.ratio]
         floor = max(values) / 2000
@@ -69,7 +69,7 @@ class Sensitivities:
 
 
 class ExpectedLatency:
-    """Prices of all cells, stems, steps up and heads, as tensors; calling it gives the expectation of a sample."""
+    """Latencies of all cells, stems, fusions and heads as tensors; calling it returns a sample's expected latency."""
 
     def __init__(self, plan: NetworkPlan, lookup: Lookup) -> None:
         self.plan = plan
@@ -91,27 +91,27 @@ class ExpectedLatency:
         self._stem_fuse = lookup(fuse_signature(8 * end_ratio, 8, end_ratio, size)) if len(grid.scales) > 1 else 0.0
 
     def _cell_prices(self, level: int, stride: int, first: bool, last: bool, lookup: Lookup) -> Tensor:
-        """(operators, in ratios, out ratios) ms; one in ratio at the stem and one out ratio at the head."""
+        """(operators, input ratios, output ratios) ms; one input ratio at the stem, one output ratio at the head."""
         plan, scale = self.plan, self.plan.grid.scales[level]
         ins = (plan.end_ratio,) if first else plan.ratios
         outs = (plan.end_ratio,) if last else plan.ratios
 
         def price(operator: str, a: int, b: int) -> float:
             if operator == "skip" and stride == 1:
-                return 0.0  # left out of the derived network
+                return 0.0  # removed from the derived network
             return lookup(cell_signature(operator, a * scale, b * scale * stride, scale, stride, plan.image_size))
 
         return torch.tensor([[[price(name, a, b) for b in outs] for a in ins] for name in plan.operators])
 
     def __call__(self, sample: Sample, weights: DecoupledWeights | None = None) -> dict[tuple[int, ...], Tensor]:
-        """Expected ms of the network of every combination of branches; ``weights`` scale only the gradients."""
+        """Expected latency in ms for every combination of branches; ``weights`` only scale the gradients."""
         if weights is not None:
             sample = weights.scale(sample)
         grid, last = self.plan.grid, self.plan.grid.last
         finer = finer_probabilities(sample.beta, grid)
-        reach = self._reach(sample, finer)
+        prefix = self._prefix_latency(sample, finer)
         single = {
-            level: reach[last][level] + self._cell(sample, level, last, 1) + self._climb(sample, finer, level)
+            level: prefix[last][level] + self._cell(sample, level, last, 1) + self._fusion_latency(sample, finer, level)
             for level in grid.levels
         }
         result = {}
@@ -119,20 +119,20 @@ class ExpectedLatency:
             levels = [grid.level_of(scale) for scale in combination]
             total = self.stem + self.head + torch.stack([single[level] for level in levels]).sum()
             for fine, coarse in itertools.pairwise(levels):
-                # Walks along the grid cannot cross, so that only neighbours share cells that nobody else shares.
-                met = meetings(finer, fine, coarse, grid)
-                total = total - torch.stack([(m * r).sum() for m, r in zip(met, reach, strict=True)]).sum()
+                # Paths in the grid cannot cross, so subtracting the prefix shared by each adjacent pair is exact.
+                shared = meetings(finer, fine, coarse, grid)
+                total = total - torch.stack([(m * r).sum() for m, r in zip(shared, prefix, strict=True)]).sum()
             result[combination] = total
         return result
 
     def _connection(self, sample: Sample, level: int, layer: int) -> Tensor:
-        """Probabilities of the widths into a cell; certainty for the stem's output."""
+        """Probabilities of the widths of the connection into a cell; the stem's output has one width."""
         if layer == 0:
             return sample.gamma[0].new_ones(1)
         return sample.gamma[level][self.plan.grid.gamma_row(level, layer)]
 
     def _cell(self, sample: Sample, level: int, layer: int, stride: int) -> Tensor:
-        """Expected ms of the operator of one cell."""
+        """Expected latency in ms of one cell's operator."""
         grid = self.plan.grid
         is_last = layer == grid.last
         prices = self._cells[level, stride, layer == 0, is_last].to(sample.alpha[0])
@@ -141,8 +141,8 @@ class ExpectedLatency:
         alpha = sample.alpha[level][grid.alpha_row(level, layer)]
         return torch.einsum("k,i,kio,o->", alpha, source, prices, target)
 
-    def _reach(self, sample: Sample, finer: Sequence[Tensor]) -> list[Tensor]:
-        """For every layer, (levels,) expected ms from the stem's output to the input of each cell.
+    def _prefix_latency(self, sample: Sample, finer: Sequence[Tensor]) -> list[Tensor]:
+        """Expected latency in ms from the stem's output to the input of each cell: (levels,) for every layer.
 
         T(j, l) = b0 [T(j-1, l-1) + down(j-1, l-1)] + b1 [T(j, l-1) + keep(j, l-1)].
         """
@@ -163,8 +163,8 @@ class ExpectedLatency:
             layers.append(torch.stack(row))
         return layers
 
-    def _climb(self, sample: Sample, finer: Sequence[Tensor], level: int) -> Tensor:
-        """Expected ms of the steps up of the branch that ends at ``level``."""
+    def _fusion_latency(self, sample: Sample, finer: Sequence[Tensor], level: int) -> Tensor:
+        """Expected latency in ms of the fusions of the branch that ends at ``level``."""
         grid = self.plan.grid
         total = sample.alpha[0].new_zeros(())
         if not level:
@@ -183,7 +183,7 @@ class ExpectedLatency:
         return total
 
     def sensitivities(self) -> Sensitivities:
-        """How much each granularity moves the latency, the others uniform; the mean over the branch combinations."""
+        """The sensitivity of the latency to each granularity, averaged over the combinations of branches."""
         plan = self.plan
 
         def spread(samples: Sequence[Sample]) -> float:
@@ -205,7 +205,7 @@ def uniform_sample(
     gamma: int | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Sample:
-    """The sample in which all is equally likely, but for the choice given for a whole granularity."""
+    """The sample with uniform probabilities, except for granularities with a given choice, which are one-hot."""
     grid = plan.grid
 
     def table(rows: int, columns: int, choice: int | None) -> Tensor:

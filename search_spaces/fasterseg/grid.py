@@ -1,9 +1,9 @@
-"""The grid of cells of a multi-resolution supernet: which cells exist, what feeds them, and which logits they own.
+"""The grid of cells of a multi-resolution supernet, and the rows of its logit tables.
 
-A cell stands at a *level* j (downsample rate ``scales[j]``) and a layer l, counted from 0, with l >= j because every
-level needs one downsampling step more. The *connection* into a cell carries one searched width. Rows of logit tables:
-alpha of level j has a row per layer from j, beta per layer from j + 1 (the first cell of a level has only one
-predecessor), gamma per layer from max(1, j) (the stem, not a searched width, feeds layer 0).
+A cell has a *level* j (downsampling rate ``scales[j]``) and a layer l, counted from 0, with l >= j because each level
+needs one more downsampling step. The *connection* into a cell has one searched width. Rows of the tables of level j:
+alpha has a row per layer from j, beta per layer from j + 1 (the first cell of a level has only one predecessor), gamma
+per layer from max(1, j) (the width of the stem, the input of layer 0, is not searched).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import combinations
 
 @dataclass(frozen=True)
 class Grid:
-    """``layers`` cells deep, with the downsample rates ``scales``, each twice the one before, the first being 8."""
+    """A grid of ``layers`` layers and downsampling rates ``scales``: 8, 16, ..., each twice the one before."""
 
     layers: int
     scales: tuple[int, ...] = (8, 16, 32)
@@ -23,7 +23,7 @@ class Grid:
     def __post_init__(self) -> None:
         expected = tuple(8 * 2**j for j in range(len(self.scales)))
         if not self.scales or self.scales != expected:
-            raise ValueError(f"scales {self.scales} are not 8 and its doubles in order, such as (8, 16, 32)")
+            raise ValueError(f"scales {self.scales}: expected 8, each next one doubled, such as (8, 16, 32)")
         if self.layers < len(self.scales):
             raise ValueError(
                 f"{self.layers} layers cannot reach {len(self.scales)} scales, use at least one layer each"
@@ -36,11 +36,11 @@ class Grid:
 
     @property
     def last(self) -> int:
-        """The last layer, whose cells feed the head."""
+        """Index of the last layer, whose cells are the inputs of the head."""
         return self.layers - 1
 
     def cells(self) -> Iterator[tuple[int, int]]:
-        """All (level, layer), in the order in which a forward pass visits them."""
+        """All (level, layer), in the order of a forward pass."""
         return ((level, layer) for layer in range(self.layers) for level in self.levels if layer >= level)
 
     def alpha_rows(self, level: int) -> int:
@@ -68,9 +68,9 @@ class Grid:
         return layer - max(1, level)
 
     def level_of(self, scale: int) -> int:
-        """The level of a downsample rate."""
+        """The level of a downsampling rate."""
         return self.scales.index(scale)
 
     def branch_combinations(self, branches: int) -> tuple[tuple[int, ...], ...]:
-        """All choices of ``branches`` final downsample rates, such as ((8, 16), (8, 32), (16, 32))."""
+        """All combinations of ``branches`` final downsampling rates, such as ((8, 16), (8, 32), (16, 32))."""
         return tuple(combinations(self.scales, branches))

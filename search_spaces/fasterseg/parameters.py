@@ -1,4 +1,4 @@
-"""Architecture parameters, and the samples of them that a supernet runs and a latency model prices."""
+"""Architecture parameters, and their samples, the input of a supernet and of a latency model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from search_spaces.fasterseg.grid import Grid
 
 @dataclass(frozen=True)
 class Sample:
-    """One draw of an architecture, immutable: what ``supernet(images, sample)`` needs.
+    """A sample of an architecture, immutable: the argument of ``supernet(images, sample)``.
 
-    Every tuple has an entry a level of the grid. ``alpha``: (cells, operators) weights of the operators. ``beta``:
-    (cells, 2) weights of the predecessors, finer first. ``gamma``: (connections, ratios) probabilities of the
-    expansion ratios, which price the sample. ``choice``: the index of the ratio that each connection runs with.
-    ``gate``: (connections,) ones that carry the straight-through gradient of the choice back to gamma, or None.
-    ``end_ratio``: expansion ratio of stem and head.
-    ``operators``: with single-path sampling the index of the one operator that each cell runs, else None: all of
-    them, weighted by alpha. ``operator_gate``: (cells,) ones for that choice as ``gate`` is for the ratio's, or None.
-    Either way alpha prices the sample.
+    Every tuple has one entry per level of the grid. ``alpha``: (cells, operators) weights of the operators. ``beta``:
+    (cells, 2) weights of the predecessors, the finer one first. ``gamma``: (connections, ratios) probabilities of the
+    expansion ratios, for the expected latency. ``choice``: index of the sampled ratio of each connection. ``gate``:
+    (connections,) ones with the straight-through gradient of the choice to gamma, or None. ``end_ratio``: expansion
+    ratio of stem and head. ``operators``: index of the sampled operator of each cell with single-path sampling; None:
+    all operators run, weighted by alpha. ``operator_gate``: (cells,) ones with the straight-through gradient of the
+    sampled operators to alpha, or None. The expected latency always depends on all of alpha.
     """
 
     alpha: tuple[Tensor, ...]
@@ -39,14 +38,14 @@ class Sample:
     operator_gate: tuple[Tensor, ...] | None = None
 
     def operator_weights(self, level: int, row: int) -> dict[int, Tensor | None]:
-        """The operators that run in the cell of ``row`` in alpha, by index, with their weights; None is 1."""
+        """The weights of the operators that run in the cell with ``row`` in alpha, by index; None is 1."""
         if self.operators is None:
             return dict(enumerate(self.alpha[level][row].unbind()))
         gate = None if self.operator_gate is None else self.operator_gate[level][row]
         return {self.operators[level][row]: gate}
 
     def map_weights(self, function: Callable[[Tensor], Tensor]) -> Sample:
-        """A sample whose alpha, beta and gamma are each passed through ``function``."""
+        """A copy with ``function`` applied to each tensor of alpha, beta and gamma."""
         return dataclasses.replace(
             self,
             alpha=tuple(map(function, self.alpha)),
@@ -56,11 +55,11 @@ class Sample:
 
 
 class ArchitectureParameters(nn.Module):
-    """The logits of one architecture (FasterSeg Appendix D): alpha, beta and, where widths are searched, gamma.
+    """The logits of one architecture (FasterSeg Appendix D): alpha, beta and, if widths are searched, gamma.
 
     ``alpha``: operators, O in Eq. 2. ``beta``: predecessors in Eq. 1, i.e. where to downsample. ``gamma``: expansion
-    ratios, chi in Eq. 2. The teacher has ``search_ratios=False``: it always takes the widest ratio (section 3.3).
-    Logits start near zero (``noise`` times a normal draw), so that nothing is preferred.
+    ratios, chi in Eq. 2. The teacher has ``search_ratios=False``: it always uses the widest ratio (section 3.3).
+    Logits are initialised with a normal distribution of standard deviation ``noise``, so that no choice is preferred.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class ArchitectureParameters(nn.Module):
         self.gamma = nn.ParameterList([logits(grid.gamma_rows(level), columns) for level in levels])
 
     def named_logits(self) -> dict[str, Tensor]:
-        """Every table of logits under the name ``alpha_SCALE``, ``beta_SCALE`` or ``gamma_SCALE``, detached."""
+        """All tables of logits, named ``alpha_SCALE``, ``beta_SCALE`` or ``gamma_SCALE``, detached."""
         tables = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
         return {
             f"{kind}_{scale}": table.detach().clone()
@@ -98,7 +97,7 @@ class ArchitectureParameters(nn.Module):
 
     @torch.no_grad()
     def load_logits(self, logits: dict[str, Tensor]) -> None:
-        """Set the logits from :meth:`named_logits`; a missing name or wrong shape is a :class:`UserError`."""
+        """Set the logits from :meth:`named_logits`; raises :class:`UserError` for a missing name or a wrong shape."""
         for name, current in self.named_logits().items():
             given = logits.get(name)
             if given is None or given.shape != current.shape:
@@ -108,9 +107,9 @@ class ArchitectureParameters(nn.Module):
             getattr(self, kind)[self.grid.level_of(int(scale))].copy_(given)
 
     def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Sample:
-        """Softmax of alpha and beta; a hard straight-through Gumbel-softmax choice of gamma (Appendix C).
+        """Softmax of alpha and beta, hard straight-through Gumbel-softmax of gamma (Appendix C).
 
-        Where widths are not searched, the widest.
+        The widest ratios if widths are not searched.
         """
         if not self.search_ratios:
             return self.at_width("largest")
@@ -118,38 +117,38 @@ class ArchitectureParameters(nn.Module):
         return self._with_choice(choices, gates)
 
     def with_operators(self, sample: Sample, generator: torch.Generator, temperature: float = 1.0) -> Sample:
-        """``sample`` with one operator a cell, a hard straight-through Gumbel-softmax choice of alpha.
+        """``sample`` with one operator per cell, by hard straight-through Gumbel-softmax of alpha.
 
-        The gradient is that of the entry of the softmax that was chosen: of the operators that do not run nothing is
-        known (GDAS, Dong and Yang 2019, section 3.2).
+        The gradient is that of the sampled entry of the softmax alone, because the other operators do not run (GDAS,
+        Dong and Yang 2019, section 3.2).
         """
         operators, gates = gumbel_choices(self.alpha, generator, temperature)
         return dataclasses.replace(sample, operators=operators, operator_gate=gates)
 
     def with_likeliest_operators(self, sample: Sample) -> Sample:
-        """``sample`` with the likeliest operator of every cell alone."""
+        """``sample`` with only the most likely operator of every cell."""
         operators = tuple(tuple(table.argmax(dim=-1).tolist()) for table in self.alpha)
         return dataclasses.replace(sample, operators=operators, operator_gate=None)
 
     def at_width(self, width: str, generator: torch.Generator | None = None) -> Sample:
-        """The sample with every ratio ``"smallest"``, ``"largest"``, ``"likeliest"`` or ``"random"`` (uniform)."""
+        """A sample with all ratios ``"smallest"``, ``"largest"``, ``"likeliest"`` or ``"random"`` (uniform)."""
         count = len(self.ratios)
         choices: list[tuple[int, ...]] = []
         for level in self.grid.levels:
             rows = self.grid.gamma_rows(level)
             if width == "random":
-                drawn = torch.randint(count, (rows,), generator=generator).tolist()
+                indices = torch.randint(count, (rows,), generator=generator).tolist()
             elif width == "likeliest" and self.search_ratios:
-                drawn = self.gamma[level].argmax(dim=-1).tolist()
+                indices = self.gamma[level].argmax(dim=-1).tolist()
             elif width in ("smallest", "largest", "likeliest"):
-                drawn = [0 if width == "smallest" else count - 1] * rows
+                indices = [0 if width == "smallest" else count - 1] * rows
             else:
-                raise ValueError(f"width {width!r} is none of smallest, largest, likeliest, random")
-            choices.append(tuple(drawn))
+                raise ValueError(f"width {width!r}: expected smallest, largest, likeliest or random")
+            choices.append(tuple(indices))
         return self._with_choice(choices, None)
 
     def gamma_probabilities(self) -> tuple[Tensor, ...]:
-        """(connections, ratios) a level; certainty of the widest where widths are not searched."""
+        """(connections, ratios) per level; one-hot at the widest ratio if widths are not searched."""
         if self.search_ratios:
             return tuple(F.softmax(table, dim=-1) for table in self.gamma)
         widest = F.one_hot(torch.tensor(len(self.ratios) - 1), len(self.ratios))

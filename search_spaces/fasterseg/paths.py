@@ -1,8 +1,8 @@
-"""Probabilities of the paths that a branch takes through the grid.
+"""Probabilities of the paths of branches through the grid.
 
-Every cell picks one predecessor: the cell of the finer level (beta's first column) or of its own level. Followed
-backwards from its last cell, a branch is then a random walk towards the stem. All functions are differentiable in
-beta and exact; walks of several branches coalesce in the first cell that they share.
+Every cell samples one predecessor: the cell of the finer level (beta's first column) or that of its own level. So a
+branch, from its last cell backwards, is a random walk to the stem. The walks of two branches coalesce in the first cell
+that they share. All functions are exact and differentiable with respect to beta.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from search_spaces.fasterseg.grid import Grid
 
 
 def finer_probabilities(beta: Sequence[Tensor], grid: Grid) -> list[Tensor]:
-    """For every layer, (levels,) probabilities that a cell reads the finer level.
+    """Probabilities that a cell reads the finer level: (levels,) for every layer.
 
-    0 for level 0, which has no finer one, and 1 for the first cell of every other level, which has no other.
+    0 at level 0, which has no finer level; 1 for the first cell of every other level, which has no other predecessor.
     """
     reference = beta[-1] if len(beta) > 1 else torch.zeros(())
     zero, one = reference.new_zeros(()), reference.new_ones(())
@@ -35,7 +35,7 @@ def finer_probabilities(beta: Sequence[Tensor], grid: Grid) -> list[Tensor]:
 
 
 def visits(finer: Sequence[Tensor], level: int, grid: Grid) -> list[Tensor]:
-    """For every layer, (levels,) probabilities that the branch ending at ``level`` passes each cell."""
+    """Probabilities that the branch ending at ``level`` visits each cell: (levels,) for every layer."""
     current = torch.nn.functional.one_hot(torch.tensor(level), len(grid.scales)).to(finer[-1])
     layers = [current]
     for layer in range(grid.last, 0, -1):
@@ -47,14 +47,14 @@ def visits(finer: Sequence[Tensor], level: int, grid: Grid) -> list[Tensor]:
 
 
 def downsampling(finer: Sequence[Tensor], visited: Sequence[Tensor], level: int) -> list[Tensor]:
-    """For every layer from 1, the probability that the branch enters ``level`` there, coming from the finer level."""
+    """The probability, for every layer from 1, that the branch enters ``level`` there from the finer level."""
     return [v[level] * f[level] for v, f in zip(visited[1:], finer[1:], strict=True)]
 
 
 def meetings(finer: Sequence[Tensor], fine: int, coarse: int, grid: Grid) -> list[Tensor]:
-    """For every layer, (levels,) probabilities that two branches first share a cell there, walking backwards.
+    """Probabilities that each cell is the last shared cell of two branches: (levels,) for every layer.
 
-    The branches end at the levels ``fine`` < ``coarse``. Before that cell, towards the stem, they are one.
+    The branches end at the levels ``fine`` < ``coarse``. From the stem to that cell they have the same path.
     """
     size = len(grid.scales)
     apart = finer[-1].new_zeros(size, size)

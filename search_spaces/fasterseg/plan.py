@@ -1,4 +1,4 @@
-"""What the multi-resolution networks of one architecture have in common."""
+"""The fixed properties of the networks of one architecture."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from search_spaces.fasterseg.grid import Grid
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """What searched logits are over, and what derived networks are for.
+    """The choices of one architecture's search, and the task of its networks.
 
-    ``ratios``: the searched expansion ratios. ``branches``: their number. ``image_size``: (height, width) in pixels.
-    ``end_ratio``: the expansion ratio of stem and head.
+    ``ratios``: searched expansion ratios. ``branches``: number of branches. ``image_size``: (height, width) in pixels.
+    ``end_ratio``: expansion ratio of stem and head.
     """
 
     grid: Grid
@@ -24,5 +24,5 @@ class NetworkPlan:
     end_ratio: int
 
     def combinations(self) -> tuple[tuple[int, ...], ...]:
-        """The choices of final downsample rates."""
+        """The combinations of final downsampling rates."""
         return self.grid.branch_combinations(self.branches)

@@ -1,4 +1,4 @@
-"""FasterSeg's problem: teacher and student architectures over the weights of one multi-resolution supernet."""
+"""FasterSeg's search problem: teacher and student architectures that share the weights of one supernet."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WIDTHS = ("smallest", "largest", "random", "likeliest", "sampled")
 
 
 class CoSearch:
-    """Two (or more) sets of architecture parameters, one supernet; see :class:`~dnas.search.problem.SearchProblem`.
+    """Co-search of two or more architectures over one supernet; a :class:`~dnas.search.problem.SearchProblem`.
 
-    ``latencies`` prices every architecture; only those named in ``constrained`` are pulled towards low latency
-    (FasterSeg section 3.3: the student, not the teacher), with gradients shared by ``decoupled`` (Eq. 3).
+    ``latencies``: expected latency of each architecture. Only architectures in ``constrained`` have a latency term in
+    their loss (FasterSeg section 3.3: the student, not the teacher); ``decoupled`` scales its gradients (Eq. 3).
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class CoSearch:
         recompute: bool = False,
         batch_equal_passes: bool = False,
     ) -> None:
-        """``single_path``: one operator a cell and pass. ``recompute``: run everything again in the backward pass.
+        """``single_path``: sample one operator per cell and pass. ``recompute``: activation checkpointing.
 
-        ``batch_equal_passes``: weight passes of the same widths run as one batch
+        ``batch_equal_passes``: run weight passes of equal widths as one batch
         (:meth:`MultiResolutionSupernet.forward_batched`).
         """
         self.supernet, self._architectures = supernet, dict(architectures)
@@ -69,32 +69,32 @@ class CoSearch:
         return name, width
 
     def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
-        """One pass for each entry of the phase's list; with ``batch_equal_passes`` equal ones are merged."""
+        """One pass per entry of the phase's list; with ``batch_equal_passes`` equal ones are merged."""
         with torch.no_grad():
-            drawn = [
+            passes = [
                 self._sampled(name, generator)
                 if width == "sampled"
                 else self._pass(name, self._architectures[name].at_width(width, generator), generator)
                 for name, width in self.passes[phase]
             ]
-        return merged(drawn) if self.batch_equal_passes else drawn
+        return merged(passes) if self.batch_equal_passes else passes
 
     def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
-        """One sampled pass for every architecture, those that search their widths first."""
-        drawn = [self._sampled(name, generator) for name in self._architectures]
-        return sorted(drawn, key=lambda one: not self._architectures[one.architecture].search_ratios)
+        """One sampled pass per architecture, those with searched widths first."""
+        passes = [self._sampled(name, generator) for name in self._architectures]
+        return sorted(passes, key=lambda one: not self._architectures[one.architecture].search_ratios)
 
     def _sampled(self, name: str, generator: torch.Generator) -> Pass:
         return self._pass(name, self._architectures[name].sample(generator, self.temperature), generator)
 
     def _pass(self, name: str, sample: Sample, generator: torch.Generator) -> Pass:
-        """The pass of a sample, with operators drawn where one runs at a time."""
+        """The pass of a sample, with sampled operators in single-path search."""
         if self.single_path:
             sample = self._architectures[name].with_operators(sample, generator, self.temperature)
         return Pass(name, sample)
 
     def validation_passes(self) -> Mapping[str, Pass]:
-        """Every architecture at its likeliest widths, and likeliest operators where one runs at a time."""
+        """Every architecture at its most likely widths, in single-path search also with its most likely operators."""
         passes = {}
         with torch.no_grad():
             for name in self._architectures:
@@ -104,7 +104,7 @@ class CoSearch:
         return passes
 
     def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
-        """Logits at 1/8 by combination of branches, such as ``8_32``."""
+        """Logits at 1/8 by combination of branches, such as ``8_32``; ``0.8_32`` and so on for merged passes."""
         if isinstance(forward.sample, Sample):
             logits = self.supernet(images, forward.sample, self.run_cell, recompute=self.recompute, full_size=False)
             return {combination_name(scales): value for scales, value in logits.items()}
@@ -118,14 +118,14 @@ class CoSearch:
         }
 
     def latency(self, forward: Pass) -> Tensor | None:
-        """Mean over the combinations of branches."""
+        """The expected latency in ms, averaged over the combinations of branches; None if not constrained."""
         if forward.architecture not in self.constrained:
             return None
         latency = self.latencies[forward.architecture](forward.sample, self.decoupled)
         return torch.stack(list(latency.values())).mean()
 
     def monitor(self) -> dict[str, Any]:
-        """Entropies, share of skips, mean ratio (and its range) and expected latencies of every architecture."""
+        """Entropies, share of skips, mean ratio, ratio range and expected latency of every architecture."""
         record: dict[str, Any] = {"latency_ms": {}, "entropy": {}, "skip_share": {}, "mean_ratio": {}}
         choices = [ratio for parameters in self._architectures.values() for ratio in parameters.ratios]
         record["ratio_range"] = [min(choices), max(choices)]
@@ -149,7 +149,7 @@ class CoSearch:
         return record
 
     def logits(self) -> dict[str, Tensor]:
-        """``student.alpha_8`` and so on."""
+        """The logits, named ``student.alpha_8`` and so on."""
         return {
             f"{name}.{table}": values
             for name in self._architectures
@@ -158,7 +158,7 @@ class CoSearch:
 
 
 def merged(passes: Sequence[Pass]) -> list[Pass]:
-    """Merge passes that can share a batch into one, whose sample is a tuple of theirs, in the place of the first."""
+    """Merge passes that can run as one batch; the merged sample is a tuple of samples, at the position of the first."""
     groups: list[list[Pass]] = []
     for one in passes:
         equal = next((group for group in groups if can_batch(group[0].sample, one.sample)), None)

@@ -1,8 +1,8 @@
-"""FasterSeg's published latency table: reading its pickle without trusting it, and naming its entries as we do.
+"""Import of FasterSeg's published latency table: safe reading of its pickle, and conversion of its entries.
 
-The file is a NumPy array file that holds one pickled ``dict``, entry name -> ms. An entry is a layer of the published
-code, with its input's height and width and its channels in the name. The cells' operators are ours under other names;
-stem, steps up and head are sums of entries (:func:`published_entries`).
+The file is a NumPy array file with one pickled ``dict``, entry name -> ms. An entry is a layer of the published code;
+its name contains the input's height and width and the channels. The operators of cells only have other names here;
+stem, fusions and head are sums of entries (:func:`published_entries`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dnas.latency.table import LatencyTable
 from dnas.latency.table_file import LARGEST_MS
 
 PUBLISHED_DEVICE = "NVIDIA GeForce GTX 1080 Ti"
-"""What the authors measured their table on (FasterSeg section 4.1)."""
+"""The device of the authors' measurements (FasterSeg section 4.1)."""
 
 _SOFTWARE = {"tensorrt": "5.1.5", "cuda": "10.0", "cudnn": "7"}
 _OPERATORS = {
@@ -45,26 +45,26 @@ _NAMES = tuple(
 )
 _NOTES = (
     "Published with FasterSeg and imported, not measured here. Device, TensorRT, CUDA and cuDNN versions are those "
-    "that the paper's section 4.1 names. Unknown, because the file records none of it: device memory (0), driver, "
-    "clocks, threads (0), cache, date, seconds, repetitions and rounds (1 each), percentiles (equal to the latency). "
-    "The entries stem, fuse and head are sums of entries of single layers; fuse prices its two convolutions, not the "
-    "upsampling and the concatenation between them, and head not the upsampling of the logits to the image."
+    "given in section 4.1 of the paper. Unknown, because not recorded in the file: device memory (0), driver, clocks, "
+    "threads (0), cache, date, seconds, repetitions and rounds (1 each), percentiles (equal to the latency). The "
+    "entries stem, fuse and head are sums of entries of single layers; fuse contains its two convolutions, but not the "
+    "upsampling and concatenation between them, and head does not contain the upsampling of the logits to the image."
 )
 
 
 def import_published_table(path: str | Path, *, device_name: str = PUBLISHED_DEVICE) -> LatencyTable:
-    """The table of a published ``latency_lookup_table.npy``, under our keys.
+    """The table of a published ``latency_lookup_table.npy``, with our operator signatures.
 
-    Only a plain dict of names and numbers is read out of the pickle, nothing in it is executed. Anything else raises
-    :class:`UserError`: a file that is damaged or asks for other types, a name that is unknown or stands for nothing, a
-    latency that is not a positive number. ``device_name`` is for tables that the published code wrote elsewhere.
+    Only a plain dict of names and numbers is read from the pickle; nothing in it is executed. Raises
+    :class:`UserError` for a damaged file, other types, an unknown or invalid name, and a latency that is not a positive
+    number. ``device_name``: for tables measured with the published code on another device.
     """
     raw = read_pickled_dict(path)
     latencies: dict[OperatorSpec, float] = {}
     for name, value in raw.items():
         spec = _spec(path, name)
         if spec in latencies:
-            raise UserError(f"{path}: the entry {_short(name)} stands there twice, under two names")
+            raise UserError(f"{path}: the entry {_short(name)} occurs twice, under two names")
         latencies[spec] = _milliseconds(path, name, value)
     entries = latencies | published_entries(latencies, str(path))
     size = _image_size(latencies, str(path))
@@ -93,10 +93,10 @@ def import_published_table(path: str | Path, *, device_name: str = PUBLISHED_DEV
 
 
 def published_entries(latencies: Mapping[OperatorSpec, float], source: str = "table") -> dict[OperatorSpec, float]:
-    """Our stems, steps up and heads as sums of single layers: whatever the layers suffice for.
+    """Our stems, fusions and heads as sums of single layers, as far as all their layers are in the table.
 
     stem: a 3x3 ConvNorm of stride 2 on the image and two conv x2 of stride 2. fuse: a 1x1 ConvNorm on the coarser map
-    and a 3x3 ConvNorm on the concatenation. head: ff and head on the concatenated branches, one to three.
+    and a 3x3 ConvNorm on the concatenation. head: ff and head on one to three concatenated branches.
     """
     size = _image_size(latencies, source)
     composed: dict[OperatorSpec, float] = {}
@@ -168,14 +168,13 @@ def _image_size(latencies: Mapping[OperatorSpec, float], source: str) -> tuple[i
     if len(sizes) != 1:
         given = ", ".join(f"{height}x{width}" for height, width in sorted(sizes)) or "none"
         raise UserError(
-            f"{source}: the image size is that of its entries ConvNorm_H.._W.._Cin3_.._stride2, found {given}, "
-            "expected one size"
+            f"{source}: expected entries ConvNorm_H.._W.._Cin3_.._stride2 of exactly one image size, found {given}"
         )
     return sizes.pop()
 
 
 def _end_ratios(latencies: Mapping[OperatorSpec, float], size: tuple[int, int]) -> list[int]:
-    """Ratios of stem and head: a stem begins with 4 channels per unit of its ratio."""
+    """Ratios of stem and head: the first convolution of a stem has 4 * ratio channels."""
     widths = {spec.out_channels for spec in _stems(latencies) if spec.inputs[0][1:] == size}
     return sorted(width // 4 for width in widths if width % 4 == 0)
 
@@ -183,7 +182,7 @@ def _end_ratios(latencies: Mapping[OperatorSpec, float], size: tuple[int, int]) 
 def _spec(path: str | Path, name: str) -> OperatorSpec:
     match = next((found for pattern in _NAMES if (found := pattern.fullmatch(name))), None)
     if match is None:
-        raise UserError(f"{path}: the entry {_short(name)} is not one of FasterSeg's table: unknown name")
+        raise UserError(f"{path}: the entry {_short(name)}: unknown name, expected those of FasterSeg's table")
     values = match.groupdict()
     name_of = {"ConvNorm": "conv_norm", "ff": "published_ff", "head": "published_head", **_OPERATORS}
     shape = (int(values["cin"]), int(values["h"]), int(values["w"]))

@@ -1,4 +1,4 @@
-"""What the parts of a multi-branch network are called in a latency table, and how to build one part alone."""
+"""Operator signatures of the parts of multi-branch networks, and the modules that they describe."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from dnas.ops import make_operator
 
 
 def map_size(image_size: tuple[int, int], scale: int) -> tuple[int, int]:
-    """(height, width) of the maps at a downsample rate: the image's, divided and rounded up."""
+    """(height, width) of the maps at a downsampling rate: those of the image, divided and rounded up."""
     height, width = image_size
     return -(-height // scale), -(-width // scale)
 
 
 def stem_signature(ratio: int, image_size: tuple[int, int]) -> OperatorSpec:
-    """The stem at an expansion ratio."""
+    """Signature of the stem at an expansion ratio."""
     return OperatorSpec("stem", ((3, *image_size),), 8 * ratio, stride=8)
 
 
 def cell_signature(
     operator: str, in_channels: int, channels: int, in_scale: int, stride: int, image_size: tuple[int, int]
 ) -> OperatorSpec:
-    """One operator of a cell that reads maps at ``in_scale``."""
+    """Signature of an operator of a cell with input at ``in_scale``."""
     return OperatorSpec(operator, ((in_channels, *map_size(image_size, in_scale)),), channels, stride)
 
 
 def fuse_signature(skip_channels: int, scale: int, ratio: int, image_size: tuple[int, int]) -> OperatorSpec:
-    """The step of a branch from twice ``scale`` up to ``scale``, where it left ``skip_channels`` behind."""
+    """Signature of a branch's fusion at ``scale``: maps at twice ``scale`` with ``skip_channels`` skip channels."""
     skip = (skip_channels, *map_size(image_size, scale))
     coarse = (2 * scale * ratio, *map_size(image_size, 2 * scale))
     return OperatorSpec("fuse", (skip, coarse), scale * ratio)
 
 
 def head_signature(ratio: int, branches: int, num_classes: int, image_size: tuple[int, int]) -> OperatorSpec:
-    """The head over so many branches, with the upsampling of the logits to the image."""
+    """Signature of the head of ``branches`` branches, including the upsampling of the logits to the image size."""
     shape = (8 * ratio, *map_size(image_size, 8))
     extras = (("image_height", image_size[0]), ("image_width", image_size[1]))
     return OperatorSpec("head", (shape,) * branches, num_classes, extras=extras)
 
 
 def network_signatures(spec: MultiBranchSpec, num_classes: int, image_size: tuple[int, int]) -> Iterator[OperatorSpec]:
-    """Everything that a network executes for one image, each shared cell once: its latency is the sum of these."""
+    """All operators of a network, shared cells once; its latency is the sum of their latencies."""
     ratio = spec.end_ratio
     yield stem_signature(ratio, image_size)
     nodes, _ = share_prefixes(spec)
@@ -61,12 +61,12 @@ def network_signatures(spec: MultiBranchSpec, num_classes: int, image_size: tupl
 
 
 def inventory_item(spec: OperatorSpec) -> InventoryItem:
-    """A signature of this module with the way to build what it names."""
+    """A signature with a function that builds its module."""
     return InventoryItem(spec, partial(build_part, spec))
 
 
 def build_part(spec: OperatorSpec) -> nn.Module:
-    """The module that a signature of this module names."""
+    """Build the module that a signature describes."""
     channels = [shape[0] for shape in spec.inputs]
     if spec.operator == "stem":
         return Stem(spec.out_channels // 8)
@@ -80,13 +80,13 @@ def build_part(spec: OperatorSpec) -> nn.Module:
 
 
 class _HeadAt(nn.Module):
-    """A head for images of one size, taking the branches as separate arguments."""
+    """A head for a fixed image size that takes the branches as separate arguments."""
 
     def __init__(self, head: Head, size: tuple[int, int]) -> None:
         super().__init__()
         self.head, self.size = head, size
 
     def forward(self, *maps: Tensor) -> Tensor:
-        """Maps (N, C, H/8, W/8), one a branch -> logits (N, classes, H, W)."""
+        """Maps (N, C, H/8, W/8), one per branch -> logits (N, classes, H, W)."""
         logits: Tensor = self.head(maps, self.size)
         return logits

@@ -1,4 +1,4 @@
-"""FasterSeg's search space (section 3): operators, downsampling positions and expansion ratios of several branches."""
+"""FasterSeg's search space (section 3): operators, downsampling positions and expansion ratios of branches."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class FasterSegSpace(SearchSpace[FasterSegConfig]):
 
     @property
     def search(self) -> FasterSegSearchConfig:
-        """How to search."""
+        """Settings of the search."""
         return self.settings.search
 
     @property
     def end_ratios(self) -> dict[str, int]:
-        """Ratio of stem and head of the student and of the teacher."""
+        """Expansion ratio of stem and head, by architecture."""
         network = self.settings.network
         return {"student": network.student_ratio, "teacher": network.teacher_ratio}
 
     def plan(self, architecture: str = "student") -> NetworkPlan:
-        """What the networks of one architecture have in common."""
+        """The fixed properties of the networks of one architecture."""
         network, task = self.settings.network, self.settings.task
         return NetworkPlan(
             network.grid,
@@ -60,9 +60,9 @@ class FasterSegSpace(SearchSpace[FasterSegConfig]):
         )
 
     def inventory(self) -> list[InventoryItem]:
-        """Every operator that a network of this space can contain, each signature once.
+        """All operators that networks of this space can contain, each signature once.
 
-        A derived network has no skips of stride 1, so they are not measured.
+        Skips of stride 1 are not measured, because derived networks do not contain them.
         """
         return [inventory_item(spec) for spec in dict.fromkeys(self._signatures())]
 
@@ -82,7 +82,7 @@ class FasterSegSpace(SearchSpace[FasterSegConfig]):
                 for operator in network.operators:
                     if operator == "skip" and stride == 1:
                         continue
-                    # Skips up to the head narrow the operator before them, of either stride, to the head's width.
+                    # Skips before the head narrow the operator before them, of either stride, to the head's width.
                     outs = sorted({*network.ratios, *(ends if operator != "skip" else ())})
                     for a in ins:
                         for b in outs:
@@ -101,7 +101,7 @@ class FasterSegSpace(SearchSpace[FasterSegConfig]):
         )
 
     def architectures(self, seed: int) -> dict[str, ArchitectureParameters]:
-        """Fresh architecture parameters of the teacher, which does not search ratios, and of the student."""
+        """Newly initialised parameters of the teacher, which does not search ratios, and of the student."""
         network = self.settings.network
         return {
             name: ArchitectureParameters(
@@ -116,25 +116,26 @@ class FasterSegSpace(SearchSpace[FasterSegConfig]):
         }
 
     def latency(self, table: LatencyTable, architecture: str = "student") -> ExpectedLatency:
-        """The expected latency of one architecture's samples by ``table``."""
+        """The expected latency of one architecture's samples, from the entries of ``table``."""
         return ExpectedLatency(self.plan(architecture), table.lookup)
 
     def decoupled_weights(self, latency: ExpectedLatency) -> DecoupledWeights:
-        """The factors w1, w2, w3 that the configuration asks for."""
-        wanted = self.search.decoupling
-        if wanted == "none":
+        """The factors w1, w2, w3 of the configuration."""
+        decoupling = self.search.decoupling
+        if decoupling == "none":
             return DecoupledWeights()
-        if wanted == "solved":
+        if decoupling == "solved":
             return latency.sensitivities().balanced()
-        return DecoupledWeights(*wanted)
+        return DecoupledWeights(*decoupling)
 
     def describe_prices(self, table: LatencyTable) -> dict[str, Any]:
-        """How much each kind of choice moves the latency, and the weights that balance them (section 3.2)."""
-        found = self.latency(table).sensitivities()
-        return {"change_ms": dataclasses.asdict(found), "weights": dataclasses.asdict(found.balanced())}
+        """The sensitivity of the latency to each granularity, and the weights that balance them (section 3.2)."""
+        sensitivities = self.latency(table).sensitivities()
+        weights = sensitivities.balanced()
+        return {"change_ms": dataclasses.asdict(sensitivities), "weights": dataclasses.asdict(weights)}
 
     def problem(self, table: LatencyTable | None, seed: int) -> CoSearch:
-        """Teacher and student over one supernet, initialised by ``seed``, priced by ``table``."""
+        """Teacher and student over one supernet, initialised from ``seed``, with latencies from ``table``."""
         if table is None:
             raise UserError(f"{self.name}: a search of this space needs a latency table (dnas latency build)")
         latencies = {name: self.latency(table, name) for name in self.end_ratios}

@@ -1,4 +1,4 @@
-"""The multi-resolution supernet of FasterSeg section 3.1."""
+"""The multi-resolution supernet (FasterSeg, section 3.1)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from search_spaces.fasterseg.selection import Selection
 
 
 class MultiResolutionSupernet(nn.Module):
-    """All cells of a grid, each a mixture of all operators at any expansion ratio, with the stems and heads.
+    """All cells of a grid as mixed operators with superkernels, the stems and the heads.
 
-    ``supernet(images, sample)`` runs one sample: cells mix the outputs of their two predecessors by beta (Eq. 1), apply
-    the operators weighted by alpha (Eq. 2), once without and once with stride 2, at the widths that the sample chose.
-    Every branch ends in the last layer at its scale and climbs back to 1/8, fused on its way with the maps its path
-    left behind: in the relaxed network these are the mean over the layers at which the path may go coarser. The result
-    has logits for every combination of branches that the head can aggregate.
+    ``supernet(images, sample)`` runs one sample. The input of a cell is the mean of its two predecessors' outputs,
+    weighted by beta (Eq. 1); its outputs of stride 1 and 2 are sums of operators, weighted by alpha (Eq. 2), at the
+    widths of the sample. Every branch ends in the last layer at its scale and is upsampled to 1/8, fused at each finer
+    scale with the last map of its own path there: in the relaxed network the mean over all layers at which the path may
+    downsample, weighted by probability. The result has logits for every combination of branches.
 
-    Weights are shared by all samples; only stem and head exist once for every ratio of ``end_ratios``.
+    All samples share the weights, except that each ratio of ``end_ratios`` has its own stem, fusions and heads.
     """
 
     def __init__(
@@ -78,9 +78,8 @@ class MultiResolutionSupernet(nn.Module):
     ) -> dict[tuple[int, ...], Tensor]:
         """(N, 3, H, W) images -> logits (N, classes, H, W) for every combination, such as (8, 32), of final scales.
 
-        ``run`` computes a cell. With ``recompute`` the backward pass runs stem, cells and heads a second time, and
-        only what they read is kept for it. Without ``full_size`` the logits are left at 1/8, for a loss that resizes
-        them itself.
+        ``run`` computes a cell. ``recompute``: activation checkpointing of stem, cells and heads, which the backward
+        pass runs again. ``full_size``: False returns logits at 1/8, for a loss that resizes them itself.
         """
         return self.forward_batched(images, [sample], run, recompute=recompute, full_size=full_size)[0]
 
@@ -93,11 +92,11 @@ class MultiResolutionSupernet(nn.Module):
         recompute: bool = False,
         full_size: bool = True,
     ) -> list[dict[tuple[int, ...], Tensor]]:
-        """The logits of several samples in one pass, whose cells run on the maps of all samples as one batch.
+        """The logits of several samples in one forward pass, whose cells run on all samples as one batch.
 
-        The samples must have the same widths and operators (:func:`can_batch`); the operators' weights may differ. Maps
-        are normalised by the statistics of their own sample. Stems, the cells of the last layer and the heads run once
-        for each sample.
+        The samples must have the same widths and operators (:func:`can_batch`); the operators' weights may differ. The
+        maps of each sample are normalised with their own statistics. Stems, cells of the last layer and heads run once
+        per sample.
         """
         stems = [self.stems[str(sample.end_ratio)] for sample in samples]
         if recompute:
@@ -116,9 +115,9 @@ class MultiResolutionSupernet(nn.Module):
     def _run_cells(
         self, stems: Sequence[Tensor], samples: Sequence[Sample], run: RunCell
     ) -> tuple[list[dict[tuple[int, int], Tensor]], list[dict[int, Tensor]]]:
-        """For every sample the mixed input of every cell (Eq. 1) by (level, layer), and the last map of every scale.
+        """Per sample, the input of every cell (Eq. 1) by (level, layer), and the final map of every scale.
 
-        ``stems``: the map of each sample's stem.
+        ``stems``: the output of each sample's stem.
         """
         inputs = {(0, 0): _as_batch(stems)}
         outputs: list[dict[int, Tensor]] = [{} for _ in samples]
@@ -182,12 +181,12 @@ class MultiResolutionSupernet(nn.Module):
         return CellOutput(cast("MixedOperator", operators), [{name: None}], ratio * self.grid.scales[target])
 
     def _targets(self, level: int, layer: int) -> list[tuple[int, int]]:
-        """The cells that read this one, of its own level first."""
+        """The cells that read the output of this cell, that of its own level first."""
         coarser = [level + 1] if level + 1 < len(self.grid.scales) else []
         return [(target, layer + 1) for target in (level, *coarser)]
 
     def _output(self, level: int, layer: int, target: tuple[int, int] | None, samples: Sequence[Sample]) -> CellOutput:
-        """The operators from a cell to one of its targets with their weights; target None is the head."""
+        """The operators from a cell to one of its targets, with their weights; target None is the head."""
         grid, first = self.grid, samples[0]
         if target is None:
             operators, width = self.keep[f"{level}_{layer}"], first.end_ratio * grid.scales[level]
@@ -203,8 +202,8 @@ class MultiResolutionSupernet(nn.Module):
     ) -> dict[str, Tensor | None]:
         """The weights of the operators that run, by name.
 
-        Beta and the gate of the width scale whole maps, as alpha does: multiplying the scalars first saves passes over
-        the maps.
+        Beta and the gate of the width multiply whole maps, as alpha does: multiplying the scalars first saves memory
+        traffic.
         """
         grid = self.grid
         factors = []
@@ -218,7 +217,7 @@ class MultiResolutionSupernet(nn.Module):
         return {self.operators[index]: _product(weight, factors) for index, weight in weights.items()}
 
     def _skips(self, inputs: dict[tuple[int, int], Tensor], sample: Sample) -> dict[tuple[int, int], Tensor]:
-        """For every branch scale and every finer scale, the map that the branch's path leaves behind there."""
+        """The skip map of every branch scale and every finer scale: the last map of the branch's path there."""
         grid = self.grid
         finer = finer_probabilities(sample.beta, grid)
         skips = {}
@@ -236,12 +235,12 @@ class MultiResolutionSupernet(nn.Module):
 
 
 def can_batch(one: Sample, other: Sample) -> bool:
-    """Whether two samples run the same operators at the same widths, so that they can share a batch."""
+    """Whether two samples run the same operators at the same widths, so that they can run as one batch."""
     return one.choice == other.choice and one.operators == other.operators
 
 
 def _as_batch(maps: Sequence[Tensor]) -> Tensor:
-    """Maps (N, C_i, H, W) as one (sum of N, widest C, H, W), the narrower ones filled up with zero channels."""
+    """Concatenate maps (N, C_i, H, W) to (sum of N, max C_i, H, W), padding narrower ones with zero channels."""
     widest = max(x.shape[1] for x in maps)
     return maps[0] if len(maps) == 1 else torch.cat([fit_channels(x, widest) for x in maps])
 
@@ -257,7 +256,7 @@ def _product(weight: Tensor | None, factors: Sequence[Tensor]) -> Tensor | None:
 
 
 def sum_widths(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """Weighted sum of maps (N, C_i, H, W) of different widths, the narrower ones filled up with zero channels."""
+    """Weighted sum of maps (N, C_i, H, W) of different widths, padding narrower ones with zero channels."""
     by_width: dict[int, list[int]] = {}
     for index, x in enumerate(maps):
         by_width.setdefault(x.shape[1], []).append(index)

@@ -1,4 +1,4 @@
-"""RegSeg's search space: the dilation rates of a network's convolutions, as real numbers."""
+"""RegSeg's search space: fractional dilation rates of a network's convolutions."""
 
 from search_spaces.regseg.latency import DilationLatency
 from search_spaces.regseg.problem import RateSearch

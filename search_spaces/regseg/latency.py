@@ -1,4 +1,4 @@
-"""The latency of a network as a function of its dilation rates, from a table of integer rates."""
+"""Latency of a network as a function of its fractional dilation rates, from measurements at integer rates."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from dnas.errors import UserError
 
 
 class DilationLatency:
-    """Rates, scalar tensors by layer name -> latency of the network in ms.
+    """A function from rates, scalar tensors by layer name, to the latency of the network in ms.
 
-    ``prices`` holds for each layer its latency in ms at the rates 1, 2, 3 and so on, between which it is interpolated;
-    ``network`` is the latency of the whole network in ms at ``initial`` rates. The gradient of a rate is the slope
-    between the two integer rates around it.
+    ``prices``: per layer, the latency in ms at the rates 1, 2, 3, ..., interpolated linearly, so that the gradient of
+    a rate is the slope between the two adjacent integer rates. ``network``: latency in ms of the whole network at the
+    ``initial`` rates.
 
-    rest_ms: the latency in ms of everything but the priced layers.
+    rest_ms: latency in ms of all other layers.
     """
 
     def __init__(self, prices: Mapping[str, Sequence[float]], network: float, initial: Mapping[str, float]) -> None:
-        if short := [name for name in prices if not prices[name]]:
-            raise UserError(f"no latency for any rate of {', '.join(short)}")
+        if missing := [name for name in prices if not prices[name]]:
+            raise UserError(f"no latency for any rate of {', '.join(missing)}")
         self.prices = {name: torch.tensor(list(values), dtype=torch.float64) for name, values in prices.items()}
         start = sum(float(interpolated(self.prices[name], torch.tensor(rate))) for name, rate in initial.items())
         self.rest_ms = network - start
 
     def __call__(self, rates: Mapping[str, Tensor]) -> Tensor:
         """The latency in ms, a scalar."""
-        changed = [interpolated(self.prices[name].to(rate.device), rate) for name, rate in rates.items()]
-        return torch.stack(changed).sum() + self.rest_ms
+        latencies = [interpolated(self.prices[name].to(rate.device), rate) for name, rate in rates.items()]
+        return torch.stack(latencies).sum() + self.rest_ms
 
 
 def interpolated(prices: Tensor, rate: Tensor) -> Tensor:
-    """``prices`` (rates,), of the rates 1, 2, ..., linearly interpolated at ``rate``, a scalar within them."""
+    """Linear interpolation of ``prices`` (rates,), at the rates 1, 2, ..., at the scalar ``rate`` within this range."""
     last = len(prices)
     if last == 1:
         return prices[0] + 0 * rate

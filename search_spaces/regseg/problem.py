@@ -1,4 +1,4 @@
-"""RegSeg's problem: one network whose dilation rates are trained with its weights."""
+"""RegSeg's search problem: one network whose dilation rates are trained jointly with its weights."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from dnas.ops import clamp_dilations, fractional_layers
 from dnas.search.problem import Pass
 
 ARCHITECTURE = "network"
-"""Name of the one architecture: of its mIoU in the log, and the first part of the name of every rate that is kept."""
+"""Name of the only architecture: used for its mIoU in the log, and as prefix of the saved rates."""
 
 RateLatency = Callable[[Mapping[str, Tensor]], Tensor]
-"""From the rates of all searched layers, scalars by name, to a latency in ms, a scalar with gradient."""
+"""A differentiable function from the rates of all searched layers, scalars by name, to a latency in ms, a scalar."""
 
 
 class RateSearch:
-    """The rates of all fractional convolutions in ``network``; see :class:`~dnas.search.problem.JointProblem`.
+    """Joint search of the rates of all fractional convolutions in ``network``.
 
-    ``upper`` holds a bound for each layer by name, or one for all. Unless ``allow_gaps``, a rate is kept below k / s of
-    the layers before it too (RegSeg v3, Eq. 3). That depends on the rates before, so it is found anew before every
-    epoch, on an image of ``input_size`` (height, width), which matters only to networks that refuse small ones.
-    ``latency`` prices the rates.
+    Implements :class:`~dnas.search.problem.JointProblem`. ``upper`` is an upper bound per layer name, or one for all.
+    Unless ``allow_gaps``, a rate is also bounded by k / s of the layers before it (RegSeg v3, Eq. 3). This bound
+    depends on the rates of those layers and is updated before every epoch, by tracing the network on an image of
+    ``input_size`` (height, width); the size only matters for networks that do not accept small images. ``latency`` is
+    the expected latency of the rates.
 
-    Raises :class:`UserError` when ``network`` has no fractional convolution, or a bound excludes a rate as it is.
+    Raises :class:`UserError` if ``network`` has no fractional convolution or an initial rate exceeds its bound.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class RateSearch:
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Set every layer's bound to what the rates before it allow now, and put its rate within."""
-        # A rate that its new bound lowers may lower bounds behind it; a chain of layers settles in as many rounds.
+        """Update every layer's bound from the rates of the layers before it, and clamp its rate."""
+        # Clamping a rate may lower the bounds of later layers; it converges in at most one round per layer.
         for _ in self.layers:
             before = self._values()
             for name, bound in self._bounds().items():
@@ -67,7 +68,7 @@ class RateSearch:
 
     @torch.no_grad()
     def settle(self, rates: Mapping[str, float]) -> dict[str, float]:
-        """Set the rates of all layers, by name, as near to ``rates`` as the bounds allow; returns what they are now."""
+        """Set the rates of all layers, by name, clamped to the bounds; returns the resulting rates."""
         for name, layer in self.layers.items():
             layer.upper = self._upper[name]
             layer.dilation.fill_(rates[name])
@@ -76,26 +77,26 @@ class RateSearch:
 
     @torch.no_grad()
     def assign(self, rates: Mapping[str, float]) -> None:
-        """Set the rates of all layers, by name; a bound that a rate exceeds is moved to it."""
+        """Set the rates of all layers, by name; bounds below a rate are raised to it."""
         for name, layer in self.layers.items():
             layer.upper = max(layer.upper, rates[name])
             layer.dilation.fill_(rates[name])
 
     def limits(self, rates: Mapping[str, float]) -> dict[str, float]:
-        """The bounds of all layers where they have these rates, by name; the problem is left at them."""
+        """The bounds of all layers at the given rates, by name; the rates stay assigned."""
         self.assign(rates)
         return self._bounds()
 
     def project(self) -> None:
-        """Put every rate within its bounds."""
+        """Clamp every rate to its bounds."""
         clamp_dilations(self.weights)
 
     def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
-        """The network as it is."""
+        """One pass of the network; there is nothing to sample."""
         return [Pass(ARCHITECTURE, None)]
 
     def validation_passes(self) -> Mapping[str, Pass]:
-        """The network as it is."""
+        """One pass of the network at its current rates."""
         return {ARCHITECTURE: Pass(ARCHITECTURE, None)}
 
     def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
@@ -103,11 +104,11 @@ class RateSearch:
         return {"logits": self.weights(images)}
 
     def latency(self, forward: Pass) -> Tensor | None:
-        """The price of the rates, where they have one."""
+        """The latency in ms at the current rates; None without a latency function."""
         return None if self._latency is None else self._latency(self._rates())
 
     def monitor(self) -> dict[str, Any]:
-        """Rates and their bounds by layer, field of view in pixels, latency in ms (nothing where there is no price)."""
+        """Rates and their bounds by layer, field of view in pixels, latency in ms (if there is a latency function)."""
         with torch.no_grad():
             latency = None if self._latency is None else float(self._latency(self._rates()))
         return {
@@ -118,7 +119,7 @@ class RateSearch:
         }
 
     def logits(self) -> dict[str, Tensor]:
-        """The rates as ``network.LAYER``, scalars."""
+        """The rates, scalars named ``network.LAYER``."""
         return {f"{ARCHITECTURE}.{name}": layer.dilation.detach().clone() for name, layer in self.layers.items()}
 
     def _check_initial(self, bounds: Mapping[str, float], advice: str) -> None:
@@ -126,7 +127,7 @@ class RateSearch:
             rate = layer.dilation.item()
             if not (1 <= rate <= bounds[name] and math.isfinite(rate)):
                 raise UserError(
-                    f"layer {name}: its initial dilation rate {rate:g} is outside of 1 to {bounds[name]:g}, {advice}"
+                    f"layer {name}: given initial dilation rate {rate:g}, expected 1 to {bounds[name]:g}, {advice}"
                 )
 
     def _rates(self) -> dict[str, Tensor]:

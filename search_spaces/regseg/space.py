@@ -1,4 +1,4 @@
-"""RegSeg's search space (v3, section 3.4): the dilation rates of a network's convolutions, as real numbers."""
+"""RegSeg's search space (v3, section 3.4): fractional dilation rates of a network's convolutions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _Rate = Annotated[float, Field(ge=1, le=4096)]
 
 @config
 class SearchedNetwork:
-    """The network to search: a name that :func:`dnas.networks.network_by_name` knows, and its options."""
+    """The network to search: name and options as in :func:`dnas.networks.network_by_name`."""
 
     name: str = "regseg"
     options: dict[str, Any] = Field(default_factory=dict)
@@ -43,11 +43,11 @@ class SearchedNetwork:
 
 @config
 class RatesConfig:
-    """Which dilation rates are searched, from where, and how far.
+    """The searched dilation rates, their initial values and their bounds.
 
-    layers: glob or globs of the names of convolutions, of odd square kernels; null for all that are dilated.
-    initial: the rate at which all of them begin; null for those of the network as it is.
-    upper: the largest rate; null leaves it to ``allow_gaps``.
+    layers: one or more glob patterns of convolution names, with odd square kernels; null: all dilated convolutions.
+    initial: initial rate of all layers; null: the rates of the given network.
+    upper: upper bound of all rates; null: no bound other than that of ``allow_gaps``.
     allow_gaps: whether a rate may exceed k / s of the layers before it (Eq. 3).
     """
 
@@ -67,8 +67,8 @@ class RatesConfig:
 class RegSegConfig:
     """A preset of this space.
 
-    task: what its networks are for.
-    latency_target_ms: the latency that the network of whole rates is to have by the table, within 5 %; null for none.
+    task: input size and classes.
+    latency_target_ms: target, within 5 %, for the predicted latency of the network with integer rates; null: no target.
     """
 
     space: Literal["regseg"]
@@ -89,11 +89,11 @@ class RegSegSpace(SearchSpace[RegSegConfig]):
 
     @property
     def search(self) -> JointSearchConfig:
-        """How to search."""
+        """Settings of the search."""
         return self.settings.search
 
     def network(self) -> nn.Module:
-        """The network with fresh weights and fractional convolutions at their initial rates, not yet bounded."""
+        """A newly initialised network with fractional convolutions at their initial rates, without bounds."""
         network, initial = self._fractional(), self.settings.rates.initial
         if initial is not None:
             with torch.no_grad():
@@ -102,39 +102,39 @@ class RegSegSpace(SearchSpace[RegSegConfig]):
         return network
 
     def problem(self, table: LatencyTable | None, seed: int) -> RateSearch:
-        """The network whose rates are searched, initialised by ``seed``; priced by ``table``, if there is one."""
+        """The search problem, with weights initialised from ``seed`` and latencies from ``table`` if there is one."""
         seed_everything(mix_seed("weights", seed))
         return self.bounded(self.network(), None if table is None else self.latency(table))
 
     def bounded(self, network: nn.Module, latency: DilationLatency | None = None) -> RateSearch:
-        """The problem of a network with fractional convolutions, within the bounds of this space."""
-        wanted = self.settings.rates
+        """The search problem of a network with fractional convolutions, with the bounds of this space."""
+        rates = self.settings.rates
         try:
-            return RateSearch(network, upper=wanted.upper or math.inf, allow_gaps=wanted.allow_gaps, latency=latency)
+            return RateSearch(network, upper=rates.upper or math.inf, allow_gaps=rates.allow_gaps, latency=latency)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
 
     def inventory(self) -> list[InventoryItem]:
-        """The network as it begins, and each searched convolution at every whole rate up to ``rates.upper``."""
+        """The base network, and each searched convolution at every integer rate up to ``rates.upper``."""
         network = InventoryItem(self._network_signature(), self._plain)
         specs = [spec for layer in self._signatures().values() for spec in layer]
         return [network, *(InventoryItem(spec, partial(_convolution, spec)) for spec in dict.fromkeys(specs))]
 
     def rate_choices(self) -> dict[str, int]:
-        """Of each searched layer, by name, the largest whole rate that is measured; the smallest is 1."""
+        """The largest measured rate of each searched layer, by name; the smallest is 1."""
         return {name: len(specs) for name, specs in self._signatures().items()}
 
     def latency(self, table: LatencyTable) -> DilationLatency:
-        """The latency of the network as a function of its rates, by ``table``."""
+        """The latency of the network as a function of its rates, from the entries of ``table``."""
         prices = {name: [table.lookup(spec) for spec in specs] for name, specs in self._signatures().items()}
-        # The network was measured as it is built, before rates.initial is put into it.
+        # The base network is measured at its own rates, not at rates.initial.
         initial = {name: layer.rate() for name, layer in fractional_layers(self._fractional()).items()}
         return DilationLatency(prices, table.lookup(self._network_signature()), initial)
 
     def _plain(self) -> nn.Module:
-        described = self.settings.network
+        network_config = self.settings.network
         try:
-            return network_by_name(described.name, self.num_classes, described.options)
+            return network_by_name(network_config.name, self.num_classes, network_config.options)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
 
@@ -147,17 +147,17 @@ class RegSegSpace(SearchSpace[RegSegConfig]):
             raise UserError(f"{self.name}: rates.layers: {error}") from None
 
     def _network_signature(self) -> OperatorSpec:
-        described = self.settings.network
-        # The table's keys are short: options are told apart by a checksum.
-        digest = zlib.crc32(json.dumps(described.options, sort_keys=True).encode()) % 10**9
-        name = re.sub(r"[^a-z0-9]+", "_", f"network_{described.name.lower()}")
+        network_config = self.settings.network
+        # Table keys are short, so a checksum represents the options.
+        digest = zlib.crc32(json.dumps(network_config.options, sort_keys=True).encode()) % 10**9
+        name = re.sub(r"[^a-z0-9]+", "_", f"network_{network_config.name.lower()}")
         return OperatorSpec(name[:64], ((3, *self.input_size),), self.num_classes, extras=(("options", digest),))
 
     def _signatures(self) -> dict[str, list[OperatorSpec]]:
-        """Of each searched layer, by name, the signatures at the rates 1 to ``rates.upper``."""
+        """The signatures of each searched layer, by name, at the rates 1 to ``rates.upper``."""
         upper = self.settings.rates.upper
         if upper is None:
-            raise UserError(f"{self.name}: rates.upper: latencies are measured up to it, give a number")
+            raise UserError(f"{self.name}: rates.upper: given null, expected a number: latencies are measured up to it")
         network = self._fractional()
         layers = fractional_layers(network)
         shapes = input_shapes(network, layers, self.input_size)
@@ -168,7 +168,7 @@ class RegSegSpace(SearchSpace[RegSegConfig]):
 
 
 def dilated_signature(layer: FractionalConv2d, shape: tuple[int, int, int], rate: int) -> OperatorSpec:
-    """The entry of a convolution that reads (channels, height, width) at an integer rate."""
+    """The signature of a convolution at an integer rate; ``shape`` is its input, (channels, height, width)."""
     extras = (("dilation", rate), ("groups", layer.groups), ("kernel", layer.kernel_size))
     return OperatorSpec("dilated_conv", (shape,), layer.out_channels, layer.stride, extras)
 
@@ -192,15 +192,15 @@ def _convolution(spec: OperatorSpec) -> nn.Module:
 def input_shapes(
     network: nn.Module, layers: Mapping[str, nn.Module], size: tuple[int, int]
 ) -> dict[str, tuple[int, int, int]]:
-    """(channels, height, width) of what each layer reads when the network runs on an image of ``size``."""
+    """Input shape (channels, height, width) of each layer for an image of ``size``."""
     found: dict[nn.Module, tuple[int, int, int]] = {}
 
-    def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def record(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         _, channels, height, width = inputs[0].shape
         found[layer] = (channels, height, width)
 
     with ExitStack() as hooks:
         for layer in layers.values():
-            hooks.callback(layer.register_forward_pre_hook(note).remove)
+            hooks.callback(layer.register_forward_pre_hook(record).remove)
         network.eval()(torch.zeros(1, 3, *size))
     return {name: found[layer] for name, layer in layers.items()}

@@ -27,7 +27,7 @@ from search_spaces.fasterseg import (
 )
 from search_spaces.regseg import RateSearch
 
-multiprocessing.get_start_method()  # asking settles it, as the first data worker would
+multiprocessing.get_start_method()  # fixes the default start method, as the first data worker would
 
 OPERATORS = ("skip", "conv", "zoomed_conv")
 RATIOS = (1, 2)
@@ -36,7 +36,7 @@ END_RATIOS = {"teacher": 2, "student": 1}
 
 
 def price(spec):
-    """Wider and deeper is slower, with some noise that follows no pattern."""
+    """A latency that grows with width and depth, with pseudo-random noise."""
     channels = sum(shape[0] for shape in spec.inputs) + spec.out_channels
     return (0.02 if spec.operator == "conv" else 0.05) * channels + zlib.crc32(spec.key.encode()) % 97 / 970
 
@@ -92,7 +92,7 @@ def make_config(**values):
 
 
 def make_rate_problem(seed=0, **options):
-    """Two small D blocks at 1/8 whose rates all begin at 1."""
+    """Two small D blocks at 1/8 with initial rates of 1."""
     seed_everything(mix_seed("weights", seed))
     network = network_by_name("regseg_small", 6, {"rates": [[1, 1], [1, 1]], "width": 32, "split_equal": True})
     return RateSearch(make_fractional(network, "backbone.blocks.*.branches.*", upper=float("inf")), **options)
@@ -110,13 +110,13 @@ def make_joint_config(**values):
 
 
 def run_joint(path, config=None, *, problem=None, train=4, **options):
-    """Two steps an epoch, unless told otherwise."""
+    """Two steps per epoch by default."""
     data = make_data(train=train, size=(64, 64))
     return run_search(path, config or make_joint_config(), problem=problem or make_rate_problem(), data=data, **options)
 
 
 def make_target(share):
-    """A target at ``share`` of the way from the fastest network to the slowest."""
+    """A target between the latencies of the fastest (``share`` 0) and the slowest network (1)."""
     plan = NetworkPlan(GRID, OPERATORS, RATIOS, 1, 6, (64, 64), END_RATIOS["student"])
     bounds = latency_bounds(plan, price).values()
     fastest, slowest = (sum(pair[end].latency_ms for pair in bounds) / len(bounds) for end in (0, 1))
@@ -144,7 +144,7 @@ def run_search(path, config, *, problem=None, data=None, seed=3, resume=False, p
 
 
 def lasting(path):
-    """The log without what no two runs share."""
+    """The log without entries that differ between equal runs."""
     passing = ("seconds", "peak_memory_mb")
     return [{k: v for k, v in record.items() if k not in passing} for record in RunFolder.open(path).records()]
 
@@ -165,7 +165,7 @@ def tiny():
 
 @pytest.fixture
 def joint():
-    """Those for a search of dilation rates."""
+    """The functions above, for a search of dilation rates."""
     return SimpleNamespace(
         problem=make_rate_problem, config=make_joint_config, run=run_joint, lasting=lasting, data=make_data
     )

@@ -1,4 +1,4 @@
-"""Statistics measured before validation are the mean of the batches' own, and training is not touched."""
+"""Recalibrated BatchNorm statistics are the mean over the batches, and training is not affected."""
 
 import copy
 
@@ -15,7 +15,7 @@ def network():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double()
     network[1].momentum = 0.3
-    network(torch.randn(2, 3, 9, 9, dtype=torch.float64))  # statistics of something else
+    network(torch.randn(2, 3, 9, 9, dtype=torch.float64))  # other running statistics
     return network
 
 

@@ -1,4 +1,4 @@
-"""Two processes search like one with their batches put together, and a failure of one ends both."""
+"""Two processes give the same result as one with the total batch, and a failure of one ends both."""
 
 import os
 import socket
@@ -33,14 +33,14 @@ root, ports = Path(sys.argv[2]), sys.argv[3:]
 
 
 def freeze(problem):
-    """Norms that keep to the statistics they begin with: those of a batch would differ between processes."""
+    """Let BatchNorms use their initial running statistics: batch statistics would differ between processes."""
     for module in problem.weights.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.train = lambda mode=True, module=module: nn.Module.train(module, False)
     return problem
 
 
-# A mean over hard pixels is not the mean of two such means, and only the last epoch, which is trained, validates.
+# No OHEM: a mean over hard pixels is not the mean of two such means. Validation after the last epoch only.
 common = {"ohem_threshold": None, "validate_every": 9, "gradient_clipping": 1.0}
 
 
@@ -50,7 +50,7 @@ def bilevel(name, batch_size, **options):
 
 
 def unclipped(name, batch_size):
-    """Gradients are gathered in the momenta."""
+    """Gradients are accumulated in the momenta."""
     bilevel(name, batch_size, gradient_clipping=None)
 
 
@@ -104,7 +104,7 @@ def child_environment():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A folder with the runs ``KIND_alone`` and ``KIND_together`` of the three kinds of search."""
+    """A folder with runs ``KIND_alone`` and ``KIND_together`` of the three kinds of search."""
     path = tmp_path_factory.mktemp("distributed")
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(path), *map(str, free_ports(3))]
     ended = subprocess.run(command, capture_output=True, timeout=240, env=child_environment())
@@ -121,13 +121,13 @@ def test_two_processes_are_one_with_the_total_batch(runs, search):
         assert torch.allclose(found[name], table, rtol=1e-5, atol=1e-6), name
     expected, found = (run.load_state()["weights"] for run in (alone, together))
     for name, value in expected.items():
-        if "running" not in name and "num_batches" not in name:  # measured for the validation
+        if "running" not in name and "num_batches" not in name:  # recalibrated for the validation
             assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-5), name
 
 
 @pytest.mark.parametrize("search", ["bilevel", "unclipped", "joint"])
 def test_the_parameters_have_moved(runs, search):
-    """Else the comparison above would be of beginnings."""
+    """Otherwise the comparison above would only compare initial values."""
     run = RunFolder.open(runs / f"{search}_together")
     if search == "joint":
         assert max(rate.item() for rate in run.load_weights("architecture").values()) > 1.001
@@ -144,7 +144,7 @@ def test_one_process_writes(runs, search):
 
 
 def test_the_failure_of_one_process_ends_all_with_its_message(tmp_path):
-    """An image that only one of the two processes comes to read is broken."""
+    """A corrupt image is read by only one of the two processes."""
     for split, count in (("train", 4), ("val", 1)):
         for index in range(count):
             for kind in ("images", "masks"):

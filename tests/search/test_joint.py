@@ -1,4 +1,4 @@
-"""The joint loop: what a step trains, what it writes, and what it refuses."""
+"""The joint search loop: its steps, files and errors."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from search_spaces.regseg import RateSearch
 
 
 class Watched(RateSearch):
-    """Notes weights and rates at the beginning of every step, and the rates after each."""
+    """Records weights and rates at the beginning of every step, and the rates after each."""
 
     def __init__(self, *arguments, **options):
         self.notes, self.projected = [], []
@@ -51,7 +51,7 @@ def test_a_step_trains_weights_and_rates_together(joint, tmp_path):
     assert moved
     changed = [n for n in first["weights"] if not torch.equal(first["weights"][n], second["weights"][n])]
     assert len(changed) > 0.9 * len(first["weights"])
-    # The rates are trained by their own optimiser alone: SGD without momentum so far, at 5.0, within the bounds.
+    # The rates are trained by their own optimiser only: SGD at 5.0, still without momentum, within the bounds.
     for name, rate in second["rates"].items():
         gradient = float(second["gradients"][f"{name}.dilation"])
         upper = problem.projected[0][name][1]
@@ -66,7 +66,7 @@ def test_rates_stay_within_bounds_that_follow_the_rates_before(joint, tmp_path):
         assert all(1 <= rate <= upper <= 3 for rate, upper in rates.values())
     epochs = RunFolder.open(tmp_path / "run").records("epoch")
     first = problem.layers["backbone.blocks.0.dilated.branches.0"]
-    assert first.upper == pytest.approx(15 / 8)  # k = 15, s = 8 behind three convolutions of stride 2
+    assert first.upper == pytest.approx(15 / 8)  # k = 15, s = 8 after three convolutions of stride 2
     assert all(rate <= 3 for epoch in epochs for rate in epoch["rates"].values())
 
 
@@ -82,7 +82,7 @@ def test_pretraining_leaves_the_rates_alone(joint, tmp_path):
 
 def test_every_image_is_trained_on(joint, tmp_path):
     joint.run(tmp_path / "run", joint.config(epochs=1), train=9)
-    assert len(RunFolder.open(tmp_path / "run").records("step")) == 4  # four batches of 2, where halves would give two
+    assert len(RunFolder.open(tmp_path / "run").records("step")) == 4  # four batches of 2; halves would give two
 
 
 def test_the_log_tells_rates_and_field_of_view(joint, tmp_path):
@@ -97,7 +97,7 @@ def test_the_log_tells_rates_and_field_of_view(joint, tmp_path):
     for epoch in epochs:
         assert epoch["rates"].keys() == epoch["upper"].keys() == problem.layers.keys()
         largest = [max(epoch["rates"][f"backbone.blocks.{b}.dilated.branches.{i}"] for i in (0, 1)) for b in (0, 1)]
-        # 15 pixels before the blocks; each adds 2 ceil(r) of 8 pixels.
+        # 15 pixels before the blocks; each adds 2 ceil(r) * 8 pixels.
         assert epoch["field_of_view"] == 15 + sum(16 * -int(-r // 1) for r in largest)
     assert epochs[-1]["latency_ms"] == result.latency_ms == {}
     assert result.miou == epochs[-1]["miou"]
@@ -141,7 +141,7 @@ def test_ctrl_c_loses_no_epoch(joint, tmp_path):
     joint.run(tmp_path / "whole")
     for step in (2, 3, 6):
         path = tmp_path / f"stopped{step}"
-        with pytest.raises(Interrupted, match="go on with --resume"):
+        with pytest.raises(Interrupted, match="continue with --resume"):
             joint.run(path, progress=PressesCtrlC(step))
         joint.run(path, resume=True)
         assert joint.lasting(path) == joint.lasting(tmp_path / "whole")
@@ -151,7 +151,7 @@ def test_adam_for_the_rates(joint, tmp_path):
     problem = joint.problem()
     config = joint.config(epochs=1, architecture_optimizer="adam", architecture_learning_rate=0.25)
     joint.run(tmp_path / "run", config, problem=problem, train=2)
-    # The first step of Adam is the learning rate, in the gradient's direction; 1 is the lower bound.
+    # Adam's first step has the length of the learning rate, along the sign of the gradient; 1 is the lower bound.
     assert {round(layer.rate(), 3) for layer in problem.layers.values()} <= {1.0, 1.25}
 
 
@@ -187,7 +187,7 @@ def test_predictions_are_kept_before_the_first_step_and_at_every_validation(join
     assert files == [f"predictions_{epochs:04d}.safetensors" for epochs in (0, 2, 3)]
     kept = RunFolder.open(tmp_path / "run").load_weights("predictions_0003")
     assert [(name, mask.shape, mask.dtype) for name, mask in kept.items()] == [("0", (64, 64), torch.uint8)]
-    # The last ones are those of the network as it was left, which scored the last mIoU.
+    # The last predictions are those of the final network, which has the last mIoU.
     score = SegmentationMetrics(joint.data(size=(64, 64))[1].labels.names)
     score.update(kept["0"].long()[None], joint.data(size=(64, 64))[1][0][1].long()[None])
     assert score.result().miou == pytest.approx(

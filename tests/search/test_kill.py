@@ -1,4 +1,4 @@
-"""A search killed by SIGKILL at any moment, and resumed, ends bit-identical to one that was never stopped."""
+"""A search killed by SIGKILL at any time and resumed is bit-identical to an uninterrupted one."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ root = Path(sys.argv[2])
 
 
 def forked(work):
-    """Run in a child, so that every run begins alike; its signal or exit status."""
+    """Run in a child process, so that every run has the same initial state; returns its signal or exit status."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -42,7 +42,7 @@ def die(*_):
 
 
 def before(method, count, owner=RunFolder):
-    """Die when ``method`` is about to be called for the ``count``-th time."""
+    """Die before the ``count``-th call of ``method``."""
     calls = []
     original = getattr(owner, method)
 
@@ -56,7 +56,7 @@ def before(method, count, owner=RunFolder):
 
 
 def half_written(count):
-    """Die when the ``count``-th state is written beside the old one, but not yet in its place."""
+    """Die when the ``count``-th state is written to its temporary file, but has not yet replaced the old one."""
     states = []
     replace = Path.replace
 
@@ -69,7 +69,7 @@ def half_written(count):
     return lambda: setattr(Path, "replace", counted)
 
 
-# An epoch has three records, those of two steps and its own, then its logits and its state are written.
+# An epoch logs three records (two steps and the epoch), then saves its logits and its state.
 KILLS = {
     "while the second state is written": [half_written(2)],
     "at the first step after the second state": [before("log", 7)],
@@ -79,7 +79,7 @@ KILLS = {
 }
 
 
-if sys.argv[3] != "bilevel":  # whose epochs differ in how they train only
+if sys.argv[3] != "bilevel":  # the other searches differ only in the training of an epoch
     KILLS = {name: KILLS[name] for name in ("while the second state is written", "again and again")}
 
 

@@ -1,4 +1,4 @@
-"""The controller on lambda, the gradients' monitor and the warnings of a collapse; real small searches with each."""
+"""The controller of lambda, the gradient monitor and the collapse warnings, each also in a small search."""
 
 import math
 import re
@@ -15,7 +15,7 @@ from search_spaces.fasterseg.expected_latency import DecoupledWeights
 
 
 class Plant:
-    """Fifty choices between a fast and a slow operator under Adam, of which accuracy wants each to some degree."""
+    """A model of a search: fifty choices between a fast and a slow operator, trained by Adam with a noisy loss."""
 
     def __init__(self, seed, scale=1.0):
         generator = torch.Generator().manual_seed(seed)
@@ -29,7 +29,7 @@ class Plant:
         return (torch.sigmoid(self.logits) * self.cost).sum() + self.cost.sum()
 
     def derived(self):
-        """Ten per cent less than its parts: skips narrow their neighbours."""
+        """10 % less than the sum of the operators, as skips narrow their neighbours."""
         return 0.9 * float((self.cost * (1 + (self.logits.detach() > 0))).sum())
 
     def step(self, controller):
@@ -45,7 +45,7 @@ class Plant:
 
 @pytest.mark.parametrize(("share", "scale"), [(0.2, 1e-3), (0.2, 1.0), (0.5, 1.0), (0.8, 1.0), (0.8, 1e3)])
 def test_the_controller_leads_what_is_derived_to_the_target(share, scale):
-    """Whatever the table's scale, from either side, the networks derived at the end are near the target."""
+    """For any scale of the table, and from either side, the network derived at the end is near the target."""
     plant = Plant(0, scale)
     lowest = 0.9 * float(plant.cost.sum())
     target = lowest * (1 + share)
@@ -82,7 +82,7 @@ def test_gradients_are_told_by_architecture_and_kind():
     monitor.add(loss, latency, -0.5)
     monitor.add(loss, latency, 1.0)
     record = monitor.record()
-    assert record.keys() == {"student"}  # nothing of the latency reaches the teacher
+    assert record.keys() == {"student"}  # the teacher has no gradient of the latency
     assert record["student"]["alpha"] == pytest.approx({"loss": 5.0, "latency": 7.5, "share": 7.5 / 12.5})
     assert record["student"]["beta"] == pytest.approx({"loss": 1.0, "latency": 0.375, "share": 0.375 / 1.375})
     assert reached_norms(loss, latency) == pytest.approx((math.sqrt(17), math.sqrt(100.25)))
@@ -102,7 +102,7 @@ HEALTHY = {
     ("change", "name", "reason"),
     [
         ({"skip_share": {"student": 0.9}}, "student.skips", "90 % of its cells"),
-        ({"mean_ratio": {"student": 1.01}}, "student.ratios", "1.01, is at the smallest, 1"),
+        ({"mean_ratio": {"student": 1.01}}, "student.ratios", "1.01, near the smallest, 1"),
         ({"entropy": {"student": {"beta": 0.02}}}, "student.beta", "its beta is decided .* after 25 %"),
         ({"derived": {"latency_ms": 2.001}}, "student.latency", "the fastest network of the space"),
     ],
@@ -131,7 +131,7 @@ class Messages(NoProgress):
 
 
 def test_a_search_under_a_heavy_latency_collapses_and_says_so_once(tiny, tmp_path):
-    """Lambda 10 without decoupling, against a small lambda: the first is warned of, when it begins, the other not."""
+    """Lambda 10 without decoupling is warned of once, when the collapse begins; a small lambda is not."""
     lines, records = {}, {}
     for weight in (10.0, 0.001):
         config = tiny.config(
@@ -153,16 +153,16 @@ def test_a_search_under_a_heavy_latency_collapses_and_says_so_once(tiny, tmp_pat
     assert share[0.001] < 0.5
     begun = [name for record in records[10.0] for name in record["warnings"]]
     assert "student.ratios" in begun
-    assert begun.count("student.ratios") > 1  # it lasts, and
+    assert begun.count("student.ratios") > 1  # logged in several epochs
     ratios = [line for line in lines[10.0] if "expansion ratio" in line]
-    assert len(ratios) == 1  # is printed once
+    assert len(ratios) == 1  # printed once
     assert "share of the latency term in its gradients: alpha" in ratios[0]
     assert len(lines[10.0]) == len(set(begun))
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])
 def test_a_search_is_led_towards_its_target(tiny, tmp_path, share):
-    """The expected latency ends nearer to the target than it began, be that above or below, and lambda has its sign."""
+    """The latency approaches the target, from above or below, and lambda has the corresponding sign."""
     config = tiny.config(
         pretrain_epochs=0, search_epochs=6, latency_weight=0.0, architecture_learning_rate=0.2, validate_every=9
     )

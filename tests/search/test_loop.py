@@ -1,4 +1,4 @@
-"""The search loop: what its two steps touch, what it writes, and what it refuses."""
+"""The bilevel search loop: its two steps, files and errors."""
 
 import dataclasses
 import itertools
@@ -21,7 +21,7 @@ from search_spaces.fasterseg import CoSearch, FasterSegSearchConfig
 
 
 def all_gradients(problem):
-    """Gradients by name; those of superkernels are in buffers until the weight step is done."""
+    """Gradients by name; those of superkernels are in buffers until the weight step."""
     buffers = {
         id(one.parameter): one.module.gradient_buffers.get(one.name) for one in sliced_parameters(problem.weights)
     }
@@ -34,7 +34,7 @@ def all_gradients(problem):
 
 
 class Watched(CoSearch):
-    """Notes weights and logits at the beginning of each of the two steps."""
+    """Records weights and logits at the beginning of each of the two steps."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -60,7 +60,7 @@ class Watched(CoSearch):
 
 
 class Recorded:
-    """A dataset that notes which images are read."""
+    """A dataset that records which images are read."""
 
     def __init__(self, dataset):
         self._dataset, self.read = dataset, []
@@ -103,7 +103,7 @@ def test_each_step_changes_its_own_parameters_and_leaves_no_gradient_behind(tiny
         else:
             assert same(before["weights"], after["weights"])
             assert not same(before["logits"], after["logits"])
-    # Those of the weights are gone with their step, and the architecture step makes none.
+    # The weight step clears the gradients of the weights, and the architecture step makes none.
     assert len(gradients) == 4
     assert all(gradient is None for both in gradients for one in both for gradient in one.values())
     assert all(gradient is None for note in notes for gradient in note["logit_gradients"])
@@ -144,7 +144,7 @@ def step_length(before, after):
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_configured(tiny, tmp_path):
-    """Without momentum and decay, and at a learning rate of 1, a step is the gradient."""
+    """Without momentum and weight decay, and at a learning rate of 1, a step equals the gradient."""
     lengths = {}
     for clipping in (1e9, 1e-2):
         config = tiny.config(
@@ -172,8 +172,8 @@ def test_the_two_steps_see_disjoint_halves(tiny, tmp_path, seed):
     first, second = split_halves(9, seed)
     assert len(first) == 5
     assert not set(first) & set(second)
-    # Pretraining reads two batches of 2 of the first half, the search batches of either half in turn; before each
-    # validation of the two architectures their statistics are measured on the first half.
+    # Pretraining reads two batches of 2 of the first half, the search alternates between the halves; before each
+    # validation the statistics of both architectures are recalibrated on the first half.
     batches = [train.read[i : i + 2] for i in range(0, len(train.read), 2)]
     measured = [first] * 4
     halves = [first, first, *measured, *[first, second] * 2, *measured]
@@ -183,7 +183,7 @@ def test_the_two_steps_see_disjoint_halves(tiny, tmp_path, seed):
 
 
 def test_the_log_tells_every_step_and_epoch(tiny, tmp_path):
-    """With halves of 3 and 2 images, pretraining takes a step more than searching."""
+    """With halves of 3 and 2 images, a pretraining epoch has one step more than a search epoch."""
     config = tiny.config(
         pretrain_epochs=2,
         search_epochs=2,
@@ -241,7 +241,7 @@ def test_pretraining_leaves_the_logits_alone(tiny, tmp_path):
 
 
 def test_only_the_student_is_pulled_towards_low_latency(tiny, tmp_path):
-    """After one step the teacher's logits do not know lambda, the student's follow the sign of the latency's slope."""
+    """After one step the teacher's logits do not depend on lambda; the student's follow the latency's gradient."""
     found = {}
     for latency_weight in (0.0, 1e6):
         config = tiny.config(pretrain_epochs=0, search_epochs=1, latency_weight=latency_weight)
@@ -292,13 +292,13 @@ def test_the_seed_decides_the_run(tiny, tmp_path):
     config = tiny.config(pretrain_epochs=0, search_epochs=1)
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         tiny.run(tmp_path / name, config, seed=seed)
-        torch.rand(5)  # whatever the caller draws
+        torch.rand(5)  # the caller's use of the global generator has no effect
     assert tiny.lasting(tmp_path / "a") == tiny.lasting(tmp_path / "b")
     assert tiny.lasting(tmp_path / "a") != tiny.lasting(tmp_path / "c")
 
 
 def test_reading_ahead_changes_nothing(tiny, tmp_path):
-    """With workers and halves of unequal length, so that the longer one is never read to its end."""
+    """With workers, and halves of different lengths, so that the longer one is never read to its end."""
     data = tiny.data(train=5, size=(64, 64))
     for workers in (0, 1):
         config = tiny.config(
@@ -348,7 +348,7 @@ def test_ctrl_c_ends_after_the_step_and_the_search_resumes(tiny, tmp_path, sampl
     for step in (2, 5):  # at the end of the first epoch, in the last one
         progress = PressesCtrlC(step)
         path = tmp_path / f"stopped{step}"
-        with pytest.raises(Interrupted, match="go on with --resume"):
+        with pytest.raises(Interrupted, match="continue with --resume"):
             tiny.run(path, config, progress=progress)
         assert "stopping after this step" in " ".join(progress.messages)
         assert len(RunFolder.open(path).records("step")) == step
@@ -366,7 +366,7 @@ def test_recomputing_changes_nothing_but_memory(tiny, tmp_path):
 
 
 def test_passes_of_a_single_path_search_run_one_operator_and_price_all(tiny):
-    """Every pass draws operators, validation takes the likeliest, and the latency is that of the whole alpha."""
+    """Every pass samples operators, validation uses the most likely ones, and the latency depends on all of alpha."""
     problem = tiny.problem(tiny.config(operator_sampling="single_path"))
     mixed = tiny.problem(tiny.config())
     generator = torch.Generator().manual_seed(0)

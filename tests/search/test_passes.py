@@ -1,4 +1,4 @@
-"""How the passes of a step run and where their gradients are accumulated changes no result."""
+"""The execution of a step's passes and the place where gradients are accumulated do not change the result."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from search_spaces.fasterseg import CoSearch, run_cell, run_cell_reference
 
 @pytest.mark.parametrize("clipping", [None, 5.0])
 def test_split_weights_search_like_whole_ones(tiny, tmp_path, monkeypatch, clipping):
-    """But for ties, in which autocast rounds to even: here they are moved to that side, by 1 of 2**24 parts."""
+    """Except for ties, which autocast rounds to even: here the last bit of ties is changed to round the same way."""
     write = SplitBF16Weight.write
 
     def write_without_ties(self, values, part=EVERYTHING):
@@ -48,7 +48,7 @@ class Doubled(CoSearch):
 @pytest.mark.parametrize("operator_sampling", ["mixed", "single_path"])
 @pytest.mark.parametrize("run", [run_cell, run_cell_reference])
 def test_accumulating_gradients_in_momenta_is_sgd(tiny, tmp_path, operator_sampling, run):
-    """As it is done without clipping; with a limit that is never reached gradients have buffers of their own."""
+    """Without clipping gradients are accumulated in the momenta; with a huge limit they have separate buffers."""
     found = []
     for clipping in (None, 1e9):
         config = tiny.config(gradient_clipping=clipping, operator_sampling=operator_sampling)

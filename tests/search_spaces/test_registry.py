@@ -1,4 +1,4 @@
-"""Finding a space by name or file."""
+"""Loading a search space by name or from a file."""
 
 import pytest
 

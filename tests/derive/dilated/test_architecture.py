@@ -1,4 +1,4 @@
-"""Architectures of whole dilation rates: the file, the network, and the rounding."""
+"""Architectures of integer dilation rates: the file, the network, and the rounding."""
 
 import math
 
@@ -101,7 +101,7 @@ def test_a_searched_network_at_whole_rates_computes_what_its_derived_one_does():
 
 
 def test_floor_of_the_smaller_and_ceil_of_the_larger():
-    """RegSeg v3, section 3.4; which branch is which stays."""
+    """RegSeg v3, section 3.4; the order of the branches is kept."""
     problem = small_problem(allow_gaps=True)
     whole = round_rates(problem, rates_of((1.9, 2.1), (7.01, 3.99), (5.0, 5.0)))
     assert whole == rates_of((1, 3), (8, 3), (5, 5))
@@ -110,7 +110,7 @@ def test_floor_of_the_smaller_and_ceil_of_the_larger():
 @settings(max_examples=6, deadline=None)
 @given(pairs=st.lists(st.tuples(st.floats(1, 40), st.floats(1, 40)), min_size=3, max_size=3))
 def test_the_derived_network_sees_as_far_as_the_searched_one(pairs):
-    """Section 3.4: "maintains the same field-of-view", whatever the bounds; the larger rate is never cut."""
+    """Section 3.4: "maintains the same field-of-view" whatever the bounds; the larger rate is never clipped."""
     problem = small_problem()
     problem.assign(rates_of(*pairs))
     seen = problem.monitor()["field_of_view"]
@@ -151,7 +151,7 @@ def test_the_graph_is_the_row_of_blocks_with_their_rates_and_fields():
 
 
 def test_the_graph_knows_what_runs_side_by_side():
-    """DeepLabv3: two blocks of layer4 in a row, then the branches of its ASPP."""
+    """DeepLabv3: two consecutive blocks of layer4, then the branches of its ASPP."""
     rates = {
         "backbone.layer4.0.conv2": 2,
         "backbone.layer4.1.conv2": 4,
@@ -196,7 +196,7 @@ def test_torchvision_networks_can_be_architectures(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, r"architecture version 2, this dnas reads version 1"),
+        ({"version": 2}, r"given architecture version 2, expected 1"),
         ({"kind": "diluted"}, r"kind: given \"diluted\""),
         ({"rates": {}}, r"rates: given \{\}"),
         ({"rates": {"backbone.blocks.9.dilated.branches.0": 1}}, r"matches no convolution"),

@@ -8,7 +8,7 @@ from dnas.report import svg_text
 
 
 def graph(*blocks):
-    """Blocks in a row; a list stands for blocks side by side."""
+    """A sequence of blocks; a list stands for parallel blocks."""
     made, before = nx.DiGraph(), ["stem"]
     made.add_node("stem", label="stem", operator="stem", position=0, field_of_view=15, scale=8)
     for column, entry in enumerate(blocks, start=1):

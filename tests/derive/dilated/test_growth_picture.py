@@ -14,7 +14,7 @@ LABELS = ClassLabels(names=["ground", "red"], colours=[(60, 60, 60), (200, 30, 3
 
 
 def test_weights_are_those_of_all_ways_through_the_blocks():
-    """Against all ways, one by one: a block passes on with 1/2, or reads one of nine places of one of its branches."""
+    """Equal to a sum over all paths: each block takes the shortcut (1/2) or one of nine positions of a branch."""
     rates, shape, start = ((1, 3), (2, 2)), (11, 12), (3, 4)
     expected = np.zeros(shape)
     steps = []
@@ -38,7 +38,7 @@ def test_between_whole_rates_and_positions_weights_are_interpolated():
     rows = np.arange(41.0)
     assert (one.sum(1) * rows).sum() == pytest.approx(20)
     assert (one.sum(0) * rows).sum() == pytest.approx(20.5)
-    # The variance along an axis: half of the time none, else 2/3 of r squared, widened by interpolation.
+    # The variance along an axis: 0 on the shortcut, else 2/3 r^2, increased by the interpolation.
     exact = 0.5 * (2 / 3) * (0.75 * 1 + 0.25 * 4)
     assert (one.sum(1) * (rows - 20) ** 2).sum() == pytest.approx(exact)
 
@@ -81,7 +81,7 @@ def test_the_picture_names_every_stage(count):
     for stage in stages(count):
         assert f"step {stage.step}" in text
         assert stage.note in text
-        assert f"sees {stage.field_of_view} px" in text
+        assert f"FoV {stage.field_of_view} px" in text
     assert png_bytes(growth_picture(growth(count))) == png_bytes(growth_picture(growth(count)))
 
 

@@ -1,4 +1,4 @@
-"""Drawings of a search of dilation rates."""
+"""Figures of a search of dilation rates."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Integer rates for a latency target, against all possible ones."""
+"""Integer rates for a latency target, compared with all possible ones."""
 
 import itertools
 import math

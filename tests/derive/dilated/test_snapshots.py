@@ -1,8 +1,8 @@
-"""Which image, place and steps the picture of a search of dilation rates shows."""
+"""The image, pixel and steps that the picture of a search of dilation rates shows."""
 
 import torch
 
-from derive.dilated.snapshots import MOST_STAGES, Snapshot, _colours, _pixel, _spread
+from derive.dilated.snapshots import MAX_STAGES, Snapshot, _pixel, _select_stages, _visible_classes
 
 
 def labels_with(*bars, size=(64, 96)):
@@ -13,8 +13,8 @@ def labels_with(*bars, size=(64, 96)):
 
 
 def test_colours_count_what_can_be_seen():
-    assert _colours(labels_with((0, 4, 1), (10, 8, 2), (30, 5, 1), (50, 1, 3), (60, 6, 255))) == 2
-    assert _colours(labels_with()) == 0
+    assert _visible_classes(labels_with((0, 4, 1), (10, 8, 2), (30, 5, 1), (50, 1, 3), (60, 6, 255))) == 2
+    assert _visible_classes(labels_with()) == 0
 
 
 def test_the_pixel_is_in_the_bar_nearest_to_the_middle():
@@ -26,10 +26,10 @@ def test_the_pixel_is_in_the_bar_nearest_to_the_middle():
 def test_stages_are_denser_at_the_beginning():
     def shown(count):
         taken = [Snapshot(i, 50 * i, {}, 0.0, None) for i in range(count)]
-        return [snapshot.step for snapshot in _spread(taken)]
+        return [snapshot.step for snapshot in _select_stages(taken)]
 
     assert shown(7) == [0, 50, 100, 150, 300]
     assert shown(5) == [0, 50, 100, 150, 200]
     assert shown(2) == [0, 50]
-    assert all(len(shown(count)) <= MOST_STAGES for count in range(2, 40))
+    assert all(len(shown(count)) <= MAX_STAGES for count in range(2, 40))
     assert shown(33) == [0, 200, 400, 800, 1600]

@@ -30,7 +30,7 @@ def decoded(seed, branches=(8, 32), skips=0.5, end_ratio=2, layers=6):
 
 @st.composite
 def architectures(draw):
-    """Any architecture that passes the check."""
+    """Any valid architecture."""
     end_ratio = draw(st.integers(1, 20))
     branches = []
     for _ in range(draw(st.integers(1, 3))):
@@ -140,7 +140,7 @@ def test_built_networks_take_any_size_and_train_every_parameter(seed, branches):
     logits.square().mean().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
-        # A skip of stride 2 makes all of its channels; where half of them or less are read, one of its parts is idle.
+        # A skip of stride 2 makes all of its channels; if at most half of them are read, one of its parts is unused.
         assert parameter.grad.abs().max() > 0 or name.endswith(".odd.weight"), name
     with torch.no_grad():
         assert network.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 7, 64, 64)
@@ -212,9 +212,9 @@ CELL = ("branches", 0, "cells", 1)
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (changed(("version",), None), "no version, so no architecture, or a truncated one; dnas derive makes it anew"),
-        (changed(("version",), 2), "architecture version 2, this dnas reads version 1"),
-        (changed(("version",), "1"), "architecture version '1', this dnas reads version 1"),
+        (changed(("version",), None), "no version: not an architecture file, or truncated; write it again with dnas"),
+        (changed(("version",), 2), "given architecture version 2, expected 1"),
+        (changed(("version",), "1"), "given architecture version '1', expected 1"),
         (changed(("version",), True), "version: given true"),
         (changed(("kind",), "tree"), 'kind: given "tree"'),
         (changed(("end_ratio",), 0), "end_ratio: given 0"),
@@ -225,22 +225,22 @@ CELL = ("branches", 0, "cells", 1)
         (changed((*CELL, "scale"), 16), "branches.0.cells.1.scale: given 16"),
         (changed((*CELL, "scale"), 12), "branches.0.cells.1.scale: given 12"),
         (changed((*CELL, "stride"), 3), "branches.0.cells.1.stride: given 3"),
-        (changed((*CELL, "stride"), 1), "branches.0.scale: given 16, its cells end at 8"),
-        (changed((*CELL, "in_channels"), 17), "branches.0.cells.1.in_channels: given 17, the cell before makes 16"),
+        (changed((*CELL, "stride"), 1), "branches.0.scale: given 16, expected 8"),
+        (changed((*CELL, "in_channels"), 17), "branches.0.cells.1.in_channels: given 17, expected at most 16"),
         (changed((*CELL, "channels"), 1.5), "branches.0.cells.1.channels: given 1.5"),
-        (changed((*CELL, "channels"), 31), "branches.0.channels: given 32, its last cell makes 31"),
+        (changed((*CELL, "channels"), 31), "branches.0.channels: given 32, expected at most 31"),
         (changed(("branches", 0, "cells", 0, "operator"), "skip"), "cells.0.operator: a skip of stride 1 does nothing"),
         (
             changed(CELL, {"operator": "skip", "scale": 8, "stride": 2, "in_channels": 9, "channels": 1}),
-            "branches.0.cells.1.channels: given 1, a skip of stride 2 makes at least 2",
+            "branches.0.cells.1.channels: given 1, expected at least 2 for a skip of stride 2",
         ),
-        (changed(("branches", 0, "scale"), 24), "branches.0.scale: given 24, its cells end at 16"),
+        (changed(("branches", 0, "scale"), 24), "branches.0.scale: given 24, expected 16"),
         (changed(("branches", 0, "cells"), None), "branches.0.cells: given null"),
         (changed(("provenance",), {"a": 1}), "provenance.a: given 1"),
         ({k: v for k, v in two_branches().items() if k != "end_ratio"}, "end_ratio: missing"),
         (
             {k: v for k, v in two_branches().items() if k != "version"},
-            "no version, so no architecture, or a truncated one",
+            "no version: not an architecture file, or truncated",
         ),
         ("- 1\n", "expected a mapping"),
         ("", "expected a mapping"),

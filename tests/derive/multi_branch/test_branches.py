@@ -1,4 +1,4 @@
-"""The selection of branches, and what people see of it."""
+"""The selection of branches, and its presentation."""
 
 import json
 

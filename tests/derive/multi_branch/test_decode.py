@@ -1,4 +1,4 @@
-"""Decoding against a slow reference, written from the paper's words instead of the code."""
+"""Decoding against a slow reference implementation, written from the paper's text."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ def random_logits(grid, seed, skips=0.0, operators=OPERATORS, ratios=RATIOS, sea
 
 
 def reference_path(logits, grid, level):
-    """The levels by layer of the walk whose product of beta_0, where it goes coarser, is largest (footnote 2)."""
+    """The level at every layer of the path with the largest product of beta_0 (footnote 2)."""
     best, best_walk = -1.0, None
     for steps in itertools.product((0, 1), repeat=grid.layers - 1):
         walk = [0, *itertools.accumulate(steps)]
@@ -49,11 +49,11 @@ def reference_path(logits, grid, level):
 
 
 def reference_branch(logits, grid, operators, ratios, end_ratio, scale):
-    """Kept cells as [operator, scale read, stride, width, channels read, channels that the next reader wants]."""
+    """Remaining cells as [operator, input scale, stride, width, input channels, channels read by the next cell]."""
     level = grid.scales.index(scale)
     walk = reference_path(logits, grid, level)
     kept = []
-    flow = [8 * end_ratio]  # the widths that the current map went through since something made it
+    flow = [8 * end_ratio]  # the widths along the skips since the last operator
     for layer, at in enumerate(walk):
         last = layer == grid.last
         target = at if last else walk[layer + 1]
@@ -80,7 +80,7 @@ def reference_branch(logits, grid, operators, ratios, end_ratio, scale):
 
 
 def reference_decode(logits, grid, operators, ratios, end_ratio, branches):
-    """For every branch its cells as (operator, scale, stride, in_channels, channels), and what is read at the end."""
+    """Per branch, its cells as (operator, scale, stride, in_channels, channels), and the channels read at its end."""
     found = [reference_branch(logits, grid, operators, ratios, end_ratio, scale) for scale in branches]
     result = []
     for kept, end in found:
@@ -141,7 +141,7 @@ def test_decoding_is_pure():
 
 
 def test_adding_a_constant_to_a_row_changes_nothing_but_rounding():
-    """Logits, not probabilities, are decoded: each row once through a softmax."""
+    """Decoding takes logits, not probabilities: it applies the softmax once to each row."""
     grid = Grid(6)
     logits = random_logits(grid, 5)
     moved = {name: table + torch.linspace(-3, 3, len(table))[:, None] for name, table in logits.items()}
@@ -155,7 +155,7 @@ def test_adding_a_constant_to_a_row_changes_nothing_but_rounding():
 
 
 def beta_of(grid, **rows):
-    """Tables of beta with the probability of going coarser given by layer, as ``at_16={3: 0.9}``; 0.5 elsewhere."""
+    """Tables of beta with the given downsampling probabilities by layer, as ``at_16={3: 0.9}``; 0.5 elsewhere."""
     logits = {}
     for level, scale in enumerate(grid.scales):
         if level:
@@ -175,7 +175,7 @@ def test_ties_go_to_the_earliest_layers():
 
 
 def test_the_joint_argmax_is_not_the_argmax_of_each():
-    """Going to 16 is likeliest at layer 4 and to 32 at layer 3, which no path can do: together (2, 3) beats (4, 5)."""
+    """beta_0 is largest at layer 4 for 16 and at 3 for 32, which is no valid path; jointly (2, 3) beats (4, 5)."""
     grid = Grid(6)
     logits = beta_of(grid, at_16={2: 0.7, 3: 0.1, 4: 0.8, 5: 0.1}, at_32={3: 0.9, 4: 0.1, 5: 0.6})
     layers, margin = downsampling_layers(logits, grid, 2)
@@ -221,7 +221,7 @@ def test_decoding_can_select_every_path_that_the_latency_model_prices(grid):
 
 
 def test_the_paper_s_grid_is_decoded_whole():
-    """L = 16: 14 searched positions to 16, and 13 * 14 / 2 pairs to 32, of which one is the best."""
+    """L = 16: 14 searched positions to 16, and 13 * 14 / 2 pairs to 32, exactly one of which is the best."""
     grid = Grid(16)
     for first, second in itertools.combinations(range(2, 16), 2):
         logits = beta_of(grid, at_16={first: 0.9}, at_32={second: 0.9})

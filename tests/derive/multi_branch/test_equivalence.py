@@ -21,7 +21,7 @@ def plan_of(grid, end_ratio, operators=OPERATORS):
 
 
 def one_hot_sample(logits, grid, end_ratio):
-    """The sample in which every choice is certain, and the widths are those choices."""
+    """The one-hot sample of the argmax of every choice."""
 
     def certain(kind):
         tables = []
@@ -39,7 +39,7 @@ def one_hot_sample(logits, grid, end_ratio):
 
 
 def random_logits(grid, seed, operators=OPERATORS):
-    """Decided logits: one entry of every row is 9, the rest 0; beta goes coarser at exactly one layer a level."""
+    """Nearly one-hot logits: one entry of every row is 9, the rest 0; beta enters each level at exactly one layer."""
     draw = random.Random(seed)
     logits = {}
     entered = sorted(draw.sample(range(1, grid.layers), len(grid.scales) - 1))
@@ -61,7 +61,7 @@ def random_logits(grid, seed, operators=OPERATORS):
 def make_supernet(grid, branches, operators=OPERATORS):
     torch.manual_seed(0)
     supernet = MultiResolutionSupernet(grid, operators, RATIOS, END_RATIOS, branches, num_classes=5).double()
-    for module in supernet.modules():  # statistics that differ by channel and width, as after training
+    for module in supernet.modules():  # running statistics that differ by channel and width, as after training
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
@@ -93,7 +93,7 @@ def test_random_one_hot_supernet_equals_derived_network(seed, size):
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("training", [False, True])
 def test_every_operator_everywhere(operator, training):
-    """Also with the batch's own statistics, as while training."""
+    """Also with batch statistics, as in training."""
     grid = Grid(5)
     supernet = make_supernet(grid, branches=3).train(training)
     logits = random_logits(grid, seed=3)
@@ -105,7 +105,7 @@ def test_every_operator_everywhere(operator, training):
 
 @pytest.mark.parametrize("branches", [1, 2, 3])
 def test_every_scale_path(branches):
-    """All pairs of layers at which a path can be decided to go coarser."""
+    """All pairs of downsampling layers that logits can select."""
     grid = Grid(6)
     supernet = make_supernet(grid, branches).eval()
     for first in range(2, grid.layers):
@@ -119,11 +119,11 @@ def test_every_scale_path(branches):
 
 
 def merged_across_layers(architecture):
-    """Whether branches share a cell that stands in different layers of the supernet for each of them.
+    """Whether branches share a cell that comes from different layers of the supernet.
 
-    Cells are shared when operator, scale and widths are equal (section 3.4), so after skips were left out a cell of
-    one layer may meet an equal one of another. They have other weights in the supernet: the derived network is then a
-    network of its own, not the function of the supernet.
+    Cells are shared if operator, scale and widths are equal (section 3.4), so after the removal of skips cells of
+    different layers may be merged. Their weights in the supernet differ: the derived network then cannot compute the
+    same function as the supernet.
     """
     origins = {}
     for branch, path in zip(architecture.branches, share_prefixes(architecture.spec())[1], strict=True):
@@ -135,7 +135,7 @@ def merged_across_layers(architecture):
 @pytest.mark.parametrize("end_ratio", END_RATIOS)
 @pytest.mark.parametrize("skips", [0.4, 0.8])
 def test_skips_that_narrow_shared_prefixes(end_ratio, skips):
-    """Many skips, each between other widths: what is shared must serve the reader that wants most of it."""
+    """Many skips between different widths: shared cells must have the largest width that any branch reads."""
     grid = Grid(7)
     supernet = make_supernet(grid, branches=3).eval()
     images = torch.randn(1, 3, 64, 90, dtype=torch.float64)
@@ -166,9 +166,9 @@ def test_skips_that_narrow_shared_prefixes(end_ratio, skips):
 @pytest.mark.parametrize("branches", [1, 2])
 @pytest.mark.parametrize("end_ratio", END_RATIOS)
 def test_every_path_of_the_grid(branches, end_ratio, monkeypatch):
-    """Also those into the first cell of a level, which decoding takes only when nothing else is left.
+    """Including those that enter a level at its first cell, which decoding selects only if no other is left.
 
-    A one-hot beta that never goes coarser by choice walks back to that first cell, and there has to.
+    A one-hot beta that never selects the finer predecessor leads back to that first cell, which has no other.
     """
     grid = Grid(5)
     supernet = make_supernet(grid, branches).eval()
@@ -200,7 +200,7 @@ def test_other_grids_and_operators(grid, operators):
 
 
 def test_what_is_inherited_has_the_shapes_of_what_is_built():
-    """But for a double convolution that skips narrowed: inside it keeps the width that it had in the supernet."""
+    """Except double convolutions narrowed by skips: their inner convolution keeps the width of the supernet."""
     grid = Grid(6)
     supernet = make_supernet(grid, branches=2).eval()
     for seed in range(6):
@@ -235,7 +235,7 @@ def test_an_architecture_that_does_not_say_where_it_came_from_cannot_inherit():
     supernet = make_supernet(grid, branches=1)
     cells = (Cell(operator="conv", scale=8, in_channels=24, channels=24),)
     architecture = MultiBranchArchitecture(end_ratio=3, branches=(Branch(scale=8, channels=24, cells=cells),))
-    with pytest.raises(ValueError, match="does not say where in the supernet it came from"):
+    with pytest.raises(ValueError, match="has no layer or width in the supernet"):
         inherit_weights(supernet, architecture)
 
 

@@ -1,4 +1,4 @@
-"""The dynamic programme over all networks of a space against brute force: every network decoded and priced."""
+"""The dynamic programme over all networks of a space against brute force over every network."""
 
 import functools
 import itertools
@@ -17,7 +17,7 @@ from search_spaces.fasterseg.selection import Selection, levels_of
 
 @functools.cache
 def hashed_price(spec):
-    """A price for every signature that follows no pattern, so that a wrong look-up shows."""
+    """A pseudo-random price for every signature, so that a wrong lookup changes the result."""
     return 0.5 + (zlib.crc32(spec.key.encode()) % 10_007) / 10_007
 
 
@@ -38,7 +38,7 @@ def price(architecture, plan):
 
 
 def decodable(entered):
-    """What some beta decodes to: see the module's docstring."""
+    """Whether some beta decodes to these paths: see the docstring of ``latency_dp``."""
     if 16 in entered and 32 in entered:
         (at,), (first, second) = entered[16], entered[32]
         return first == at or (first < at and second <= at)
@@ -46,7 +46,7 @@ def decodable(entered):
 
 
 def merged_by_chance(architecture):
-    """Whether branches that had parted are built as one because they happen to be made of equal operators."""
+    """Whether the network merges cells of different layers, after a branching point, because they are identical."""
     layers = [[cell.layer for cell in branch.cells] for branch in architecture.branches]
     _, paths = share_prefixes(architecture.spec())
     places = {}
@@ -57,7 +57,7 @@ def merged_by_chance(architecture):
 
 
 def every_network(plan, likelihoods, branches):
-    """(selection, architecture) of every network with these branches, paths of unsearched entries left out."""
+    """(selection, architecture) of every network with these branches, without paths through unsearched entries."""
     grid = plan.grid
     paths = [
         [layers for score, layers in likelihoods.paths[scale] if round(score / 1e6) == best]

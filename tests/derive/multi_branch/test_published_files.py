@@ -158,7 +158,7 @@ def test_a_file_that_calls_anything_is_refused_and_nothing_runs(tmp_path, form, 
         path.write_bytes(pickle.dumps({"alpha_1_0": calls[attack]}, protocol=2))
     else:
         write(tmp_path, values, old=form == "old")
-    with pytest.raises(UserError, match=r"arch\.pt: (refused: its pickle asks for|not a readable)") as caught:
+    with pytest.raises(UserError, match=r"arch\.pt: (refused: its pickle imports|not a readable)") as caught:
         PublishedLogits.load(path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [path]
@@ -243,7 +243,7 @@ def test_the_published_code_gives_the_network_of_the_paper(published):
     [((16, 32), 6.41398, 5.70184, 5.32540), ((8, 32), 6.26047, 5.79029, 5.48023)],
 )
 def test_latencies_by_the_authors_table(published, branches, published_ms, true_ms, paper_ms):
-    """``published_ms``: latency12 and latency02 of the file. The others come from our prices of the same entries."""
+    """``published_ms``: latency12 and latency02 of the file. The other latencies use our table entries."""
     logits = PublishedLogits.load(published / "arch_1.pt")
     lookup = import_published_table(published / "latency_lookup_table.npy").lookup
     architecture = logits.derive(branches, "published-code")
@@ -261,5 +261,5 @@ def test_the_rule_of_the_paper_is_our_decoder(published):
     mine = decode(logits.logits, logits.plan, (16, 32))
     assert logits.derive((16, 32), "paper").branches == mine.branches
     coarse = mine.branches[1]
-    # beta_0 of scale 32 is by far the largest in its last row, which the published code leaves out: 0.8995.
+    # beta_0 of scale 32 is by far the largest in its last row (0.8995), which the published code excludes.
     assert [cell.layer + 1 for cell in coarse.cells if cell.stride == 2] == [14, 15]

@@ -1,4 +1,4 @@
-"""The published decoder: what makes it differ from the paper's rule, one thing at a time, on made logits."""
+"""The published decoder: each of its differences from the paper's rule, on synthetic logits."""
 
 import re
 
@@ -22,7 +22,7 @@ CHOICES = NetworkPlan(GRID, NAMES, RATIOS, 2, 3, (64, 96), 2)
 
 
 def flat_logits(grid=GRID, best=CONV):
-    """Every cell prefers one operator, then zoomed conv; ratios 1; beta_0 falls from layer to layer."""
+    """Every cell prefers operator ``best``, then zoomed conv; ratios are 1; beta_0 decreases from layer to layer."""
     logits = {}
     for level, scale in enumerate(grid.scales):
         logits[f"alpha_{scale}"] = torch.zeros(grid.alpha_rows(level), len(NAMES))
@@ -81,7 +81,7 @@ def test_scale_32_is_entered_where_the_paper_does():
 def test_between_scales_16_and_32_lie_three_layers():
     logits = flat_logits()
     logits["beta_16"][3, 0] = 9.0
-    logits["beta_32"][3, 0] = 8.0  # one layer after the other: the paper's choice
+    logits["beta_32"][3, 0] = 8.0  # consecutive layers: the paper's choice
     logits["beta_16"][1, 0] = 3.0
     paper = decode(logits, CHOICES, [32]).branches[0]
     assert [cell.layer + 1 for cell in paper.cells if cell.stride == 2] == [5, 6]
@@ -92,7 +92,7 @@ def test_between_scales_16_and_32_lie_three_layers():
 def test_a_skip_of_stride_2_becomes_the_runner_up():
     logits = flat_logits()
     logits["beta_16"][3, 0] = 3.0
-    logits["alpha_8"][3, SKIP] = 9.0  # the cell that goes coarser
+    logits["alpha_8"][3, SKIP] = 9.0  # the downsampling cell
     assert decode_as_published(logits, CHOICES, [16]).branches[0].cells[3].operator == "conv"
 
 
@@ -111,10 +111,10 @@ def test_the_surest_skips_are_shrunk_and_the_others_become_their_runners_up():
 
 
 def test_alpha_is_edited_in_place_between_branches():
-    """The branch of scale 8 turns three skips into zoomed convs; the branch of 16 finds them so, wanted or not."""
+    """The branch of scale 8 replaces three skips by zoomed convs; they stay replaced in the branch of scale 16."""
     logits = flat_logits()
     logits["alpha_8"][:5, SKIP] = 9.0
-    logits["alpha_8"][5:, SKIP] = 20.0  # the surest: six may go, these four and two of the others
+    logits["alpha_8"][5:, SKIP] = 20.0  # most likely: six may be removed, these four and two of the others
     logits["beta_16"][4, 0] = 5.0
     (fine,) = cells(decode_as_published(logits, CHOICES, [8]))
     assert [layer for *_, layer in fine] == [2, 3, 4]
@@ -123,7 +123,7 @@ def test_alpha_is_edited_in_place_between_branches():
 
 
 def test_a_section_keeps_one_cell():
-    """Between a downsampling cell and the end, where all are skips, the least sure becomes its runner-up."""
+    """If all cells between a downsampling cell and the end are skips, the least likely one is replaced."""
     logits = flat_logits()
     logits["beta_16"][3, 0] = 3.0  # scale 16 from layer 4 on
     logits["alpha_16"][3:, SKIP] = 9.0

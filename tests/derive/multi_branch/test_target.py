@@ -1,4 +1,4 @@
-"""Networks derived for a latency: bounds and adjustments against brute force over a tiny space."""
+"""Derivation for a latency target: bounds and changes against brute force over a tiny space."""
 
 import itertools
 
@@ -16,7 +16,7 @@ COST = {"skip": 0.02, "conv": 1.0, "zoomed_conv": 0.4, "stem": 0.5, "head": 0.7,
 
 
 def price(spec):
-    """Wider is slower, as on a device, in milliseconds."""
+    """A price in ms that grows with the width, as on a device."""
     return COST[spec.operator] * (0.3 + sum(shape[0] for shape in spec.inputs) / 64 + spec.out_channels / 32)
 
 
@@ -53,7 +53,7 @@ def every_network(plan, likelihoods, branches):
 
 @pytest.fixture(scope="module")
 def space():
-    """A plan of one branch with all its networks for one set of logits."""
+    """A single-branch plan, one set of logits, and all networks with their losses."""
     plan = plan_of(Grid(4, (8, 16)), 1)
     logits = logits_of(plan.grid, 7)
     likelihoods = Likelihoods(logits, plan)
@@ -92,7 +92,7 @@ def test_every_target_that_a_network_meets_is_met_at_nearly_the_least_loss(space
             assert found.reaches(target), target
             excess.append(found.chosen.lost - min(within))
     assert len(excess) > 10
-    assert sum(excess) / len(excess) < 1.0  # of the log-probability, against the best of all networks
+    assert sum(excess) / len(excess) < 1.0  # in log-probability, compared with the best of all networks
 
 
 def test_the_argmax_is_left_alone_where_it_is_near_enough(space):

@@ -1,4 +1,4 @@
-"""Weights stored as bf16 and low bits: no bit of float32 is lost."""
+"""Weights split into bf16 and low bits: no bit of float32 is lost."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_all_numbers_are_kept_bit_by_bit(lower):
             .sub((nearest.double() - values).abs())[nearest.isfinite() & weight.isfinite()]
             .eq(0)
             .all()
-        )  # as near as the even neighbour
+        )  # a tie
     split.join()
     assert weight.dtype == torch.float32
     assert torch.equal(weight.detach().view(torch.int32), values.view(torch.int32))

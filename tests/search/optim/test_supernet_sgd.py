@@ -1,4 +1,4 @@
-"""The optimiser of a supernet's weights equals SGD, in any precision and wherever gradients are accumulated."""
+"""The optimiser of a supernet's weights equals SGD, for any precision and place of gradient accumulation."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ STEPS = 4
 
 
 class Network(nn.Module):
-    """Two operators of sliced and a plain convolution; the second operator has no part in some passes."""
+    """Two operators with superkernels and a plain convolution; the second operator is not used in some passes."""
 
     def __init__(self, dtype):
         super().__init__()
@@ -68,7 +68,7 @@ def test_it_is_sgd(monkeypatch, chunk, momentum, clipping, keep_gradients):
     train(mine, make(mine, max_norm=clipping, momentum=momentum, keep_gradients=keep_gradients))
     norms = train_by_torch(plain, clipping, momentum)
     if clipping == 0.1:
-        assert min(norms) > clipping  # it does something
+        assert min(norms) > clipping  # clipping is active
     for (name, found), wanted in zip(mine.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-9, msg=name)  # 1e-6 is torch's, in the clipping
 
@@ -99,7 +99,7 @@ def test_momenta_of_lower_precision_are_rounded(monkeypatch, chunk, clipping):
     for found, wanted, start in zip(rough.parameters(), fine.parameters(), before.parameters(), strict=True):
         assert (found - wanted).norm() <= 0.01 * (wanted - start).norm() + 1e-7
         same += torch.equal(found, wanted)
-    assert same < len(optimizer.sliced)  # it is not the same by another name
+    assert same < len(optimizer.sliced)  # the precision makes a difference
 
 
 @pytest.mark.parametrize("chunk", [7, 1 << 19])
@@ -116,7 +116,7 @@ def test_split_weights_descend_as_whole_ones_that_are_rounded_anew(monkeypatch, 
     optimizer.close()
     for found, wanted in zip(split.parameters(), plain.parameters(), strict=True):
         assert found.dtype == torch.float32
-        # The same bits, but that split ones are rounded away from zero where the even neighbour is as near.
+        # Equal except for ties, where split weights are rounded away from zero instead of to even.
         assert (found - wanted).norm() <= 1e-3 * wanted.norm()
 
 

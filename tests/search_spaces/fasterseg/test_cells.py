@@ -1,4 +1,4 @@
-"""Cells that share what their operators have in common, against every operator alone."""
+"""Cells with shared computation, compared with a reference that runs every operator separately."""
 
 import copy
 import itertools
@@ -47,7 +47,7 @@ def cell(names, size, widths=(4, 12), weighted=True):
 
 
 def results(run, operators, leaves, x, outputs):
-    """Outputs, gradients of leaves and weights, statistics."""
+    """Outputs, gradients of leaves and weights, running statistics."""
     operators = copy.deepcopy(operators)
     outputs = [CellOutput(module, one.weights, one.width) for module, one in zip(operators, outputs, strict=True)]
     outputs = run(x, outputs)
@@ -87,7 +87,7 @@ def test_the_first_convolutions_of_a_stride_run_as_one(monkeypatch):
     )
     _, _, x, outputs = cell(OPERATORS, (40, 42))
     run_cell(x, outputs())
-    # All zoomed ones, their second layers; those of stride 1; those of stride 2; the two halves of the reducing skip.
+    # All zoomed operators, their second layers; stride 1; stride 2; the two halves of the skip of stride 2.
     assert calls == [4 + 4 + 12 + 12, 4, 12, 4 + 4, 4, 12 + 12, 12, 6, 6]
 
 
@@ -128,7 +128,7 @@ def test_the_whole_supernet_has_the_plain_gradients(recompute, single_path):
 
 
 def test_recomputing_keeps_less():
-    """Bytes saved for the backward pass, those of the weights, which are there anyway, left out."""
+    """Bytes saved for the backward pass, without those of the weights."""
     network, student = supernet(torch.float32)
     images, sample = torch.randn(2, 3, 64, 64), student.sample(torch.Generator().manual_seed(0))
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
@@ -150,7 +150,7 @@ def test_recomputing_keeps_less():
 
 
 def test_a_single_path_runs_one_operator_a_cell_and_is_straight_through():
-    """The gradient is that of the mixture by the hard Gumbel-softmax, whose other terms weigh nothing."""
+    """The gradient is that of the mixture weighted by the hard Gumbel-softmax, whose other terms are zero."""
     network, student = supernet()
     network.eval()
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
@@ -177,7 +177,7 @@ def test_a_single_path_runs_one_operator_a_cell_and_is_straight_through():
         y = torch.nn.functional.gumbel_softmax(table.float(), hard=True).double()
         assert sample.operators[len(hard)] == tuple(y.argmax(1).tolist())
         hard.append(y)
-        alone.append(y * y.detach())  # the entries of operators that do not run pass nothing back
+        alone.append(y * y.detach())  # no gradient for operators that do not run
     mixture = type(widths)(**{**widths.__dict__, "alpha": tuple(alone)})
     reference = loss(network(images, mixture, run_cell_reference))
     assert single.item() == pytest.approx(reference.item(), rel=1e-6)
@@ -186,7 +186,7 @@ def test_a_single_path_runs_one_operator_a_cell_and_is_straight_through():
 
 
 def test_single_paths_follow_alpha():
-    """The gate's gradient, averaged over what is drawn, by brute force over all operators of one cell."""
+    """Operators are sampled with the probabilities of alpha; their gates are ones."""
     _, student = supernet()
     table = student.alpha[0].detach()[:1]
     counts = torch.zeros(5)
@@ -217,7 +217,7 @@ def test_the_likeliest_operators_are_the_one_hot_mixture():
 
 
 class Doubling(SearchableOperator):
-    """An operator that cells know nothing of."""
+    """An operator without a chain of convolutions, unknown to cells."""
 
     def forward(self, x, width):
         return 2 * fit_channels(x, width)
@@ -244,7 +244,7 @@ def test_an_operator_of_ones_own_takes_part(run, parts):
 
 
 def test_a_module_that_is_no_operator_is_refused():
-    with pytest.raises(TypeError, match="operator odd: a Conv2d is no SearchableOperator"):
+    with pytest.raises(TypeError, match="operator odd: given Conv2d, expected a SearchableOperator"):
         MixedOperator({"odd": torch.nn.Conv2d(5, 4, 3)})
-    with pytest.raises(TypeError, match="has stride 2, the cell's operators have 1"):
+    with pytest.raises(TypeError, match="given stride 2, expected 1"):
         MixedOperator({"skip": make_superkernel("skip", 5, WIDTHS, 2)})

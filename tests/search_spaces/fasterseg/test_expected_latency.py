@@ -1,4 +1,4 @@
-"""The expected latency against brute force, its decoupled gradients, and FasterSeg's Table 2."""
+"""The expected latency compared with brute force, its decoupled gradients, and FasterSeg's Table 2."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ RATIOS = (1, 2)
 
 @functools.cache
 def hashed_price(spec):
-    """A price for every signature that follows no pattern, so that a wrong look-up shows."""
+    """A pseudo-random price for every signature, so that a wrong lookup changes the result."""
     return 0.5 + (zlib.crc32(spec.key.encode()) % 10_007) / 10_007
 
 
@@ -48,7 +48,7 @@ def all_networks(sample, plan):
 
 
 def price_by_hand(picks, plan, combination, end_ratio, price):
-    """Follow every branch back to the stem, collect the distinct operators that run, and add up their prices."""
+    """Follow every branch back to the stem, collect the distinct operators, and add up their prices."""
     from search_spaces.fasterseg.signatures import cell_signature, fuse_signature, head_signature, stem_signature
 
     grid, size = plan.grid, plan.image_size
@@ -90,7 +90,7 @@ def price_by_hand(picks, plan, combination, end_ratio, price):
         (3, (8, 16), 2, RATIOS),
         (3, (8, 16, 32), 3, RATIOS),
         (2, (8,), 1, RATIOS),
-        (4, (8, 16, 32), 2, (1,)),  # deep enough for branches to share some way and part at different cells
+        (4, (8, 16, 32), 2, (1,)),  # deep enough for shared prefixes and different branching points
         (4, (8, 16, 32), 3, (1,)),
     ],
 )
@@ -112,7 +112,7 @@ def test_expectation_equals_brute_force(layers, scales, branches, ratios):
 
 
 def test_decided_sample_costs_what_the_derived_network_costs():
-    """Without skips, whose neighbours a derived network narrows, the price of a certain sample is that of its parts."""
+    """Without skips, which narrow their neighbours, a one-hot sample costs as much as the derived network."""
     plan = NetworkPlan(Grid(6), ("conv", "conv_x2", "zoomed_conv"), RATIOS, 2, 3, (64, 96), 2)
     for seed in range(10):
         generator = torch.Generator().manual_seed(seed)
@@ -162,7 +162,7 @@ def test_weights_of_the_paper_follow_from_its_table_2():
 
 
 def test_layers_of_unit_cost_add_up_to_their_number():
-    """Six layers of unit cost along one branch take 6, not the 23.5 of a total that mixes layers."""
+    """Six layers of unit cost along one branch cost 6, not 23.5 as in the published code, which mixes layers."""
     plan = NetworkPlan(Grid(6), ("conv",), (1,), 1, 2, (64, 64), 1)
 
     def unit(spec):

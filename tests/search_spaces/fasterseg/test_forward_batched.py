@@ -1,4 +1,4 @@
-"""Samples of the same widths in one pass, against a pass each."""
+"""Samples of equal widths in one forward pass, compared with one pass each."""
 
 import copy
 import dataclasses
@@ -104,7 +104,7 @@ def test_teacher_and_student_at_their_largest_are_two_passes(size, recompute):
     mine, alone = found
     close(mine[0], alone[0])
     close(mine[2], alone[2])
-    # Of the padding of narrower maps the former knows that no gradient reaches it, the latter has no gradient at all.
+    # Weights that would only read padding have no gradient in either case.
     assert mine[1].keys() == alone[1].keys()
     for name, expected in alone[1].items():
         if expected is None:

@@ -25,7 +25,7 @@ def generator(seed):
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
 def test_a_sample_is_torchs_hard_gumbel_softmax(temperature):
-    """The same choices from the same noise, and the gradient of the softmax's chosen entry (straight through)."""
+    """The same choices from the same noise, and the straight-through gradient of the sampled softmax entry."""
     mine = parameters()
     sample = mine.sample(generator(7), temperature)
     torch.manual_seed(7)
@@ -110,7 +110,7 @@ def test_fixed_widths():
     assert likeliest == tuple(tuple(table.argmax(1).tolist()) for table in mine.gamma)
     drawn = [i for seed in range(100) for level in mine.at_width("random", generator(seed)).choice for i in level]
     assert scipy.stats.chisquare([drawn.count(i) for i in range(4)]).pvalue > 1e-3
-    with pytest.raises(ValueError, match="width 'wide' is none of"):
+    with pytest.raises(ValueError, match="width 'wide': expected smallest, largest"):
         mine.at_width("wide")
 
 

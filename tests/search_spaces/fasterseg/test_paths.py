@@ -1,4 +1,4 @@
-"""Grid and path probabilities against the enumeration of all walks."""
+"""Grid and path probabilities, compared with an enumeration of all walks."""
 
 import itertools
 import math
@@ -19,14 +19,14 @@ def random_beta(grid):
 
 
 def predecessors(grid, level, layer):
-    """(level, beta's column or None where there is no choice) of the cells that may feed a cell."""
+    """(level, beta's column or None if there is no choice) of the possible predecessors of a cell."""
     found = [level - 1] if level else []
     found += [level] if layer > level else []
     return [(source, column if len(found) == 2 else None) for column, source in enumerate(found)]
 
 
 def all_walks(grid, level):
-    """Every way from the last cell of a level back to the stem, as the levels by layer."""
+    """All walks from the last cell of a level back to the stem, as the levels by layer."""
     walks = [(level,)]
     for layer in range(grid.last, 0, -1):
         walks = [(source, *walk) for walk in walks for source, _ in predecessors(grid, walk[0], layer)]
@@ -107,7 +107,7 @@ def test_path_probabilities_have_true_gradients():
 
 
 def test_the_paper_counts_1695_paths():
-    """Section 4.2: L = 16, pairs of branches out of 8, 16 and 32; there is one path at 8."""
+    """Section 4.2: L = 16, pairs of branches of 8, 16 and 32; there is a single path to 8."""
     grid = Grid(16)
     walks = [len(all_walks(grid, level)) for level in grid.levels]
     assert walks == [1, 15, 105]
@@ -117,7 +117,7 @@ def test_the_paper_counts_1695_paths():
 
 
 def test_tables_of_the_paper_have_its_42_cells():
-    """(15 + 14 + 13) cells with searched operators and widths behind the first layers, section 4.2."""
+    """(15 + 14 + 13) cells with searched operators and widths after the first layers, section 4.2."""
     grid = Grid(16)
     assert [grid.gamma_rows(level) for level in grid.levels] == [15, 15, 14]
     assert [grid.beta_rows(level) for level in grid.levels] == [0, 14, 13]
@@ -139,7 +139,7 @@ def test_rows_of_tables_and_cells_correspond(grid):
 
 @pytest.mark.parametrize("scales", [(), (16,), (8, 32), (16, 8), (8, 8)])
 def test_scales_that_are_not_8_and_its_doubles_are_refused(scales):
-    with pytest.raises(ValueError, match="are not 8 and its doubles"):
+    with pytest.raises(ValueError, match="expected 8, each next one doubled"):
         Grid(6, scales)
 
 

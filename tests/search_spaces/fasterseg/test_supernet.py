@@ -1,4 +1,4 @@
-"""The supernet against Eq. 1 and 2 written out, and what its gradients reach."""
+"""The supernet compared with a literal implementation of Eq. 1 and 2, and its gradients."""
 
 import itertools
 
@@ -38,7 +38,7 @@ def predecessors(grid, level, layer):
 
 
 def reference_inputs(supernet, sample, images):
-    """Eq. 1 of Eq. 2, literally: every operator alone, weighted by alpha, then by beta."""
+    """Eq. 1 of Eq. 2, literally: every operator separately, weighted by alpha, then by beta."""
     grid = supernet.grid
     inputs = {(0, 0): supernet.stems[str(sample.end_ratio)](images)}
     for level, layer in grid.cells():
@@ -68,7 +68,7 @@ def all_walks(grid, level):
 
 
 def reference_logits(supernet, sample, images):
-    """Skips as the expectation over all walks of the map that the walk leaves behind."""
+    """Skip maps as the expectation, over all walks, of the walk's last map at a scale."""
     grid = supernet.grid
     inputs = reference_inputs(supernet, sample, images)
     ends = supernet.ends[str(sample.end_ratio)]
@@ -112,7 +112,7 @@ def test_the_supernet_is_eq_1_and_2_written_out(case):
 
 
 def test_every_cell_runs_once():
-    """Cells mix their inputs and run once, for both strides, not once per predecessor."""
+    """Cells run once on the weighted mean of their inputs, for both strides, not once per predecessor."""
     supernet, parameters = make(*CASES[0])
     calls = []
 
@@ -128,7 +128,7 @@ def test_every_cell_runs_once():
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_reach_every_weight_and_logit(case):
-    """Smallest, largest, teacher's and sampled widths together leave nothing untrained."""
+    """The smallest, largest, the teacher's and sampled widths together train every weight and logit."""
     supernet, student = make(*case)
     teachers = [make(*case, search_ratios=False)[1] for _ in case[2]]
     for teacher, ratio in zip(teachers, case[2], strict=True):
@@ -152,7 +152,7 @@ def test_gradients_reach_every_weight_and_logit(case):
 
 
 def test_the_gate_passes_the_derivative_by_the_strength_of_a_connection():
-    """d loss / d gate is what scaling the whole input of that cell does, by finite differences."""
+    """The gradient of a gate is that of a scale factor of the cell's input, by finite differences."""
     supernet, student = make(*CASES[0])
     supernet.eval()
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
@@ -178,7 +178,7 @@ def test_without_gates_the_output_is_the_same():
 
 
 def test_running_it_leaves_no_trace_but_statistics():
-    """Two samples do not disturb each other: nothing is switched on the model."""
+    """Running one sample does not affect another: the model has no mode flags."""
     supernet, student = make(*CASES[0])
     supernet.eval()
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
@@ -194,7 +194,7 @@ def test_running_it_leaves_no_trace_but_statistics():
 
 @pytest.mark.parametrize("operators", [OPERATORS, OPERATORS[::-1], ("conv",), ("skip", "zoomed_conv")])
 def test_mixed_precision_on_the_cpu(operators):
-    """Operators that stay in float32 (the skip) and those that do not mix in any order."""
+    """Operators in float32 (the skip) and in bfloat16 can be summed in any order."""
     supernet, student = make(*CASES[1], operators=operators)
     supernet.float()
     student.float()

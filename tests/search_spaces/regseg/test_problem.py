@@ -1,4 +1,4 @@
-"""The problem of searched dilation rates: bounds, initial rates, and what it computes."""
+"""The search problem of dilation rates: bounds, initial rates, outputs and latency."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_bounds_are_k_over_s_and_follow_the_rates_before():
     bounds = [problem.layers[name].upper for name in (FIRST, SECOND, THIRD)]
     assert bounds == [15 / 8, 31 / 8, 47 / 8]
     problem.settle({name: 1.5 if name == FIRST else 1.0 for name in problem.layers})
-    # The block reads as far as ceil(1.5) = 2: 16 more pixels.
+    # A rate of 1.5 samples as far as ceil(1.5) = 2: 16 more pixels.
     assert problem.layers[SECOND].upper == 47 / 8
     assert problem.monitor()["field_of_view"] == 15 + 16 * (2 + 1 + 1)
 
@@ -64,11 +64,11 @@ def test_upper_and_gaps():
 @pytest.mark.parametrize(
     ("rate", "options", "message"),
     [
-        (3.0, {"upper": 4.0}, r"backbone.blocks.0.*rate 3 is outside of 1 to 1.875, k / s"),
-        (3.0, {"upper": 2.0, "allow_gaps": True}, r"rate 3 is outside of 1 to 2, rates.upper"),
-        (0.5, {}, r"rate 0.5 is outside"),
-        (math.nan, {"allow_gaps": True}, r"rate nan is outside"),
-        (math.inf, {"upper": 3.0}, r"rate inf is outside"),
+        (3.0, {"upper": 4.0}, r"backbone.blocks.0.*rate 3, expected 1 to 1.875, k / s"),
+        (3.0, {"upper": 2.0, "allow_gaps": True}, r"rate 3, expected 1 to 2, rates.upper"),
+        (0.5, {}, r"rate 0.5, expected 1 to"),
+        (math.nan, {"allow_gaps": True}, r"rate nan, expected 1 to"),
+        (math.inf, {"upper": 3.0}, r"rate inf, expected 1 to"),
     ],
 )
 def test_a_bound_that_excludes_the_initial_rate_is_an_error(rate, options, message):

@@ -1,4 +1,4 @@
-"""RegSeg's space: presets, the networks that it takes, its problem, its prices, and mistakes."""
+"""RegSeg's space: presets, supported networks, search problem, latencies, and invalid settings."""
 
 import math
 
@@ -27,7 +27,7 @@ def space_of(network=SMALL, classes=4, size=(64, 64), **rates):
 
 
 class Counting:
-    """Prices: the whole network 100 ms, a convolution 1 ms and 0.5 ms for every unit of its rate."""
+    """Latencies: the whole network 100 ms; a convolution 1 ms plus 0.5 ms per unit of its rate."""
 
     def __init__(self):
         self.asked = []
@@ -101,8 +101,8 @@ def test_prices_follow_the_rates():
     named = {item.spec for item in space.inventory()}
     assert set(table.asked) == named
     assert {spec.inputs[0] for spec in named} == {(3, 96, 128), (16, 12, 16)}
-    assert len(named) == 1 + 4  # all four layers are alike
-    # The network was measured at rates 1: four layers are half a unit beyond, at half a ms a unit.
+    assert len(named) == 1 + 4  # all four layers are equal
+    # The network was measured at rates 1: four layers are half a unit above, at 0.5 ms per unit.
     assert problem.monitor()["latency_ms"] == {"network": pytest.approx(101.0)}
     (forward,) = problem.weight_passes("search", torch.Generator())
     problem.latency(forward).backward()
@@ -113,7 +113,7 @@ def test_prices_follow_the_rates():
 
 
 def test_prices_need_a_largest_rate():
-    with pytest.raises(UserError, match=r"mine: rates.upper: latencies are measured up to it"):
+    with pytest.raises(UserError, match=r"mine: rates.upper: given null, expected a number"):
         space_of(layers=BLOCKS).inventory()
 
 
@@ -142,11 +142,11 @@ def test_mistakes_name_their_path(change, message):
     [
         (SMALL, {"layers": "blocks.*"}, r"mine: rates.layers: the pattern 'blocks.\*' matches no convolution"),
         (SMALL, {}, r"mine: rates.layers: no convolution with a dilation above 1"),
-        (SMALL, {"layers": BLOCKS, "initial": 2.5}, r"mine: layer backbone.blocks.0.*2.5 is outside of 1 to 1.875"),
+        (SMALL, {"layers": BLOCKS, "initial": 2.5}, r"mine: layer backbone.blocks.0.*2.5, expected 1 to 1.875"),
         (
             {"name": "dwrseg_b"},
             {"upper": 2},
-            r"mine: layer .*initial dilation rate 3 is outside of 1 to 2, rates.upper",
+            r"mine: layer .*initial dilation rate 3, expected 1 to 2, rates.upper",
         ),
         ({"name": "regnet"}, {}, r"mine: unknown network 'regnet'; known networks: .*regseg_small, torchvision:deep"),
         (
