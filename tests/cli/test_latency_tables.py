@@ -132,9 +132,9 @@ def test_a_table_is_a_file_or_a_shipped_name(tmp_path, monkeypatch, capsys):
 
     for name in latency_tables.table_names():
         assert LatencyTable.load(find_table(name)).entries
-    with pytest.raises(UserError, match="one of those that ship"):
+    with pytest.raises(UserError, match="one of the bundled tables"):
         find_table("nothing_of_this_name")
-    assert "one of those that ship" in fail(capsys, "latency", "show", "nothing_of_this_name")
+    assert "one of the bundled tables" in fail(capsys, "latency", "show", "nothing_of_this_name")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").write_text("{}")
     assert find_table("plain").read_text() == "{}"
