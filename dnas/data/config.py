@@ -58,7 +58,7 @@ class DataConfig:
         elif not self.root:
             raise ValueError(f"{self.dataset} needs a root, the folder of its files (on the command line: NAME:DIR)")
         elif self.images is not None:
-            raise ValueError("images is for generated datasets; files are used as they are")
+            raise ValueError("images is for generated datasets; a dataset of files uses all its images")
         elif self.cache and self.size is None:
             raise ValueError("cache needs a size, as all cached images have the same size")
         if self.classes is not None and self.dataset != "folder":
