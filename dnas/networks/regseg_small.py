@@ -68,8 +68,8 @@ def regseg_small(
     branches = max((len(block) for block in rates), default=0)
     if not rates or width < 1 or width % (_GROUP_WIDTH * branches):
         raise UserError(
-            f"regseg_small: given {len(rates)} blocks of width {width}, expected at least one block, and a width that "
-            f"is a multiple of {_GROUP_WIDTH} for each branch"
+            f"regseg_small: {len(rates)} blocks of width {width}: expected at least one block, and a width that is a "
+            f"multiple of {_GROUP_WIDTH} for each branch"
         )
     for number, block in enumerate(rates, start=1):
         wrong = [rate for rate in block if isinstance(rate, bool) or not isinstance(rate, int) or rate < 1]
