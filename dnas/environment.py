@@ -1,4 +1,4 @@
-"""Where a result was made and with what: process, versions, commit, device."""
+"""The environment of a result: process, versions, commit, device."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def source_commit() -> str | None:
 
 
 def describe_environment(device: str | torch.device | None = None) -> dict[str, Any]:
-    """What a result may depend on beside its configuration, as plain values ready for JSON.
+    """Everything besides its configuration that a result may depend on, as plain values for JSON.
 
     ``device`` is anything that :func:`dnas.device.resolve_device` takes.
     """
@@ -69,7 +69,7 @@ def describe_environment(device: str | torch.device | None = None) -> dict[str, 
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None if it fails or is not installed."""
+    """The output of git, or None if it fails or is not installed."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         result = subprocess.run(command, capture_output=True, timeout=10, check=True)

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: a wrong path, an unknown key, a broken file.
+    """A mistake that the user can correct: a wrong path, an unknown key, a broken file.
 
     The message is one line that says what was given, what was expected and what to do. The command line prints it on
     standard error and ends with status 2; library callers catch it like any exception.
@@ -13,4 +13,4 @@ class UserError(Exception):
 
 
 class OldFormatWarning(UserWarning):
-    """A file or option in the form of an earlier version was understood; the message says what it is called now."""
+    """A file or option in the format of an earlier version; the message names the current one."""

@@ -1,21 +1,21 @@
-"""What the libraries below PyTorch are asked for. They read it once, when torch is loaded."""
+"""Environment variables for the libraries below PyTorch, which read them once, when torch is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 DEFAULTS = {
-    # OpenMP's threads spin while they wait for each other, for so long that other work on the machine stops them, or
-    # sleep at once, which halves the speed of an idle machine.
+    # How long OpenMP's threads spin while they wait: spinning endlessly is slow beside other work on the machine,
+    # sleeping immediately almost halves the speed on an idle machine.
     "GOMP_SPINCOUNT": "10000",
-    # The widths of a search come and go: oneDNN's default of 1024 compiled kernels is too few to meet them again.
+    # A search varies its widths: oneDNN's default cache of 1024 compiled kernels is too small to reuse them.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "2048",
-    # Descriptions of matrix products, which those kernels have besides: a quarter of a megabyte each, and 1024 of them.
+    # PyTorch's cache of descriptors of matrix products, by default 1024 of a quarter of a megabyte each.
     "LRU_CACHE_CAPACITY": "64",
 }
 
 
 def missing_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables to add to an environment: what it says itself stays."""
-    own = set(environment) | ({"GOMP_SPINCOUNT"} if "OMP_WAIT_POLICY" in environment else set())
-    return {name: value for name, value in DEFAULTS.items() if name not in own}
+    """The variables to add to ``environment``; values that it already has are kept."""
+    given = set(environment) | ({"GOMP_SPINCOUNT"} if "OMP_WAIT_POLICY" in environment else set())
+    return {name: value for name, value in DEFAULTS.items() if name not in given}

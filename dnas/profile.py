@@ -1,4 +1,4 @@
-"""Counting what a network costs, parameters and multiply-adds, without running it."""
+"""Counting parameters and multiply-adds of a network."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True, kw_only=True)
 class ElementwisePrices:
-    """What a counter adds to the multiply-adds of convolutions and matrix products, a value.
+    """Multiply-adds that a counter adds per value for layers other than convolutions and matrix products.
 
-    ``normalised``: for every value that a BatchNorm puts out; ``interpolated``: for every value that a bilinear or
-    bicubic resizing puts out; ``averaged``: for every value that a global average reads.
+    ``normalised``: per output value of a BatchNorm; ``interpolated``: per output value of a bilinear or bicubic
+    interpolation; ``averaged``: per input value of a global average.
     """
 
     normalised: int = 0
@@ -28,16 +28,16 @@ class ElementwisePrices:
     averaged: int = 0
 
 
-#: Convolutions and matrix products alone: the usual meaning of multiply-adds.
+#: Only convolutions and matrix products, the usual definition of multiply-adds.
 PRODUCTS_ONLY = ElementwisePrices()
-#: What fvcore's flop counter does.
+#: The counts of fvcore's flop counter.
 FVCORE_PRICES = ElementwisePrices(normalised=2, interpolated=4, averaged=1)
-#: One multiply-add where BatchNorm scales and shifts a value, and one where an average sums it.
+#: One multiply-add for scale and shift of a BatchNorm, and one for the summation of a global average.
 SCALE_AND_SUM_PRICES = ElementwisePrices(normalised=1, averaged=1)
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of learnable parameters of ``module``; a parameter shared by several layers counts once."""
+    """Number of parameters of ``module``; a parameter shared by several layers counts once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -50,9 +50,9 @@ def count_multiply_adds(
 ) -> int:
     """Multiply-adds of one forward pass of ``module`` on an image (1, channels, H, W), ``input_size`` being (H, W).
 
-    Convolutions (deformable ones too, without their interpolation) and matrix products count; other layers only as
-    ``elementwise`` says, which is there because some papers count them. Nothing is computed: shapes are propagated
-    through a copy on the meta device in evaluation mode, and ``module`` is untouched.
+    Convolutions (including deformable ones, without their interpolation) and matrix products count; other layers count
+    according to ``elementwise``, because some papers count them. Nothing is computed: shapes are propagated through a
+    copy on the meta device in evaluation mode, and ``module`` is not changed.
     """
     shadow = meta_copy(module).eval()
     image = torch.empty(1, channels, *input_size, device="meta")
@@ -63,7 +63,7 @@ def count_multiply_adds(
     with torch.no_grad(), values, products:
         shadow(image)
     return (
-        int(products.get_total_flops()) // 2  # the counter has two operations a multiply-add
+        int(products.get_total_flops()) // 2  # the counter counts two operations per multiply-add
         + elementwise.normalised * values.normalised
         + elementwise.interpolated * values.interpolated
         + elementwise.averaged * values.averaged
@@ -71,10 +71,10 @@ def count_multiply_adds(
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` on the meta device: all shapes, no memory, not even while it is made."""
+    """A copy of ``module`` on the meta device, created without allocating memory."""
     replacements: dict[int, Any] = {}
     for part in module.modules():
-        # Plain tensor attributes too: deepcopy would otherwise copy their data and keep them on their device.
+        # Also plain tensor attributes: deepcopy would copy their data and keep them on their device.
         for value in (*part._parameters.values(), *part._buffers.values(), *vars(part).values()):
             if isinstance(value, nn.Parameter):
                 replacements[id(value)] = nn.Parameter(value.detach().to("meta"), requires_grad=value.requires_grad)
@@ -86,7 +86,7 @@ def meta_copy(module: nn.Module) -> nn.Module:
 def _deform_conv2d_operations(
     input_shape: torch.Size, weight_shape: torch.Size, *_args: Any, out_shape: torch.Size, **_kwargs: Any
 ) -> int:
-    """Operations (two a multiply-add, as the counter wants) of a deformable convolution, without the interpolation.
+    """Operations (two per multiply-add, as in the counter) of a deformable convolution, without the interpolation.
 
     ``weight_shape`` is (out, in / groups, kernel, kernel): every output value is a sum over one filter.
     """
@@ -94,7 +94,7 @@ def _deform_conv2d_operations(
 
 
 class _ValueCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the values that BatchNorms and interpolations put out and that global averages read."""
+    """Counts the output values of BatchNorms and interpolations and the input values of global averages."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

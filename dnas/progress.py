@@ -1,4 +1,4 @@
-"""Reporting how far long work is: searching, retraining, evaluating, measuring."""
+"""Progress reports of long work: searching, retraining, evaluating, measuring."""
 
 from __future__ import annotations
 

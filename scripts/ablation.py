@@ -1,13 +1,13 @@
-"""FasterSeg's Table 3 on any dataset: what branches, widths, co-search and distillation bring.
+"""FasterSeg's ablation (Table 3) on any dataset: effects of branches, widths, co-search and distillation.
 
-Searches a space three times (one branch at a fixed width, all branches at it, everything), retrains what is found, and
-prints the paper's rows as a table in Markdown: mIoU of the best weights on the validation images, latency by the table,
-multiply-adds and parameters. Runs that are in the folder already are not done again.
+Searches a space three times (one branch at a fixed width, all branches at this width, the full space), retrains the
+derived networks, and prints the rows of the paper as a Markdown table: mIoU of the best weights on the validation
+images, latency predicted by the table, multiply-adds and parameters. Finished runs in the folder are reused.
 
     python scripts/ablation.py SPACE --data DATA --out DIR [--table T.json] [--seed 0] [--set KEY=VALUE ...]
 
-``T -> pruned T`` is the teacher's architecture at the slimmest ratio, with the student's stem and head (the paper does
-not say which). Without ``--table`` the operators are measured first, on this machine's CPU with one thread.
+``T -> pruned T`` is the teacher's architecture at the smallest ratio, with the student's stem and head (the paper does
+not specify them). Without ``--table`` the operators are measured first, on this machine's CPU with one thread.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from search_spaces.fasterseg import FasterSegSpace
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: what is trained, and the name of the row that teaches it."""
+    """One row of the table: the network to train, and the name of its teacher's row."""
 
     name: str
     label: str
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is compared, on what, and where."""
+    """The search space, the data and the folder of an ablation."""
 
     preset: str
     overrides: tuple[str, ...]
@@ -65,9 +65,9 @@ class Ablation:
         return space
 
     def spaces(self) -> dict[str, FasterSegSpace]:
-        """The space itself, and with one width, with one and with all branches."""
+        """The full space, and the space at a fixed width with one branch and with all branches."""
         full = self.space()
-        # One width leaves nothing to draw: the passes at the largest and at the smallest would be the same.
+        # With one width, the passes at the largest and at the smallest width would be equal.
         fixed = (
             f"network.ratios=[{full.end_ratios['student']}]",
             "search.pretrain_passes=[teacher.largest, student.largest]",
@@ -80,7 +80,7 @@ class Ablation:
         }
 
     def measure(self, given: Path | None) -> LatencyTable:
-        """One table for all spaces: the given one, completed on its device, or a new one."""
+        """One table for all spaces: the given one, with missing entries measured, or a new one."""
         path = self.out / "table.json"
         items = {item.spec.key: item for space in self.spaces().values() for item in space.inventory()}
         if given is not None and not path.exists():
@@ -95,7 +95,7 @@ class Ablation:
         )
 
     def rows(self, table: LatencyTable) -> Iterator[Row]:
-        """Search, derive, and name what is to be trained, teachers first."""
+        """Search and derive; yields the networks to train, teachers before their students."""
         spaces = self.spaces()
         with RichProgress() as progress:
             for name, space in spaces.items():
@@ -120,11 +120,11 @@ class Ablation:
         return derive_network(self.out / f"search_{name}", DeriveOptions(which=which)).architecture
 
     def pruned(self, space: FasterSegSpace, branches: Sequence[int]) -> Architecture:
-        """The teacher at the slimmest ratio everywhere."""
+        """The teacher with the smallest ratio in all cells."""
         logits = RunFolder.open(self.out / "search_full", "search").load_weights("architecture")
         plan = space.plan()
-        slimmest = dataclasses.replace(plan, ratios=plan.ratios[:1])
-        return decode(logits_of(logits, "teacher"), slimmest, branches)
+        smallest = dataclasses.replace(plan, ratios=plan.ratios[:1])
+        return decode(logits_of(logits, "teacher"), smallest, branches)
 
     def train(self, row: Row) -> float:
         """Retrain a row's network; returns the best mIoU on the validation images."""

@@ -1,8 +1,8 @@
-"""Time and peak memory of the fractional-dilation convolution against an integer convolution, as ratios.
+"""Time and peak memory of the fractional-dilation convolution relative to an integer convolution.
 
-Forward plus backward with the gradients of input, weight and rate, at a fractional and for comparison at the nearest
-whole rate. The forms run in turn, round by round, so that a busy machine slows all of them; the figures are medians.
-On a busy CPU, ``--clock cpu`` with ``--threads 1`` counts only the time that the process itself was running.
+Measures forward and backward pass with the gradients of input, weight and rate; the integer convolution has the nearest
+integer rate. The implementations run in interleaved rounds, so that other work on the machine slows all of them; the
+figures are medians. On a busy CPU, use ``--clock cpu`` with ``--threads 1`` to count only the CPU time of this process.
 
     python scripts/bench_fractional.py --device cpu --threads 2
 """
@@ -27,19 +27,19 @@ from dnas.ops import fractional_conv2d
 from dnas.ops.fractional.separable import separable_conv2d, separable_gradients
 from dnas.ops.fractional.triton_launch import is_triton_supported
 
-#: Feature maps of Cityscapes at 1/16 and of CamVid, and small ones as in a search on 160x160 and 256x256 images.
+#: Feature maps of Cityscapes at 1/16 and of CamVid, and small maps as in a search on 160x160 and 256x256 images.
 SHAPES = ("1x256x64x128", "2x128x64x128", "2x128x45x60", "8x64x20x20", "8x64x32x32")
 Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One convolution: tensors that want gradients, the gradient that comes back, the rate and the groups."""
+    """One convolution: input, weight and rate, which require gradients, the gradient of the output, and the groups."""
 
     x: Tensor
     weight: Tensor
     dilation: Tensor
-    passed: Tensor
+    gradient: Tensor
     groups: int
 
     @classmethod
@@ -50,41 +50,41 @@ class Case:
         x = torch.randn(sizes, device=device, dtype=kind)
         weight = torch.randn(sizes[1], width, 3, 3, device=device, dtype=kind)
         dilation = torch.tensor(rate, device=device)
-        wanted = [tensor.requires_grad_() for tensor in (x, weight, dilation)]
-        return cls(*wanted, torch.randn_like(x), sizes[1] // width)
+        inputs = [tensor.requires_grad_() for tensor in (x, weight, dilation)]
+        return cls(*inputs, torch.randn_like(x), sizes[1] // width)
 
     @property
-    def whole(self) -> int:
-        """The nearest whole rate."""
+    def integer_rate(self) -> int:
+        """The nearest integer rate."""
         return round(self.dilation.item())
 
     def integer(self) -> object:
-        """The integer convolution of the nearest rate."""
-        out = F.conv2d(self.x, self.weight, None, 1, self.whole, self.whole, self.groups)
-        return torch.autograd.grad(out, (self.x, self.weight), self.passed)
+        """The integer convolution with the nearest rate."""
+        out = F.conv2d(self.x, self.weight, None, 1, self.integer_rate, self.integer_rate, self.groups)
+        return torch.autograd.grad(out, (self.x, self.weight), self.gradient)
 
     def automatic(self, method: str = "exact") -> object:
-        """What the library does by default, or by the deformable convolution."""
+        """The default of the library, or the deformable convolution."""
         out = fractional_conv2d(self.x, self.weight, self.dilation, None, 1, self.groups, method)
-        return torch.autograd.grad(out, (self.x, self.weight, self.dilation), self.passed)
+        return torch.autograd.grad(out, (self.x, self.weight, self.dilation), self.gradient)
 
     def unfused(self) -> object:
-        """Interpolation and matrix products, on CUDA devices too."""
+        """Interpolation and matrix products, also on CUDA devices."""
         with torch.no_grad():
             rate = self.dilation.item()
             out = separable_conv2d(self.x, self.weight, None, rate, 1, self.groups)
-            return out, separable_gradients(self.passed, self.x, self.weight, rate, 1, self.groups)
+            return out, separable_gradients(self.gradient, self.x, self.weight, rate, 1, self.groups)
 
     def four(self) -> object:
-        """The identity of four integer convolutions, written down plainly."""
+        """The naive sum of four integer convolutions."""
         n = math.floor(self.dilation.item())
         f = self.dilation - n
         factors = {(n, n): (1 - f) ** 2, (n, n + 1): f * (1 - f), (n + 1, n): f * (1 - f), (n + 1, n + 1): f * f}
         out = sum(k.to(self.x) * F.conv2d(self.x, self.weight, None, 1, d, d, self.groups) for d, k in factors.items())
-        return torch.autograd.grad(out, (self.x, self.weight, self.dilation), self.passed)
+        return torch.autograd.grad(out, (self.x, self.weight, self.dilation), self.gradient)
 
-    def forms(self) -> dict[str, Work | None]:
-        """All forms by name, None for one that is not available here."""
+    def implementations(self) -> dict[str, Work | None]:
+        """All implementations by name, None if not available on this device."""
         return {
             "integer": self.integer,
             "exact": self.unfused if is_triton_supported(self.x) else self.automatic,
@@ -95,14 +95,14 @@ class Case:
 
 
 class Clock:
-    """Times a piece of work in ms, waiting for the device."""
+    """Measures the time of a function call in ms, synchronising with the device."""
 
     def __init__(self, device: torch.device, kind: str) -> None:
         self.device = device
         self.now = time.process_time if kind == "cpu" else time.perf_counter
 
     def __call__(self, work: Work) -> float:
-        """How long ``work`` takes, in ms."""
+        """The time of ``work`` in ms."""
         self._wait()
         start = self.now()
         work()
@@ -115,11 +115,11 @@ class Clock:
 
 
 def measure(works: dict[str, Work], clock: Clock, rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Times in ms of every form and its peak memory in MB above what lay there before."""
+    """Times in ms of every implementation, and the peak memory in MB that it adds."""
     memory = {}
     for name, work in works.items():
-        work()  # warm-up; on CUDA it compiles and chooses algorithms
-        memory[name] = peak_above(work, clock.device)
+        work()  # warm-up; on CUDA this compiles kernels and selects algorithms
+        memory[name] = added_peak(work, clock.device)
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
@@ -127,16 +127,16 @@ def measure(works: dict[str, Work], clock: Clock, rounds: int) -> tuple[dict[str
     return times, memory
 
 
-def peak_above(work: Work, device: torch.device) -> float:
+def added_peak(work: Work, device: torch.device) -> float:
     """Peak memory in MB that ``work`` adds."""
-    _give_memory_back()
+    _release_memory()
     _, before = with_peak_memory(device, lambda: None)
     _, peak = with_peak_memory(device, work)
     return peak - before
 
 
-def _give_memory_back() -> None:
-    """Return freed memory to the system, so that work that takes it again is seen to do so (glibc only)."""
+def _release_memory() -> None:
+    """Return freed memory to the system, so that its reuse counts as an allocation (glibc only)."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -144,12 +144,13 @@ def _give_memory_back() -> None:
 
 
 def report(case: Case, shape: str, clock: Clock, rounds: int) -> None:
-    forms = case.forms()
-    times, memory = measure({name: work for name, work in forms.items() if work is not None}, clock, rounds)
-    middle = {name: statistics.median(values) for name, values in times.items()}
+    implementations = case.implementations()
+    available = {name: work for name, work in implementations.items() if work is not None}
+    times, memory = measure(available, clock, rounds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"\n{shape}, {case.groups} groups, rate {case.dilation.item():g}, {case.x.dtype}")
     print(f"  {'':18} {'ms':>9} {'time':>7} {'10..90 %':>13} {'MB':>8} {'memory':>7}   (time, memory: integer = 1)")
-    for name, work in forms.items():
+    for name, work in implementations.items():
         if work is None:
             print(f"  {name:18} not available on {case.x.device.type}")
             continue
@@ -157,34 +158,34 @@ def report(case: Case, shape: str, clock: Clock, rounds: int) -> None:
         spread = f"{ratios[len(ratios) // 10]:.2f}..{ratios[-1 - len(ratios) // 10]:.2f}"
         share = memory[name] / memory["integer"] if memory["integer"] else math.nan
         print(
-            f"  {name:18} {middle[name]:9.2f} {middle[name] / middle['integer']:7.2f} {spread:>13} "
+            f"  {name:18} {medians[name]:9.2f} {medians[name] / medians['integer']:7.2f} {spread:>13} "
             f"{memory[name]:8.1f} {share:7.2f}"
         )
-    print(f"  exact is {middle['deformable'] / middle['exact']:.1f} times faster than deformable")
-    print_floor(case)
+    print(f"  exact is {medians['deformable'] / medians['exact']:.1f} times faster than deformable")
+    print_operation_counts(case)
 
 
-def print_floor(case: Case) -> None:
-    """Operations and bytes that forward and backward cannot do without, and what the exact form does, counted."""
+def print_operation_counts(case: Case) -> None:
+    """Print the minimal operations and memory traffic of forward and backward pass, and those of the exact method."""
     macs = case.x.numel() * case.weight[0].numel()
     values, size = case.x.numel(), case.x.element_size()
     print(
-        f"  floor: {3 * macs / 1e9:.3f} G multiply-adds of products (output and two gradients), as integer; "
+        f"  minimum: {3 * macs / 1e9:.3f} G multiply-adds (output and two gradients), as for integer rates; "
         f"{5 * values * size / 1e6:.1f} MB read or written: input twice, output, two gradients"
     )
-    own = (3 + 2 / 3) * macs / 1e9
+    products, interpolation = (3 + 2 / 3) * macs / 1e9, interpolations(values) / 1e9
     print(
-        f"  exact: {own:.3f} G (2/3 of a product is the rate's) + {interpolations(values) / 1e9:.3f} G interpolation; "
-        f"the four convolutions have {12 * macs / 1e9:.3f} G, distinct taps only {3 * macs * 25 / 9 / 1e9:.3f} G"
+        f"  exact: {products:.3f} G (2/3 of a product for the rate) + {interpolation:.3f} G interpolation; "
+        f"four convolutions take {12 * macs / 1e9:.3f} G, or {3 * macs * 25 / 9 / 1e9:.3f} G with distinct taps only"
     )
 
 
 def interpolations(values: int) -> int:
-    """Multiply-adds of interpolating on both sides of a 3x3 kernel's product, two in each interpolation of a value."""
-    forward = 2 * (2 + 2)  # above and below; then left and right
-    backward = 2 * (2 + 2 + 2) + 2  # above and below again, adjoint of left and right, of above and below; differences
-    slopes = 2 * 2  # the rate's sums over the rows' maps
-    return values * (forward + backward + slopes)
+    """Multiply-adds of the interpolations around the products with a 3x3 kernel, two per interpolated value."""
+    forward = 2 * (2 + 2)  # vertical, then horizontal
+    backward = 2 * (2 + 2 + 2) + 2  # vertical again, the adjoints of both; differences
+    rate_gradient = 2 * 2  # sums over the maps of the kernel rows
+    return values * (forward + backward + rate_gradient)
 
 
 def main() -> None:

@@ -1,18 +1,18 @@
-"""Seconds and peak memory of one step of FasterSeg's search: the weight step and the architecture step.
+"""Time and peak memory of one step of FasterSeg's search: the weight step and the architecture step.
 
-The paper's space (16 layers, five operators, ratios 4 to 12, two branches, teacher and student) by random images.
-Every variant runs in processes of its own, so that peak memory is its own; the processes take turns, so that a busy
-machine slows all of them; the figures are medians over the rounds, and the CPU's time is what a busy machine
-disturbs least. "Kept" are the maps that the largest pass keeps for its backward pass, without weights.
+The space is the paper's (16 layers, five operators, ratios 4 to 12, two branches, teacher and student), the images are
+random. Every variant runs in separate processes, so that peak memory can be measured, in interleaved rounds, so that
+other work on the machine slows all of them. The figures are medians over the rounds; CPU time is the most robust one on
+a busy machine. "Kept" are the activations that the largest forward pass saves for backward, without weights.
 
     python scripts/bench_search_step.py --threads 2 --variants published,mixed,single_path
 
-Where the machine's speed changes from minute to minute, ``--in-turn`` tells more: all variants take a step each in
-turn, in one process, and the ratios of neighbouring steps are what counts. (It needs the memory of all variants.)
+If the speed of the machine varies over minutes, ``--in-turn`` is more reliable: all variants run step by step in turn
+in one process, and the ratios of adjacent steps are compared. (This needs the memory of all variants together.)
 
 Variants are words joined by "+": published (the structure of the published code, see published_step.py), reference
-(every operator alone, and every pass), mixed, single_path, unbatched (no two passes in one batch), unclipped (gradients
-accumulated in the momenta), recompute, bf16, bf16_momenta, channels_last.
+(every operator and every forward pass separately), mixed, single_path, unbatched (no forward passes in one batch),
+unclipped (gradients accumulated in the momenta), recompute, bf16, bf16_momenta, channels_last.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of variants without bf16")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of a process")
-    parser.add_argument("--warm-up", type=int, default=2, help="steps before those")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps per process")
+    parser.add_argument("--warm-up", type=int, default=2, help="untimed steps before them")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each variant")
     parser.add_argument(
-        "--in-turn", action="store_true", help="all variants in this process, step by step in turn, with time ratios"
+        "--in-turn", action="store_true", help="run all variants in this process, step by step in turn; print ratios"
     )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -93,7 +93,7 @@ def parse() -> argparse.Namespace:
 
 
 def run_child(variant: str) -> dict[str, Any]:
-    """One process's times (s), peak memory (GB) and passes."""
+    """Times (s), peak memory (GB) and forward passes of one process."""
     command = [sys.executable, __file__, *sys.argv[1:], "--child", variant]
     environment = {**os.environ, **missing_settings(os.environ)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -102,7 +102,7 @@ def run_child(variant: str) -> dict[str, Any]:
 
 
 def row(name: str, results: list[dict[str, Any]]) -> str:
-    """The line of a variant."""
+    """The table row of a variant."""
 
     def median(key: str) -> float:
         return float(statistics.median(value for result in results for value in result[key]))
@@ -113,7 +113,7 @@ def row(name: str, results: list[dict[str, Any]]) -> str:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the child process does: the steps of warm-up, then the timed ones."""
+    """The work of a child process: warm-up steps, then timed steps."""
     import torch
 
     from dnas.training.collector import settled_objects
@@ -133,14 +133,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 times["architecture"].append(ended[0] - between[0])
         counted = f"{between[2]} + {ended[2] - between[2]}"
         peak = peak_memory(arguments.device)
-        kept = kept_bytes(session, batch)
+        saved = saved_bytes(session, batch)
         session.release()
         session.run.close()
-    return {**times, "peak": peak, "kept": kept / 1e6, "passes": counted}
+    return {**times, "peak": peak, "kept": saved / 1e6, "passes": counted}
 
 
 def count_passes(problem: Any) -> list[int]:
-    """A list that gets a number for every pass: as how many it counts."""
+    """A list to which every forward pass appends the number of passes in its batch."""
     passes: list[int] = []
     outputs = problem.outputs
 
@@ -153,7 +153,7 @@ def count_passes(problem: Any) -> list[int]:
 
 
 def peak_memory(device: str) -> float:
-    """Of this process, or of its tensors on an accelerator, in GB."""
+    """Peak memory of this process, or of its tensors on an accelerator, in GB."""
     import torch
 
     if device != "cpu":
@@ -164,7 +164,7 @@ def peak_memory(device: str) -> float:
 def timed_step(
     session: Any, batch: tuple[Any, Any], number: int, device: str, passes: list[int]
 ) -> list[tuple[Any, ...]]:
-    """Wall time, CPU time and passes so far before the weight step, between both steps, and after the other."""
+    """Wall time, CPU time and number of passes before the weight step, between both steps, and at the end."""
     import torch
 
     from dnas.search.calibration import freeze_bn_stats
@@ -180,7 +180,7 @@ def timed_step(
 
 
 def measure_in_turn(arguments: argparse.Namespace) -> None:
-    """Prints wall and CPU time, and their ratios to those of the first variant's step just before or after."""
+    """Print wall and CPU time of every variant, and their ratios to the first variant's steps of the same rounds."""
     os.environ.update(missing_settings(os.environ))
     import torch
 
@@ -201,48 +201,48 @@ def measure_in_turn(arguments: argparse.Namespace) -> None:
     print("| variant | wall (s) | from, to | CPU (s) | ratio of wall times | from, to | ratio of CPU times |")
     print("|---|---|---|---|---|---|---|")
     first = found[names[0]][arguments.warm_up :]
-    for name, every in found.items():
-        timed = every[arguments.warm_up :]
+    for name, steps in found.items():
+        timed = steps[arguments.warm_up :]
         walls, cpus = zip(*timed, strict=True)
-        ratios = [mine[0] / base[0] for mine, base in zip(timed, first, strict=True)]
-        of_cpu = statistics.median(mine[1] / base[1] for mine, base in zip(timed, first, strict=True))
+        ratios = [step[0] / base[0] for step, base in zip(timed, first, strict=True)]
+        cpu_ratio = statistics.median(step[1] / base[1] for step, base in zip(timed, first, strict=True))
         print(
             f"| {name} | {statistics.median(walls):.2f} | {min(walls):.2f}, {max(walls):.2f} "
             f"| {statistics.median(cpus):.2f} | {statistics.median(ratios):.2f} "
-            f"| {min(ratios):.2f}, {max(ratios):.2f} | {of_cpu:.2f} |"
+            f"| {min(ratios):.2f}, {max(ratios):.2f} | {cpu_ratio:.2f} |"
         )
 
 
-class Kept:
-    """A tensor in the graph."""
+class SavedTensor:
+    """A tensor saved in the autograd graph."""
 
     def __init__(self, tensor: Any) -> None:
         self.tensor = tensor
 
 
-def kept_bytes(session: Any, batch: tuple[Any, Any]) -> int:
-    """What the teacher's pass at its largest widths keeps for the backward pass, weights left out."""
+def saved_bytes(session: Any, batch: tuple[Any, Any]) -> int:
+    """Bytes that the teacher's forward pass at its largest widths saves for backward, without weights."""
     import torch
 
     weights = {p.untyped_storage().data_ptr() for p in session.problem.supernet.parameters()}
-    alive: weakref.WeakSet[Kept] = weakref.WeakSet()  # what the graph lets go during the pass leaves it
+    alive: weakref.WeakSet[SavedTensor] = weakref.WeakSet()  # tensors that the graph releases drop out
 
-    def note(tensor: torch.Tensor) -> Kept:
-        alive.add(kept := Kept(tensor))
-        return kept
+    def save(tensor: torch.Tensor) -> SavedTensor:
+        alive.add(saved := SavedTensor(tensor))
+        return saved
 
     passes = session.problem.weight_passes("search", torch.Generator().manual_seed(0))
     largest = next(one for one in passes if one.architecture.startswith("teacher"))
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept.tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda saved: saved.tensor):
         loss = session._loss(*session._move(batch), largest)
-    storages = [kept.tensor.untyped_storage() for kept in alive]
+    storages = [saved.tensor.untyped_storage() for saved in alive]
     found = {storage.data_ptr(): storage.nbytes() for storage in storages if storage.data_ptr() not in weights}
     del loss
     return sum(found.values())
 
 
 def now(device: str) -> tuple[float, float]:
-    """Wall and CPU time in s, once the device is done."""
+    """Wall and CPU time in s after synchronising with the device."""
     import torch
 
     if device != "cpu":
@@ -251,7 +251,7 @@ def now(device: str) -> tuple[float, float]:
 
 
 def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) -> tuple[Any, Any]:
-    """The search as it is, on random images, priced by the number of channels."""
+    """The search and a random batch; latencies are proportional to the number of channels."""
     import torch
     from published_step import PublishedSearch, PublishedSupernet
 
@@ -305,9 +305,9 @@ def make_session(arguments: argparse.Namespace, words: list[str], folder: Path) 
     if published or "reference" in words:
         problem.run_cell = run_cell_reference
     if isinstance(session, PublishedSearch):
-        problem.supernet.__class__ = PublishedSupernet  # the same weights, run in another way
+        problem.supernet.__class__ = PublishedSupernet  # the same weights with another forward pass
         session.prepare()
-    session.classes = CLASSES  # its images are not read, the batch is this one:
+    session.classes = CLASSES  # replaces the classes of the dataset, whose images are not used
     generator = torch.Generator().manual_seed(0)
     batch = (
         torch.randn(arguments.batch, 3, height, width, generator=generator),

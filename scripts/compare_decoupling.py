@@ -1,8 +1,8 @@
-"""FasterSeg's Fig. 4 in the small: the same search with plain and with decoupled latency gradients.
+"""A small version of FasterSeg's Fig. 4: the same search with plain and with decoupled latency gradients.
 
-Runs both searches of a space, prints a table in Markdown of where they end (mIoU of the supernet, expected latency,
-share of skips, mean ratio, entropies), and writes a figure of mIoU and latency by epoch. Runs that are in the folder
-already are not done again.
+Runs both searches of a space, prints a Markdown table of the results (mIoU of the supernet, expected latency, share of
+skips, mean ratio, entropies), and writes a figure of their course over the epochs. Finished runs in the folder are
+reused.
 
     python scripts/compare_decoupling.py SPACE --data DATA --table T.json --out DIR [--seed 0] [--set KEY=VALUE ...]
 """
@@ -76,7 +76,7 @@ def rows(out: Path) -> list[str]:
 
 @styled
 def figure(out: Path) -> Figure:
-    """One panel for every series, a line for each search."""
+    """One panel per series with one line per search."""
     drawn = new_figure(10.4, 2.9)
     for axes, (path, (title, factor)) in zip(drawn.subplots(1, len(SERIES)), SERIES.items(), strict=True):
         for index, name in enumerate(VARIANTS):

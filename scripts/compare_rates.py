@@ -1,11 +1,10 @@
-"""Does the search of dilation rates search? Derived rates against all rates 1 and random ones, retrained alike.
+"""Comparison of searched dilation rates with all rates 1 and with random rates, retrained with equal settings.
 
-For each seed: search from all rates 1, derive whole rates, and train from scratch four networks of the same layers and
-weights to begin with: with the derived rates, with all rates 1, and with random rates of the same field of view, once
-without gaps (Eq. 3 of RegSeg v3) and once with. Prints a table in Markdown: mIoU on the test images, and for
-`rectangles`, whose labels can be read only at their feet, the share of the rectangles' pixels in the top quarter of the
-image that are labelled right, as mean and standard deviation over the seeds. Runs that are in the folder already are
-not done again.
+For each seed: search from all rates 1, derive integer rates, and train four networks with the same layers and initial
+weights from scratch: with the derived rates, with all rates 1, and with random rates of the same field of view, once
+without gaps (Eq. 3 of RegSeg v3) and once with gaps. Prints a Markdown table with mean and standard deviation over the
+seeds of the mIoU on the test images and, for `rectangles`, whose classes are visible only at their feet, of the
+fraction of correctly labelled rectangle pixels in the top quarter of the image. Finished runs in the folder are reused.
 
     python scripts/compare_rates.py --out DIR [--seeds 3] [--size 256 256] [--search-epochs 12] [--retrain-epochs 12]
     python scripts/compare_rates.py --out DIR --preset regseg_camvid_small --data camvid:FOLDER
@@ -49,7 +48,7 @@ BUILT_IN_IMAGES = ("images.train=200", "images.val=40", "images.test=40")
 
 @dataclass(frozen=True)
 class Score:
-    """Of one trained network: mIoU, share of right pixels in the top quarter (`rectangles`), field of view."""
+    """Result of one network: mIoU, fraction of correct pixels in the top quarter (`rectangles`), field of view."""
 
     miou: float
     top: float | None
@@ -100,7 +99,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def architectures(space: RegSegSpace, data: DataConfig, out: Path, seed: int) -> dict[str, DilatedArchitecture]:
-    """What is compared: derived, all rates 1, and random rates of the derived field of view."""
+    """The networks to compare: derived, all rates 1, and random rates with the derived field of view."""
     found = out / f"derived_{seed}.yaml"
     if not found.exists():
         with RichProgress() as progress:
@@ -125,16 +124,16 @@ def with_rates(architecture: DilatedArchitecture, rates: dict[str, int]) -> Dila
 
 
 def random_rates(derived: DilatedArchitecture, seed: int, upper: float, *, gaps: bool) -> dict[str, int]:
-    """Rates drawn until field of view and bounds are right; branches are drawn alike, so both of a block may grow.
+    """Random rates by rejection sampling with the derived field of view; any branch may have a block's largest rate.
 
-    With ``gaps`` some rate exceeds the bound k / s of the layers before it (Eq. 3), without none does.
+    With ``gaps`` at least one rate exceeds the bound k / s of the preceding layers (Eq. 3), without none does.
     """
     generator = random.Random(mix_seed("random rates", seed, *(["gaps"] if gaps else [])))
     names = list(derived.rates)
     blocks: dict[str, list[str]] = {}
     for name in names:
         blocks.setdefault(name.rpartition(".")[0], []).append(name)
-    # The field of view of blocks in a row grows by the same for every 1 of a block's largest rate.
+    # The field of view of consecutive blocks grows linearly with each block's largest rate.
     total = sum(max(derived.rates[name] for name in layers) for layers in blocks.values())
     ones, twos = (field_of_view(_unmerged(with_rates(derived, dict.fromkeys(names, rate)))) for rate in (1, 2))
     growth = (twos - ones) // len(blocks)
@@ -142,23 +141,23 @@ def random_rates(derived: DilatedArchitecture, seed: int, upper: float, *, gaps:
     for _ in range(TRIES):
         largest = _parts(total, len(blocks), generator)
         before = [stem + growth * sum(largest[:index]) for index in range(len(largest))]
-        # k / s, s being half of what a 3x3 convolution's field grows by.
+        # k / s, where s is half the growth of the field per unit of the rate of a 3x3 convolution.
         has_gaps = any(rate > 2 * view / growth for rate, view in zip(largest, before, strict=True))
         if has_gaps != gaps or max(largest) > upper:
             continue
         rates: dict[str, int] = {}
         for layers, rate in zip(blocks.values(), largest, strict=True):
-            drawn = [rate, *(generator.randint(1, rate) for _ in layers[1:])]
-            generator.shuffle(drawn)
-            rates |= dict(zip(layers, drawn, strict=True))
+            block_rates = [rate, *(generator.randint(1, rate) for _ in layers[1:])]
+            generator.shuffle(block_rates)
+            rates |= dict(zip(layers, block_rates, strict=True))
         if rates != derived.rates:
             _check(derived, rates, gaps=gaps)
             return rates
-    raise UserError(f"no other rates of the field of view {derived.field_of_view()} found in {TRIES} tries")
+    raise UserError(f"found no other rates with the field of view {derived.field_of_view()} in {TRIES} tries")
 
 
 def _check(derived: DilatedArchitecture, rates: dict[str, int], *, gaps: bool) -> None:
-    """The sums above, by the project's own arithmetic."""
+    """Check field of view and gaps of the random rates on the network itself."""
     network = _unmerged(with_rates(derived, rates))
     bounds = dilation_bounds(network)
     assert field_of_view(network) == derived.field_of_view()
@@ -166,19 +165,19 @@ def _check(derived: DilatedArchitecture, rates: dict[str, int], *, gaps: bool) -
 
 
 def _parts(total: int, count: int, generator: random.Random) -> list[int]:
-    """``total`` as a sum of ``count`` numbers of at least 1, all such sums equally likely."""
+    """A random composition of ``total`` into ``count`` positive integers, all equally likely."""
     cuts = sorted(generator.sample(range(1, total), count - 1))
     return [b - a for a, b in zip([0, *cuts], [*cuts, total], strict=True)]
 
 
 def _unmerged(architecture: DilatedArchitecture) -> nn.Module:
-    """The network with every layer by its own name."""
+    """The network with the given rates, without merging branches of equal rates."""
     network = network_by_name(architecture.network.name, 2, architecture.network.options)
     return set_rates(network, architecture.rates)
 
 
 def train(architecture: DilatedArchitecture, space: RegSegSpace, data: DataConfig, out: Path, seed: int) -> Score:
-    """Train, and score the best weights on the test images."""
+    """Train a network and evaluate its best weights on the test images."""
     with RichProgress() as progress:
         run_retraining(
             {"architecture": to_mapping(architecture)},
@@ -200,8 +199,8 @@ def train(architecture: DilatedArchitecture, space: RegSegSpace, data: DataConfi
 
 @torch.no_grad()
 def top_accuracy(network: nn.Module, data: DataConfig, augmentation: AugmentationConfig) -> float:
-    """Of the pixels of rectangles in the top quarter of the test images, the share that is labelled right."""
-    right = count = 0
+    """The fraction of correctly labelled rectangle pixels in the top quarter of the test images."""
+    correct = count = 0
     loader = batches(
         open_dataset(data, "test"),
         eval_transform(augmentation),
@@ -212,9 +211,9 @@ def top_accuracy(network: nn.Module, data: DataConfig, augmentation: Augmentatio
         drop_last=False,
     )
     for images, labels in loader:
-        found, there = top_quarter(network.eval()(images).argmax(1), labels)
-        right, count = right + found, count + there
-    return right / count
+        batch_correct, batch_count = top_quarter(network.eval()(images).argmax(1), labels)
+        correct, count = correct + batch_correct, count + batch_count
+    return correct / count
 
 
 def table(results: dict[str, list[Score]]) -> list[str]:

@@ -1,8 +1,8 @@
-"""What a setting of the search does to it: searches on `streets` with and without it, and what they find.
+"""Comparison of search settings: cost and results of searches on `streets` with different settings.
 
-For each seed the searches of all kinds run at the same time, one thread each, so that a busy machine slows all of them;
-the students derived from them are trained from scratch alike. Prints a table in Markdown, mean and standard deviation
-over the seeds. What is in the folder already is not done again, and an interrupted run goes on.
+For each seed the searches of all kinds run at the same time with one thread each, so that other work on the machine
+slows all of them. The derived students are retrained with equal settings. Prints a Markdown table with mean and
+standard deviation over the seeds. Finished runs in the folder are reused, interrupted runs are resumed.
 
     python scripts/compare_searches.py --out DIR [--kinds plain,single_path] [--seeds 3]
 """
@@ -29,7 +29,7 @@ KINDS: dict[str, list[str]] = {
 }
 PRESET = "fasterseg_demo"
 COLUMNS = {
-    "s a step": ("seconds", 2),
+    "s per step": ("seconds", 2),
     "peak (MB)": ("peak_mb", 0),
     "supernet, mIoU (%)": ("supernet", 1),
     "derived (ms)": ("latency_ms", 2),
@@ -44,7 +44,7 @@ def main() -> None:
     table = options.out / "table.json"
     if not table.exists():
         measure = ["--threads", "1", "--rounds", "3", "--time-per-entry", "0.03"]
-        finish([dnas("latency", "build", PRESET, "--out", str(table), *measure, *space)])
+        wait([dnas("latency", "build", PRESET, "--out", str(table), *measure, *space)])
     images = ["--data-set", "size=[96,192]", "--data-set", f"images={{train: {options.images}, val: 24, test: 8}}"]
     epochs = {"pretrain_epochs": options.pretrain_epochs, "search_epochs": options.search_epochs}
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in options.kinds}
@@ -57,8 +57,8 @@ def main() -> None:
                 chosen = [f"search.{name}={value}" for name, value in epochs.items()]
                 chosen += [f"search.{setting}" for setting in KINDS[kind]]
                 command = ["search", PRESET, "--table", str(table), "--out", str(run), *common]
-                running.append(dnas(*command, *space, *settings(chosen), *going_on(run)))
-        finish(running)
+                running.append(dnas(*command, *space, *settings(chosen), *resume_option(run)))
+        wait(running)
         latencies = {kind: derive(run) for kind, run in searches.items()}
         running = []
         for run in searches.values():
@@ -66,8 +66,8 @@ def main() -> None:
             if not finished(student, options.retrain_epochs):
                 chosen = settings([f"epochs={options.retrain_epochs}"])
                 command = ["retrain", f"{run}.yaml", "--recipe", PRESET, "--out", str(student), *common]
-                running.append(dnas(*command, *chosen, *going_on(student)))
-        finish(running)
+                running.append(dnas(*command, *chosen, *resume_option(student)))
+        wait(running)
         for kind, run in searches.items():
             found[kind].append({"latency_ms": latencies[kind], **figures(run)})
     print(f"| search | {' | '.join(COLUMNS)} |")
@@ -98,13 +98,13 @@ def kinds(text: str) -> list[str]:
 
 
 def dnas(*arguments: str) -> subprocess.Popen[bytes]:
-    """The command line in a process of its own, so that its peak memory is its own; one thread."""
+    """Start a command of dnas with one thread, in a separate process so that its peak memory can be measured."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-m", "dnas", *arguments], env=environment)
 
 
-def finish(running: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait for all, before giving up for one."""
+def wait(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait for all processes; then exit if one of them failed."""
     statuses = [process.wait() for process in running]
     if any(statuses):
         sys.exit("a run failed")
@@ -115,24 +115,24 @@ def settings(values: Sequence[str]) -> list[str]:
     return [word for value in values for word in ("--set", value)]
 
 
-def going_on(run: Path) -> list[str]:
+def resume_option(run: Path) -> list[str]:
     return ["--resume"] if run.exists() else []
 
 
 def finished(run: Path, epochs: int) -> bool:
-    """Whether the run is there with all its epochs."""
+    """Whether the run exists and has all epochs."""
     return run.exists() and len(RunFolder.open(run).records("epoch")) >= epochs
 
 
 def derive(run: Path) -> float:
-    """Derive the student into ``RUN.yaml``; returns its latency in ms."""
+    """Derive the student to ``RUN.yaml`` and return its latency in ms."""
     command = [sys.executable, "-m", "dnas", "derive", str(run), "--out", f"{run}.yaml", "--json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return float(json.loads(done.stdout)["latency_ms"])
 
 
 def figures(run: Path) -> dict[str, float]:
-    """What a search took and found; mIoU in percent."""
+    """Time, memory and results of a search; mIoU in percent."""
     search, student = RunFolder.open(run), RunFolder.open(run.with_name(f"{run.name}_student"))
     last = search.records("epoch")[-1]
     return {

@@ -1,7 +1,7 @@
-"""The gate: every check that a change must pass, the same on a developer's machine and in CI.
+"""The gate: all checks that a change must pass, the same on a developer's machine and in CI.
 
-``python scripts/gate.py`` runs all checks, goes on after a failed one, and ends with a summary and status 1 if any
-failed. ``python scripts/gate.py ruff mypy`` runs some of them.
+``python scripts/gate.py`` runs all checks, continues after a failed one, and ends with a summary and status 1 if any
+failed. ``python scripts/gate.py ruff mypy`` runs only these checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHECKS: dict[str, list[str]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named checks, or all; returns the exit status."""
+    """Run the named checks, by default all; returns the exit status."""
     unknown = [name for name in arguments if name not in CHECKS]
     if unknown:
         print(f"unknown check: {', '.join(unknown)}; known: {', '.join(CHECKS)}", file=sys.stderr)
@@ -40,9 +40,9 @@ def main(arguments: list[str]) -> int:
 
 
 def run(name: str) -> tuple[int, float]:
-    """Run one check with the tools of this Python's environment; returns its status and the seconds it took."""
+    """Run one check with the tools of this Python's environment; returns exit status and duration in seconds."""
     tool, *options = CHECKS[name]
-    # The tools beside this interpreter, whatever stands first on PATH.
+    # The tools of this interpreter's environment, regardless of PATH.
     program = Path(sysconfig.get_path("scripts")) / tool
     print(f"\n== {name}: {' '.join(CHECKS[name])}", flush=True)
     start = time.monotonic()
@@ -55,7 +55,7 @@ def run(name: str) -> tuple[int, float]:
 
 
 def environment() -> dict[str, str]:
-    """The environment of the checks: one thread a process, as several test processes share the cores."""
+    """The environment of the checks: one thread per process, as several test processes share the cores."""
     return {"OMP_NUM_THREADS": "1", **os.environ}
 
 

@@ -1,14 +1,14 @@
-"""What do operators cost on this device? The questions of two papers, answered by our own measuring.
+"""Operator latencies of two papers, measured on this device.
 
-- RegSeg (version 1, Table 1): a Y block against D blocks of the rates (1, 1), (1, 4) and (1, 10), width 256, group
-  width 16, input 1x256x64x128. The D block of (1, 1) is measured split into two convolutions, as the paper does here.
-- The dilation rate against time, 1 to 18: one 3x3 convolution of that width and group width at that input.
-- FasterSeg (Table 1): 3x3 convolutions of 256 channels, plain, in two groups, dilated by 2, and zoomed, input
+- RegSeg (version 1, Table 1): a Y block and D blocks with the rates (1, 1), (1, 4) and (1, 10), width 256, group width
+  16, input 1x256x64x128. The D block with (1, 1) is split into two convolutions, as in this table of the paper.
+- Latency over dilation rate, 1 to 18: one 3x3 convolution with the same width, group width and input.
+- FasterSeg (Table 1): 3x3 convolutions with 256 channels: plain, in two groups, with dilation rate 2, and zoomed, input
   1x256x32x64.
 
-Prints tables in Markdown. All modules of a question run in interleaved rounds, so that a busy machine slows all alike:
-the ratios are steadier than the milliseconds. On a busy CPU, ``--clock cpu`` with ``--threads 1`` counts only the time
-that the process itself was running.
+Prints Markdown tables. All modules of a table run in interleaved rounds, so that other work on the machine slows all of
+them: the ratios are more stable than the milliseconds. On a busy CPU, use ``--clock cpu`` with ``--threads 1`` to count
+only the CPU time of this process.
 
     python scripts/latency_questions.py [--device cpu] [--backend eager] [--precision fp32] [--threads 1] [--clock cpu]
 """
@@ -86,22 +86,22 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class CpuTimeSetup(MeasurementSetup):
-    """A CPU whose time counts only while this process runs on it."""
+    """A setup that measures CPU time instead of wall time."""
 
     def stopwatch(self) -> Stopwatch:
-        """The processor time of this process, of all its threads."""
+        """A stopwatch for the CPU time of this process, summed over its threads."""
         return HostStopwatch(time.process_time)
 
 
 def on_cpu_time(setup: MeasurementSetup) -> MeasurementSetup:
-    """``setup`` on the clock of the process; raises :class:`UserError` where that is not the time of the work."""
+    """``setup`` with CPU time; raises :class:`UserError` unless it is a CPU with one thread."""
     if setup.device.type != "cpu" or setup.threads != 1:
-        raise UserError("--clock cpu: needs --device cpu and --threads 1; the times of threads would be added up")
+        raise UserError("--clock cpu: needs --device cpu and --threads 1, as CPU time is summed over threads")
     return CpuTimeSetup(**{field.name: getattr(setup, field.name) for field in fields(setup)})
 
 
 def blocks() -> Modules:
-    """A Y block and D blocks; equal rates stay split, which is what the paper's row (1, 1) shows."""
+    """A Y block and D blocks; equal rates stay split, as in the paper's row (1, 1)."""
     width = BLOCK_INPUT[0]
     split = {f"D block ({a}, {b})": (a, b) for a, b in ((1, 1), (1, 4), (1, 10))}
     return {
@@ -120,7 +120,7 @@ def dilations() -> Modules:
 
 
 def operators() -> Modules:
-    """FasterSeg's four; each holds one convolutional layer with its normalisation and ReLU."""
+    """FasterSeg's four operators; each is one convolution with BatchNorm and ReLU."""
     width = OPERATOR_INPUT[0]
 
     def conv(groups: int = 1, dilation: int = 1) -> nn.Module:
@@ -136,14 +136,14 @@ def operators() -> Modules:
 
 
 def measured(modules: Modules, shape: Shape, setup: MeasurementSetup, effort: Effort) -> dict[str, Measurement]:
-    """Latency of every module at one input of ``shape`` (channels, height, width)."""
+    """Latency of every module for one input of ``shape`` (channels, height, width)."""
     return measure_many([WorkItem(name, (shape,), build) for name, build in modules.items()], setup, effort=effort)
 
 
 def table(
     modules: Modules, shape: Shape, found: Mapping[str, Measurement], printed: Mapping[str, float], where: str
 ) -> list[str]:
-    """Rows in Markdown; the ratios are those to the first module, ``printed`` what the paper gives in ms."""
+    """Markdown rows; ratios are relative to the first module, ``printed`` are the paper's latencies in ms."""
     names = list(modules)
     first = found[names[0]].median
     paper = f" paper ({where}) | ratio |" if printed else ""

@@ -1,9 +1,9 @@
-"""The search step with the structure of FasterSeg's published code: what :mod:`bench_search_step` compares with.
+"""The search step with the structure of FasterSeg's published code, a baseline for :mod:`bench_search_step`.
 
-Every operator runs alone and convolves by slices, every cell once for each of its predecessors, with their outputs
-mixed rather than their inputs; the losses of a weight step are added up for one backward pass; the architecture step
-makes the gradients of all weights as well; SGD is PyTorch's. The loss, the passes and the weights are those of our
-search. Mixed outputs are another function than Eq. 1's mixed inputs (but for one-hot beta), so this compares work.
+Every operator runs separately with sliced weights, and every cell once per predecessor, mixing outputs instead of
+inputs. A weight step sums its losses for one backward pass, the architecture step also computes the gradients of all
+weights, and SGD is PyTorch's. Loss, forward passes and weights are those of our search. Mixing outputs is a different
+function from Eq. 1, which mixes inputs (except for one-hot beta), so only the cost is comparable.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dnas.search.bilevel import BilevelSearch
 from search_spaces.fasterseg import MultiResolutionSupernet, RunCell, Sample
 
 Arriving = list[tuple[Tensor, Tensor | None]]
-"""The maps of a cell's predecessors with their weights; None is 1."""
+"""The outputs of a cell's predecessors with their weights; None means 1."""
 
 
 class PublishedSupernet(MultiResolutionSupernet):
-    """The supernet, its cells run once for each predecessor."""
+    """The supernet with every cell run once per predecessor."""
 
     def _run_cells(
         self, stems: Sequence[Tensor], samples: Sequence[Sample], run: RunCell
@@ -44,7 +44,7 @@ class PublishedSupernet(MultiResolutionSupernet):
         return [{cell: _mixed(maps) for cell, maps in arriving.items()}], [outputs]
 
     def _share(self, level: int, target: tuple[int, int], sample: Sample) -> Tensor | None:
-        """The weight of the predecessor at ``level`` among those of a cell (Eq. 1)."""
+        """The weight of the predecessor at ``level`` for the cell ``target`` (Eq. 1)."""
         into, layer = target
         if not 0 < into < layer:
             return None
@@ -57,7 +57,7 @@ def _mixed(maps: Arriving) -> Tensor:
 
 
 class PublishedSearch(BilevelSearch):
-    """Both steps by plain backward passes towards everything."""
+    """Both steps with plain backward passes that compute all gradients."""
 
     def prepare(self) -> None:
         """Use PyTorch's optimiser instead of ours."""

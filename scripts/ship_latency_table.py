@@ -1,11 +1,11 @@
-"""Measure a latency table that is to ship with dnas, and its check; best on an otherwise idle machine.
+"""Build and check a latency table to bundle with dnas; preferably on an otherwise idle machine.
 
     python scripts/ship_latency_table.py SPACE [--threads 1] [--budget 20m] [--twice] [any option of dnas latency build]
 
-From the root of the checkout, for a preset SPACE: builds ``latency_tables/SPACE-DEVICE-BACKEND-PRECISION.json`` (going
-on where an earlier call was interrupted), checks it on 30 whole networks measured twice, writes the result beside it as
-``NAME.check.json`` and the figure as ``docs/images/latency-NAME.svg``. With ``--twice`` a second table is measured into
-a temporary folder; the median relative difference of its entries goes into the check. Prints what it found in Markdown.
+Run from the root of the checkout. For a preset SPACE this builds ``latency_tables/SPACE-DEVICE-BACKEND-PRECISION.json``
+(or resumes an interrupted build), checks it on 30 whole networks measured twice, and writes the result to
+``NAME.check.json`` and the figure to ``docs/images/latency-NAME.svg``. With ``--twice`` a second table is built in a
+temporary folder, and the median relative difference of the entries is added to the check. Prints the check in Markdown.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from dnas.latency.device import describe_device
 from search_spaces import preset_names
 
 FITTED = 20
-"""Further networks, for the correction of what the sum of the operators misses."""
+"""Number of further networks for fitting the correction."""
 TABLES, IMAGES = Path("latency_tables"), Path("docs/images")
 
 
 def main() -> None:
     options, building = parse_arguments()
     if options.space not in preset_names():
-        raise SystemExit(f"{options.space}: only tables of presets ship: {', '.join(preset_names())}")
+        raise SystemExit(f"{options.space}: expected a preset, one of {', '.join(preset_names())}")
     chosen = ["--device", options.device, "--backend", options.backend, "--precision", options.precision, *building]
     name = table_name(options.space, options.device, options.backend, options.precision)
     out = TABLES / f"{name}.json"
@@ -59,18 +59,18 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--backend", default="eager")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--networks", type=int, default=30, help="whole networks of the check")
-    parser.add_argument("--twice", action="store_true", help="build a second table to see how far the entries repeat")
+    parser.add_argument("--twice", action="store_true", help="build a second table to check the repeatability")
     return parser.parse_known_args()
 
 
 def table_name(space: str, device: str, backend: str, precision: str) -> str:
-    """``SPACE-DEVICE-BACKEND-PRECISION``, the device as its maker calls it, in lower case with hyphens."""
+    """``SPACE-DEVICE-BACKEND-PRECISION`` with the device's model name in lower case with hyphens."""
     model = describe_device(resolve_device(device, mps=True)).name.lower()
     return f"{space}-{re.sub('[^a-z0-9]+', '-', model).strip('-')}-{backend}-{precision}"
 
 
 def repeated_build(table: Path, space: str, chosen: list[str]) -> dict[str, Any]:
-    """Median relative difference of the entries between ``table`` and one built anew."""
+    """Build a second table; returns the median relative differences of its entries from ``table``."""
     with tempfile.TemporaryDirectory() as folder:
         second = str(Path(folder) / table.name)
         run("latency", "build", space, "--out", second, *chosen)
@@ -79,7 +79,7 @@ def repeated_build(table: Path, space: str, chosen: list[str]) -> dict[str, Any]
 
 
 def run(*arguments: str) -> str:
-    """Run one command of dnas; returns what it printed."""
+    """Run one command of dnas and return its standard output."""
     print(f"$ dnas {shlex.join(arguments)}", file=sys.stderr)
     done = subprocess.run([sys.executable, "-m", "dnas", *arguments], stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -88,7 +88,7 @@ def run(*arguments: str) -> str:
 
 
 def row(name: str, check: dict[str, Any]) -> list[str]:
-    """The check as a table in Markdown."""
+    """The check as a Markdown table."""
     noise, again, corrected = check["noise"], check.get("repeated_build"), check["correction"]["agreement"]
     difference = f"{100 * again['median_relative_difference']:.2f} %" if again else ""
     return [

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before torch is imported, and for the commands that tests start: several test processes share the cores.
+# Set before torch is imported, also for commands that tests start: several test processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more would be threads and processes that never end
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more would leave threads and processes that never end
 
 import hypothesis
 import pytest
@@ -19,20 +19,20 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 3.0
 
-# Processes that Python starts once and keeps for the life of this one, by a word of their command line.
+# Processes that Python starts once per process and keeps, by a word of their command line.
 KEPT_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
-    # A busy machine is no reason to fail; the rest of the profile stays, which in CI is hypothesis's own for CI.
+    # No deadline, as the machine may be busy; the other settings are those of the active profile.
     hypothesis.settings.register_profile("dnas", deadline=None)
     hypothesis.settings.load_profile("dnas")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of papers and images beside the checkout."""
+    """The folder with papers and images next to the checkout."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip(f"needs the folder {folder}")
@@ -54,12 +54,12 @@ def _nothing_is_left_behind() -> Iterator[None]:
 
 
 def _held() -> dict[tuple[str, object], str]:
-    """What this process holds: threads, child processes and open files, each with how to tell the reader."""
+    """Threads, child processes and open files of this process, each with a description."""
     return {**_threads(), **_children(), **_open_files()}
 
 
 def _switches() -> dict[str, object]:
-    """Global state that a test must put back."""
+    """Global state that a test must restore."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     return {
         "folder": Path.cwd(),
@@ -72,13 +72,13 @@ def _switches() -> dict[str, object]:
 
 
 def _threads() -> dict[tuple[str, object], str]:
-    """Running threads, without the watcher that tqdm, which the ONNX exporter uses, starts once for good."""
+    """Running threads, without the monitor thread of tqdm, which the ONNX exporter starts once."""
     running = [thread for thread in threading.enumerate() if thread.name != "tqdm_monitor"]
     return {("thread", thread.ident): f"thread {thread.name}" for thread in running}
 
 
 def _children() -> dict[tuple[str, object], str]:
-    """Child processes, zombies included; nothing where the system does not list them."""
+    """Child processes, including zombies; none if the system does not list them."""
     found: dict[tuple[str, object], str] = {}
     for listing in Path("/proc/self/task").glob("*/children"):
         for pid in _read(listing).split():
@@ -96,7 +96,7 @@ def _open_files() -> dict[tuple[str, object], str]:
             target = str(link.readlink())
         except OSError:
             continue
-        # ONNX Runtime opens a database of its own in the user's cache when it is first loaded, and keeps it.
+        # ONNX Runtime opens a database in the user's cache when it is first loaded, and keeps it open.
         if ".onnxruntime/" in target:
             continue
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/sys/", sys.prefix, sys.base_prefix)):

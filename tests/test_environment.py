@@ -42,7 +42,7 @@ def test_the_commit_is_that_of_the_checkout_and_says_whether_files_differ(checko
 
 
 def test_an_installed_package_has_no_commit(checkout, tmp_path, monkeypatch):
-    """Neither outside of any checkout nor in a virtual environment that lies inside another project's."""
+    """Neither outside of any checkout nor in a virtual environment inside another project's checkout."""
     installed = tmp_path / "venv" / "dnas"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")

@@ -1,4 +1,4 @@
-"""What dnas asks of the libraries below PyTorch."""
+"""Settings of the libraries below PyTorch."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from dnas.library_settings import DEFAULTS, missing_settings
 def test_what_the_user_asks_for_stays():
     assert missing_settings({}) == DEFAULTS
     assert missing_settings({"LRU_CACHE_CAPACITY": "8"}).keys() == DEFAULTS.keys() - {"LRU_CACHE_CAPACITY"}
-    # One says for how long threads spin, the other that they do not.
+    # OMP_WAIT_POLICY=passive disables the spinning that GOMP_SPINCOUNT limits.
     assert "GOMP_SPINCOUNT" not in missing_settings({"OMP_WAIT_POLICY": "passive"})
 
 

@@ -17,7 +17,7 @@ import dnas
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("dnas", "search_spaces", "derive", "latency_tables")
 
-# What other programs call (module, name, attributes); renaming one of these breaks them.
+# The public interface (module, name, attributes); renaming one of these breaks other programs.
 CONTRACTS = [
     ("dnas.networks", "create_network", ()),
     ("dnas.networks", "list_networks", ()),
@@ -104,7 +104,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: zipfile.ZipFile):
     assert {f"{package}/py.typed" for package in PACKAGES} <= held
     assert {"dnas/data/presets/camvid.yaml", "dnas/data/classes/camvid.yaml"} <= held
     assert {"dnas/report/templates/report.html.j2", "search_spaces/fasterseg/presets/fasterseg_demo.yaml"} <= held
-    assert "dnas/runs/folder.py" in held  # a folder name that ignore rules like to swallow
+    assert "dnas/runs/folder.py" in held  # a folder name that ignore rules often exclude
 
 
 def test_the_wheel_describes_itself(wheel: zipfile.ZipFile):

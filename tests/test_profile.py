@@ -22,7 +22,7 @@ def test_a_shared_parameter_counts_once() -> None:
 
 
 def test_published_count_of_resnet_18() -> None:
-    """1.814 G at 224x224 (torchvision's own figure)."""
+    """1.814 G at 224x224 (torchvision's figure)."""
     weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     assert round(count_multiply_adds(torchvision.models.resnet18(), (224, 224)) / 1e9, 3) == weights.meta["_ops"]
 

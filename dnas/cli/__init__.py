@@ -1,4 +1,4 @@
-"""The command line: the one place that knows the engine, the search spaces and the derivation together."""
+"""The command line: parsing of arguments and printing of results."""
 
 from dnas.cli.main import main
 

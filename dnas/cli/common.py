@@ -1,4 +1,4 @@
-"""What several commands share: options, parsing and printing."""
+"""Options, parsing and printing shared by several commands."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def find_table(reference: str) -> Path:
 
 
 TableArgument = Annotated[
-    Path, typer.Argument(metavar="T.json", parser=find_table, help="A latency table: file, or name of a shipped one.")
+    Path, typer.Argument(metavar="T.json", parser=find_table, help="A latency table: file, or name of a bundled one.")
 ]
-FigureOption = Annotated[Path | None, typer.Option("--figure", help="Also draw it, as SVG or PNG.")]
+FigureOption = Annotated[Path | None, typer.Option("--figure", help="Also draw a figure, as SVG or PNG.")]
 SpaceArgument = Annotated[str, typer.Argument(metavar="SPACE", help="A search space: name of a preset or YAML file.")]
 DataOption = Annotated[str, typer.Option("--data", help="Images: preset, YAML file, or NAME:DIR such as camvid:DIR.")]
 SetOption = Annotated[
@@ -36,23 +36,23 @@ DataSetOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs too.")]
+TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")]
 
 
 def print_json(value: object) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     print(json.dumps(value, allow_nan=False))
 
 
 def note(text: str) -> None:
-    """A line for the person at the terminal: on standard error, so that standard output stays clean."""
+    """Print a line for the user on standard error, which keeps standard output clean."""
     print(text, file=sys.stderr)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """``HEIGHTxWIDTH`` as two numbers."""
+    """``HEIGHTxWIDTH`` as (height, width)."""
     if text is None:
         return None
     parts = text.lower().split("x")

@@ -1,4 +1,4 @@
-"""``dnas demo``: the four jobs, and the search of dilation rates, on images made by code."""
+"""``dnas demo``: the four jobs and the search of dilation rates on generated images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RATES_PRESET, RATES_DATA = "regseg_demo", "rectangles"
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="The folder to write; its report.html is the result.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write, with the result in report.html.")],
     seed: SeedOption = 0,
 ) -> None:
-    """Measure, search, derive, retrain, evaluate and export on built-in images, and search dilation rates on others.
+    """Run all jobs, from measuring to export, and a search of dilation rates on built-in images.
 
-    A few minutes on two CPU cores.
+    Takes a few minutes on two CPU cores.
     """
     from derive import DeriveOptions
     from dnas.config import to_mapping
@@ -39,20 +39,20 @@ def demo(
     from search_spaces import load_space
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; give another folder, or remove it")
+        raise UserError(f"{out}: already exists; give another folder, or remove it")
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     space = load_space(PRESET)
     data = _data(space.input_size)
     table = _measure(out)
     with RichProgress() as progress:
-        _say(started, "2/7 searching teacher and student")
+        _announce(started, "2/7 searching teacher and student")
         run_search(space, data, table, out / "search", seed=seed, device="cpu", progress=progress)
-        _say(started, "3/7 deriving the discrete networks")
+        _announce(started, "3/7 deriving the discrete networks")
         found = {which: derive_network(out / "search", DeriveOptions(which=which)) for which in ("teacher", "student")}
         for which, derivation in found.items():
             derivation.architecture.save(out / f"{which}.yaml")
-        _say(started, "4/7 retraining the teacher, then the student distilled from it")
+        _announce(started, "4/7 retraining the teacher, then the student distilled from it")
         for which, derivation in found.items():
             run_retraining(
                 {"architecture": to_mapping(derivation.architecture)},
@@ -65,7 +65,7 @@ def demo(
                 device="cpu",
                 progress=progress,
             )
-        _say(started, "5/7 searching dilation rates on rectangles")
+        _announce(started, "5/7 searching dilation rates on rectangles")
         _search_rates(out, seed, progress)
     _finish(out, started)
 
@@ -77,7 +77,7 @@ def _data(size: tuple[int, int]) -> DataConfig:
 
 
 def _search_rates(out: Path, seed: int, progress: Progress) -> None:
-    """RegSeg's search, in which labels have to find their way from the feet of the rectangles to their tops."""
+    """Search dilation rates; the task needs a large field of view (see :mod:`dnas.data.rectangles`)."""
     from derive import DeriveOptions
     from dnas.data import load_data_config
     from dnas.report import save_png
@@ -113,7 +113,7 @@ def _measure(out: Path) -> LatencyTable:
         return build_table(
             inventory,
             out / "table.json",
-            # One thread: measurements on a machine that does other work too agree far better.
+            # One thread: measurements on a busy machine are much more consistent.
             make_setup("cpu", threads=1),
             space=space.name,
             input_size=space.input_size,
@@ -130,7 +130,7 @@ def _finish(out: Path, started: float) -> None:
     from dnas.workflows.networks import load_network
     from dnas.workflows.report import gather_report
 
-    _say(started, "6/7 exporting the student")
+    _announce(started, "6/7 exporting the student")
     student = load_network(str(out / "student"))
     assert student.input_size is not None
     assert student.labels is not None
@@ -144,7 +144,7 @@ def _finish(out: Path, started: float) -> None:
         std=student.augmentation.std,
     )
     note(f"    student.onnx differs from PyTorch by at most {parity.max_abs_difference:.2g}")
-    _say(started, "7/7 checking latencies, evaluating, writing the report")
+    _announce(started, "7/7 checking latencies, evaluating, writing the report")
     report = gather_report(
         out / "search",
         out / "student",
@@ -159,9 +159,9 @@ def _finish(out: Path, started: float) -> None:
     for figures in report.networks:
         facts = ", ".join(f"{fact.label} {fact.value} {fact.unit}" for fact in headline(figures))
         note(f"    {figures.name}: {facts}")
-    _say(started, f"done: open {out / 'report.html'}")
+    _announce(started, f"done: open {out / 'report.html'}")
 
 
-def _say(started: float, text: str) -> None:
+def _announce(started: float, text: str) -> None:
     minutes, seconds = divmod(round(time.perf_counter() - started), 60)
     note(f"[{minutes}:{seconds:02d}] {text}")

@@ -19,7 +19,7 @@ def derive(
     out: Annotated[Path, typer.Option("--out", help="The architecture file to write.")],
     rule: Annotated[
         str | None,
-        typer.Option("--rule", help="How to decode: paper, or as the published code does: published-code."),
+        typer.Option("--rule", help="Rule for decoding: paper, or published-code (as in FasterSeg's code)."),
     ] = None,
     branches: Annotated[
         str | None, typer.Option("--branches", metavar="S,S", help="Final scales, such as 16,32; default: the best.")
@@ -29,14 +29,14 @@ def derive(
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option("--table", parser=find_table, help="Latency table to price it with; default: the run's."),
+        typer.Option("--table", parser=find_table, help="Latency table for predictions; default: the run's."),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option("--target", metavar="MS|none", help="Latency target of a run's student; default: the run's."),
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure the network as the table was measured, on its device.")
+        bool, typer.Option("--measure", help="Measure the network, with the device and settings of the table.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,7 +60,7 @@ def derive(
         return
     for line in derivation.lines():
         print(line)
-    note(f"{out}: derived by the rule of the {derivation.rule.replace('-', ' ')}")
+    note(f"{out}: derived with the rule of the {derivation.rule.replace('-', ' ')}")
 
 
 def _parse_target(text: str | None) -> float | None:

@@ -1,4 +1,4 @@
-"""``dnas latency``: build and check here; the commands on finished tables are in ``latency_tables``."""
+"""``dnas latency``: build and check; the commands for existing tables are in ``latency_tables``."""
 
 from __future__ import annotations
 
@@ -48,16 +48,19 @@ def build(
     precision: Annotated[str, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = "fp32",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: torch's.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the channels-last layout.")] = False,
-    cache: Annotated[str, typer.Option("--cache", help="warm, or cold: emptied before each call.")] = "warm",
+    cache: Annotated[str, typer.Option("--cache", help="warm, or cold: flushed before each call.")] = "warm",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds over all entries.")] = 5,
-    time_per_entry: Annotated[float, typer.Option("--time-per-entry", min=0.001, help="Seconds of timing each.")] = 0.2,
+    time_per_entry: Annotated[
+        float, typer.Option("--time-per-entry", min=0.001, help="Seconds of timing per entry.")
+    ] = 0.2,
     budget: Annotated[
-        str | None, typer.Option("--budget", help="Time for all, such as 90s, 20m or 1h: coarse first, then refined.")
+        str | None,
+        typer.Option("--budget", help="Total time, such as 90s, 20m or 1h: all entries coarsely, then refined."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted build, or add entries.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted build, or add entries.")] = False,
     settings: SetOption = None,
 ) -> None:
-    """Measure every operator of SPACE on a device; nothing measured is lost when interrupted."""
+    """Measure every operator of SPACE on a device; an interrupted build keeps its measurements."""
     from dnas.device import resolve_devices
     from dnas.latency import Effort, build_table, make_setup
     from dnas.progress import RichProgress
@@ -100,28 +103,30 @@ def build(
 def check(
     table: TableArgument,
     space: SpaceArgument,
-    networks: Annotated[int, typer.Option("--networks", min=0, help="How many sampled networks to measure.")] = 30,
+    networks: Annotated[int, typer.Option("--networks", min=0, help="Number of sampled networks to measure.")] = 30,
     network: Annotated[
         list[Path] | None,
-        typer.Option("--network", metavar="ARCHITECTURE", help="A derived network to measure too; repeatable."),
+        typer.Option("--network", metavar="ARCHITECTURE", help="Also measure this derived network; repeatable."),
     ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds over all networks.")] = 5,
-    time_per_network: Annotated[float, typer.Option("--time-per-network", min=0.01, help="Seconds each.")] = 0.5,
+    time_per_network: Annotated[
+        float, typer.Option("--time-per-network", min=0.01, help="Seconds of timing per network.")
+    ] = 0.5,
     repeat: Annotated[
-        bool, typer.Option("--repeat", help="Measure all of them twice, to see the noise of the machine.")
+        bool, typer.Option("--repeat", help="Measure all networks twice, to estimate the noise of the machine.")
     ] = False,
     fit: Annotated[
-        int, typer.Option("--fit", min=0, help="Fit a correction on so many other networks and report it too.")
+        int, typer.Option("--fit", min=0, help="Also report a correction, fitted on this number of other networks.")
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which networks are sampled.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed for sampling the networks.")] = 0,
     figure: FigureOption = None,
     allow_mismatch: Annotated[
-        bool, typer.Option("--allow-mismatch", help="Use a table of another device or input size.")
+        bool, typer.Option("--allow-mismatch", help="Accept a table of another device or input size.")
     ] = False,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure whole networks of SPACE, spread over its latencies, and compare them with the table's predictions."""
+    """Measure whole networks of SPACE, from fast to slow, and compare with the predictions of the table."""
     from dnas.latency import Effort, LatencyTable
     from dnas.progress import RichProgress
     from dnas.workflows.checking import check_table
@@ -157,7 +162,7 @@ def check(
 
 
 def _architectures(paths: list[Path]) -> dict[str, Architecture]:
-    """Architecture files by the shortest name that tells them apart."""
+    """Architectures by the stem of their file, or by its path if several files have the same stem."""
     from derive import Architecture
 
     stems = [path.stem for path in paths]

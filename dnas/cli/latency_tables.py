@@ -1,4 +1,4 @@
-"""``dnas latency`` on tables that exist: show, diff, merge, export, import."""
+"""``dnas latency`` for existing tables: show, diff, merge, export, import."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def import_table(
     source: Annotated[Path, typer.Argument(metavar="OLD.npy", help="FasterSeg's published latency_lookup_table.npy.")],
     out: Annotated[Path, typer.Option("--out", help="The table to write.")],
     device_name: Annotated[
-        str | None, typer.Option("--device-name", help="What it was measured on, where not the authors' GTX 1080 Ti.")
+        str | None, typer.Option("--device-name", help="The measured device; default: the authors' GTX 1080 Ti.")
     ] = None,
 ) -> None:
     """Read a latency table in the format of FasterSeg's published code; its pickle is not executed."""
@@ -44,7 +44,7 @@ def import_table(
 
 def show(
     table: TableArgument,
-    slowest: Annotated[int, typer.Option("--slowest", min=0, help="How many of the slowest entries to list.")] = 10,
+    slowest: Annotated[int, typer.Option("--slowest", min=0, help="Number of slowest entries to list.")] = 10,
     space: Annotated[str | None, typer.Option("--space", help="Also print the sensitivities of this space.")] = None,
     figure: FigureOption = None,
     settings: SetOption = None,
@@ -87,11 +87,11 @@ def show(
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A", parser=find_table, help="A latency table.")],
     second: Annotated[Path, typer.Argument(metavar="B", parser=find_table, help="The table to compare with it.")],
-    largest: Annotated[int, typer.Option("--largest", min=0, help="How many of the largest differences to list.")] = 10,
+    largest: Annotated[int, typer.Option("--largest", min=0, help="Number of largest differences to list.")] = 10,
     figure: FigureOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two tables entry by entry: B / A for each kind of operator. Two builds alike show the repeatability."""
+    """Compare two tables by entry: B / A for each kind of operator. Two equal builds show the repeatability."""
     from dnas.latency import LatencyTable
 
     found = LatencyTable.load(first).diff(LatencyTable.load(second))
@@ -109,11 +109,11 @@ def diff(
 
 def merge(
     first: Annotated[Path, typer.Argument(metavar="A", parser=find_table, help="A latency table.")],
-    second: Annotated[Path, typer.Argument(metavar="B", parser=find_table, help="The table to join with it.")],
+    second: Annotated[Path, typer.Argument(metavar="B", parser=find_table, help="The table to merge with it.")],
     out: Annotated[Path, typer.Option("--out", help="The table to write.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Join two tables that were measured alike; where both hold an entry, the one of more timed calls is taken."""
+    """Merge two tables with equal settings; of an entry in both, the one with more timed calls is kept."""
     from dnas.latency import LatencyTable
 
     one, other = LatencyTable.load(first), LatencyTable.load(second)
@@ -130,7 +130,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     file_format: Annotated[str, typer.Option("--format", help="csv.")] = "csv",
 ) -> None:
-    """Write a table's entries for other programs: one row an entry, its signature in columns."""
+    """Write the entries of a table for other programs: one row per entry, its signature in columns."""
     from dnas.errors import UserError
     from dnas.files import write_text
     from dnas.latency import LatencyTable
@@ -143,7 +143,7 @@ def export(
 
 
 def csv_text(table: LatencyTable) -> str:
-    """The entries as CSV, sorted by key: the key and what it says, latencies in ms, counts of calls and rounds."""
+    """The entries as CSV, sorted by key: key, operator signature, latencies in ms, numbers of calls and rounds."""
     from dnas.latency import OperatorSpec
 
     stream = io.StringIO()
@@ -180,7 +180,7 @@ def _sensitivities(table: LatencyTable, space: str, settings: list[str]) -> dict
 
     found = load_space(space, settings).describe_prices(table)
     if not found:
-        raise UserError(f"{space}: a space of this kind has no sensitivities")
+        raise UserError(f"{space}: sensitivities are not defined for this kind of search space")
     return found
 
 

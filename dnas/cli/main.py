@@ -1,6 +1,6 @@
-"""The commands put together, and what becomes of errors.
+"""The command-line application, and the handling of errors.
 
-Commands import what they need when they run: ``dnas --help`` answers without loading torch.
+Commands import their dependencies when they run: ``dnas --help`` does not load torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dnas.library_settings import missing_settings
 
 app = typer.Typer(
     name="dnas",
-    help="Search real-time segmentation networks by gradient descent, priced with latencies of your own device.",
+    help="Search real-time segmentation networks by gradient descent, for latencies measured on your own device.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -55,9 +55,9 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status.
+    """Run one command and return the exit status.
 
-    0 on success; 2 and one line on standard error for a user's mistake; 130 after Ctrl-C, with how to go on.
+    0 on success; 2 for a user error, with one line on standard error; 130 after Ctrl-C, with how to resume.
     """
     os.environ.update(missing_settings(os.environ))  # before a command loads torch
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
-        # What typer raises for wrong options and arguments; its class is private to the typer release.
+        # typer's exception for wrong options and arguments; its class is private and depends on the release.
         describe = getattr(error, "format_message", None)
         if describe is None:
             raise
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _notes_for_old_formats() -> Iterator[None]:
-    """Print the warnings about old formats as notes of one line."""
+    """Print warnings about old formats as one-line notes."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", OldFormatWarning)
         show = warnings.showwarning

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of dnas retrain.")]
 SizeOption = Annotated[
-    str | None, typer.Option("--size", metavar="HxW", help="Input size; default: the network's own.")
+    str | None, typer.Option("--size", metavar="HxW", help="Input size; default: that of the network.")
 ]
 
 
@@ -31,28 +31,28 @@ def evaluate(
     run: RunArgument,
     data: DataOption,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 1,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")] = 1,
     device: DeviceOption = "auto",
     data_settings: DataSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a retrained network on images: mIoU, IoU of every class, pixel accuracy."""
+    """Evaluate a retrained network on images: mIoU, IoU of every class, pixel accuracy."""
     from dnas.data import load_data_config, open_dataset
     from dnas.device import resolve_device
     from dnas.progress import RichProgress
-    from dnas.training import evaluate as score
+    from dnas.training import evaluate as evaluate_network
     from dnas.workflows.networks import require_classes
 
     if split not in ("train", "val", "test"):
         raise UserError(f"split {split!r}: expected train, val or test")
-    loaded = _of_run(run)
+    loaded = _load_run(run)
     split_name = cast("Literal['train', 'val', 'test']", split)
     dataset = open_dataset(load_data_config(data, data_settings or []), split_name)
     require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(run))
     assert loaded.augmentation is not None
     with RichProgress() as progress:
         progress.begin(f"evaluating {len(dataset)} images", len(dataset))
-        result = score(
+        result = evaluate_network(
             loaded.network,
             dataset,
             loaded.augmentation,
@@ -77,13 +77,13 @@ def export(
     size: SizeOption = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
     dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="Leave the batch open (not tensorrt).")
+        bool, typer.Option("--dynamic-batch", help="Allow any batch size (not for tensorrt).")
     ] = False,
 ) -> None:
-    """Write a retrained network for a runtime, and check that it still computes the same."""
+    """Export a retrained network for a runtime, and compare its outputs with PyTorch."""
     from dnas import export as exporting
 
-    loaded = _of_run(run)
+    loaded = _load_run(run)
     assert loaded.labels is not None
     assert loaded.augmentation is not None
     if precision not in ("fp32", "fp16"):
@@ -105,7 +105,7 @@ def export(
         )
     elif file_format == "tensorrt":
         if dynamic_batch:
-            raise UserError("--dynamic-batch is for onnx and torch; a TensorRT engine has one batch size")
+            raise UserError("--dynamic-batch is for onnx and torch; a TensorRT engine has a fixed batch size")
         parity = exporting.export_tensorrt(
             loaded.network, out, input_size, class_names=names, mean=mean, std=std, precision=chosen
         )
@@ -119,7 +119,7 @@ def export(
 
 def benchmark(
     network: Annotated[
-        str, typer.Argument(metavar="NETWORK|RUN|FILE", help="A name, run, .yaml, .onnx, .pt2, .engine.")
+        str, typer.Argument(metavar="NETWORK|RUN|FILE", help="A name, run, .yaml, .onnx, .pt2 or .engine.")
     ],
     size: SizeOption = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
@@ -130,10 +130,10 @@ def benchmark(
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
     classes: Annotated[int | None, typer.Option("--classes", min=1, help="Classes of an untrained network.")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="About how long to measure.")] = 3.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Approximate time of measuring.")] = 3.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure latency, frames a second, parameters, multiply-adds and peak memory."""
+    """Measure latency, frames per second, parameters, multiply-adds and peak memory."""
     from dnas.export import benchmark as measure
     from dnas.workflows.networks import load_network
 
@@ -194,9 +194,9 @@ def networks(as_json: JsonOption = False) -> None:
         )
 
 
-def _of_run(run: Path) -> LoadedNetwork:
+def _load_run(run: Path) -> LoadedNetwork:
     from dnas.workflows.networks import load_network
 
     if not run.is_dir():
-        raise UserError(f"{run}: no such folder, expected a run of dnas retrain")
+        raise UserError(f"{run}: no such folder, expected a run folder of dnas retrain")
     return load_network(str(run))

@@ -33,7 +33,7 @@ def search(
         typer.Option(
             "--table",
             parser=find_table,
-            help="Latency table of the target device, file or shipped name; a search of dilation rates can do without.",
+            help="Latency table of the target device, file or bundled name; optional for a search of dilation rates.",
         ),
     ] = None,
     resume: ResumeOption = False,
@@ -42,11 +42,11 @@ def search(
     settings: SetOption = None,
     data_settings: DataSetOption = None,
     allow_mismatch: Annotated[
-        bool, typer.Option("--allow-mismatch", help="Use a table of another device or input size.")
+        bool, typer.Option("--allow-mismatch", help="Accept a table of another device or input size.")
     ] = False,
     tensorboard: TensorBoardOption = False,
 ) -> None:
-    """Search the architectures of SPACE on images, priced by a latency table."""
+    """Search for architectures in SPACE on images, with the latencies of a table."""
     from dnas.data import load_data_config
     from dnas.latency import LatencyTable
     from dnas.progress import RichProgress
@@ -56,13 +56,13 @@ def search(
     from search_spaces import load_space
 
     chosen = load_space(space, settings or [])
-    prices = None if table is None else LatencyTable.load(table)
+    latencies = None if table is None else LatencyTable.load(table)
     images = load_data_config(data, data_settings or [])
     with RichProgress() as progress:
         result = run_search(
             chosen,
             images,
-            prices,
+            latencies,
             out,
             seed=seed,
             resume=resume,
@@ -83,12 +83,15 @@ def retrain(
     network: Annotated[str, typer.Argument(metavar="ARCHITECTURE", help="architecture.yaml, or a network's name.")],
     data: DataOption,
     out: RunOption,
-    teacher: Annotated[str | None, typer.Option("--teacher", help="Run of the teacher, to distil from.")] = None,
+    teacher: Annotated[str | None, typer.Option("--teacher", help="Run of the teacher for distillation.")] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="SPACE", help="Whose training settings; default: the space's own.")
+        str | None,
+        typer.Option(
+            "--recipe", metavar="SPACE", help="Space with the training settings; default: the searched space."
+        ),
     ] = None,
     transfer: Annotated[
-        bool, typer.Option("--transfer", help="Train it on data with other classes than it was searched for.")
+        bool, typer.Option("--transfer", help="Allow data with another number of classes than it was searched for.")
     ] = False,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
@@ -97,7 +100,7 @@ def retrain(
     data_settings: DataSetOption = None,
     tensorboard: TensorBoardOption = False,
 ) -> None:
-    """Train a derived (or published) network from scratch, distilled from a teacher if there is one."""
+    """Train a derived (or published) network from scratch, with distillation if a teacher is given."""
     from derive import Architecture
     from dnas.config import apply_overrides, parse_config, to_mapping
     from dnas.data import load_data_config
@@ -117,12 +120,14 @@ def retrain(
     elif network in list_networks():
         description = {"name": network}
     else:
-        raise UserError(f"{network}: no architecture file and no network; networks: {', '.join(list_networks())}")
+        raise UserError(
+            f"{network}: neither an architecture file nor a known network; networks: {', '.join(list_networks())}"
+        )
     values = apply_overrides(_recipe(space, required=recipe is not None), settings or [])
     config = parse_config(RetrainConfig, values, f"{network}: retrain")
     images = load_data_config(data, data_settings or [])
-    guide = None if teacher is None else load_network(teacher)
-    if guide is not None and guide.run is None:
+    loaded_teacher = None if teacher is None else load_network(teacher)
+    if loaded_teacher is not None and loaded_teacher.run is None:
         raise UserError(f"{teacher}: expected the run folder of a retrained teacher")
     with RichProgress() as progress:
         result = run_retraining(
@@ -133,7 +138,7 @@ def retrain(
             source=network,
             num_classes=classes,
             transfer=transfer,
-            teacher=guide,
+            teacher=loaded_teacher,
             seed=seed,
             resume=resume,
             device=device,
@@ -145,7 +150,7 @@ def retrain(
 
 
 def _recipe(space: str | None, required: bool) -> dict[str, object]:
-    """The training settings of a space; the defaults when it is not to be found and was not asked for."""
+    """The training settings of ``space``; if it is not found and not required, the defaults."""
     from dnas.config import to_mapping
     from dnas.training import RetrainConfig
     from search_spaces import load_space, preset_names
@@ -162,8 +167,10 @@ def report(
     student: Annotated[Path | None, typer.Option("--student", help="Run of the retrained student.")] = None,
     teacher: Annotated[Path | None, typer.Option("--teacher", help="Run of the retrained teacher.")] = None,
     networks: Annotated[int, typer.Option("--networks", min=0, help="Networks of the latency check; 0: none.")] = 12,
-    examples: Annotated[int, typer.Option("--examples", min=0, help="Example images.")] = 4,
-    pictures: Annotated[Path | None, typer.Option("--pictures", help="Also write the figures as PNG there.")] = None,
+    examples: Annotated[int, typer.Option("--examples", min=0, help="Number of example images.")] = 4,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Also write the figures as PNG to this folder.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about a search and its retrained networks."""
     from dnas.report import write_report

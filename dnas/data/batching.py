@@ -17,7 +17,7 @@ from dnas.errors import UserError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 _Keys = list[tuple[int, int]]
-"""(epoch, index) of every sample of a batch: a sample depends on nothing else, so workers can serve many epochs."""
+"""(epoch, index) of every sample of a batch. A sample depends on nothing else, so workers persist over epochs."""
 
 
 def batches(
@@ -38,21 +38,21 @@ def batches(
     """Batches of images float32 (N, 3, h, w) and labels int64 (N, h, w), for one epoch or, with ``set_epoch``, several.
 
     indices: the items of the dataset to use, by default all.
-    workers: processes that read and augment ahead; the batches are bit-identical for any number of them.
+    workers: processes that read and augment in the background; the batches are bit-identical for any number of them.
     pin_memory: for fast copies to a GPU; without a GPU it has no effect.
-    rank, world: this process takes its share of every step. The shares are disjoint and have equally many batches;
-        all processes together see the same images in a step as one process with ``world * batch_size``. If the images
+    rank, world: this process gets its part of every step. The parts are disjoint and all ranks have equally many
+        batches; together they see the same images in a step as one process with ``world * batch_size``. If the images
         do not divide evenly and none may be dropped, a rank's last batch can be one image larger.
 
-    The caller's random generators are left untouched. Raises :class:`UserError` for fewer images than one batch (or
-    than ``world``) and, while iterating, for images of different sizes in one batch and for files that cannot be used.
+    The caller's random generators are not touched. Raises :class:`UserError` for fewer images than one batch (or than
+    ``world``) and, while iterating, for images of different sizes in one batch and for unusable files.
     """
     chosen = tuple(range(len(dataset))) if indices is None else tuple(indices)
     for index in chosen:
         if not 0 <= index < len(dataset):
-            raise ValueError(f"index {index} is outside the {len(dataset)} images of {dataset.name} {dataset.split}")
+            raise ValueError(f"index {index}: {dataset.name} {dataset.split} has {len(dataset)} images")
     if batch_size < 1 or workers < 0 or not 0 <= rank < world:
-        raise ValueError(f"no batches of {batch_size} with {workers} workers for rank {rank} of {world}")
+        raise ValueError(f"invalid batch size {batch_size}, workers {workers} or rank {rank} of {world}")
     sampler = _BatchSampler(chosen, batch_size, seed, epoch, shuffle, drop_last, rank, world)
     if not len(sampler):
         need = f"{batch_size * world} (batch size {batch_size} on {world} process{'es' * (world > 1)})"
@@ -64,7 +64,7 @@ def batches(
 
 
 def split_halves(count: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Two disjoint halves of ``range(count)``, drawn by ``seed``, each in ascending order; the first is the larger.
+    """A random split of ``range(count)`` into two halves, each in ascending order; the first has the odd image.
 
     The bilevel search trains the weights on one half and the architecture parameters on the other (FasterSeg,
     Appendix F).
@@ -77,10 +77,10 @@ def split_halves(count: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...
 
 
 class Batches:
-    """An iterable of batches with a length; made by :func:`batches`.
+    """A sized iterable of batches; created by :func:`batches`.
 
-    Worker processes start with the first iteration, serve all further epochs, and end with the object or with
-    :meth:`close`. There is one iteration at a time: a new one ends the one before.
+    Worker processes start with the first iteration, serve all later epochs, and end with the object or with
+    :meth:`close`. There is one iteration at a time: a new one ends the previous one.
     """
 
     def __init__(self, samples: _Samples, sampler: _BatchSampler, workers: int, pin_memory: bool) -> None:
@@ -106,11 +106,11 @@ class Batches:
                 raise RuntimeError("another iteration over these batches has started, or they were closed")
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next iteration, which decides its order and its augmentation."""
+        """Set the epoch of the next iteration, which determines its order and its augmentation."""
         self._sampler.epoch = epoch
 
     def close(self) -> None:
-        """End the worker processes; a further iteration starts new ones."""
+        """Stop the worker processes; another iteration starts new ones."""
         self._iteration = None
         self._loader = None
 
@@ -119,11 +119,11 @@ class Batches:
             self._samples,  # type: ignore[arg-type]
             batch_sampler=self._sampler,
             num_workers=self._workers,
-            collate_fn=_stacked_already,
+            collate_fn=_identity,
             pin_memory=self._pin_memory,
             worker_init_fn=_start_worker,
             persistent_workers=self._workers > 0,
-            # The loader draws a seed for its workers; without a generator of its own it would take the global one.
+            # The loader draws a seed for its workers, by default from the global generator.
             generator=torch.Generator().manual_seed(0),
         )
 
@@ -142,7 +142,7 @@ class _BatchSampler(Sampler[_Keys]):
     world: int = 1
 
     def __len__(self) -> int:
-        # Counted on the smallest share, so that no rank waits for a batch that another one does not have.
+        # Based on the rank with the fewest images, so that no rank waits for a batch that another one does not have.
         return -(-(self._used // self.world) // self.batch_size)
 
     def __iter__(self) -> Iterator[_Keys]:
@@ -150,15 +150,15 @@ class _BatchSampler(Sampler[_Keys]):
         if self.shuffle:
             shuffled = _permutation(len(order), mix_seed("order", self.seed, self.epoch))
             order = [order[position] for position in shuffled]
-        share = [(self.epoch, index) for index in order[: self._used][self.rank :: self.world]]
+        own = [(self.epoch, index) for index in order[: self._used][self.rank :: self.world]]
         steps = len(self)
         for step in range(steps):
             end = (step + 1) * self.batch_size if step + 1 < steps else None
-            yield share[step * self.batch_size : end]
+            yield own[step * self.batch_size : end]
 
     @property
     def _used(self) -> int:
-        """How many images the ranks share; those that do not fill a step are left out if they may be."""
+        """Number of images used by all ranks together; without an incomplete last step if ``drop_last``."""
         step = self.batch_size * self.world
         return len(self.indices) // step * step if self.drop_last else len(self.indices)
 
@@ -175,7 +175,7 @@ class _Samples:
         return len(self._dataset)
 
     def __getitems__(self, keys: _Keys) -> Batch | UserError:
-        """A batch. A user's error is returned, not raised: the loader would add the traceback of a worker to it."""
+        """A batch. A UserError is returned, not raised: the loader would add the traceback of the worker to it."""
         try:
             samples = [self._sample(epoch, index) for epoch, index in keys]
             return self._stack(samples, keys)
@@ -196,8 +196,8 @@ class _Samples:
             if image.shape != first:
                 raise UserError(
                     f"{self._dataset.file_name(index)}: {image.shape[-1]}x{image.shape[-2]} pixels, but "
-                    f"{self._dataset.file_name(keys[0][1])} is {first[-1]}x{first[-2]}, and a batch has one size; "
-                    "give the data a size, the augmentation a crop, or use batches of 1"
+                    f"{self._dataset.file_name(keys[0][1])} is {first[-1]}x{first[-2]}, and all images of a batch need "
+                    "the same size; set the size of the data or the crop of the augmentation, or use batch size 1"
                 )
         images, labels = zip(*samples, strict=True)
         return torch.stack(images), torch.stack(labels)
@@ -208,13 +208,13 @@ def _permutation(count: int, seed: int) -> list[int]:
     return order
 
 
-def _stacked_already(batch: Any) -> Any:
-    """``_Samples`` returns whole batches."""
+def _identity(batch: Any) -> Any:
+    """Collate function: ``_Samples`` already returns stacked batches."""
     return batch
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the main one finishes its step first and needs its batches for that.
+    # Ctrl-C reaches all processes of the terminal, but the main process still needs batches to finish its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A handler inherited from the main process would keep SIGTERM from ending the worker.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

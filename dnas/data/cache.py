@@ -12,10 +12,10 @@ from dnas.errors import UserError
 
 
 class PixelCache:
-    """Images uint8 (3, H, W) and masks uint8 (H, W) by index, filled as they are read.
+    """Images uint8 (3, H, W) and masks uint8 (H, W) by index, stored when they are first read.
 
-    The memory is an anonymous shared mapping: workers that are forked later read and fill the same pages, and its size
-    is not limited by ``/dev/shm``, which is small in containers. A pickled cache (for spawned workers) arrives empty.
+    The memory is an anonymous shared mapping: workers that are forked later read and write the same pages, and its size
+    is not limited by ``/dev/shm``, which is small in containers. Unpickling (for spawned workers) gives an empty cache.
     """
 
     def __init__(self, count: int, size: tuple[int, int]) -> None:
@@ -35,7 +35,7 @@ class PixelCache:
         return PixelCache, (self._count, self._size)
 
     def get(self, index: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Copies of image and mask ``index``, or None if they are not in the cache."""
+        """Copies of image and mask ``index``, or None if they are not cached."""
         if not self._filled[index]:
             return None
         planes = self._planes[index].clone()

@@ -32,13 +32,13 @@ _Side = Annotated[int, Field(ge=8, le=16384)]
 class DataConfig:
     """A dataset and how to read it.
 
-    dataset: which one; streets and rectangles are generated, the others read files below ``root``.
+    dataset: its name; streets and rectangles are generated, the others read files below ``root``.
     root: folder of a dataset of files.
-    size: (height, width) that every image and mask is resized to, or that images are generated at; null is the size of
+    size: (height, width) to which images and masks are resized, or at which images are generated; null is the size of
         the files, or the default of a generated dataset.
-    images: number of images of each split of a generated dataset; a split that is left out has its default.
-    seed: of generated images.
-    cache: keep the resized uint8 images in memory, shared between worker processes; needs a size for files.
+    images: number of images of each split of a generated dataset; a missing split has its default.
+    seed: seed of generated images.
+    cache: keep the resized uint8 images in memory, shared between worker processes; files need a ``size`` for this.
     classes: the classes file of ``folder``; null is ``root/classes.yaml``.
     """
 
@@ -58,11 +58,11 @@ class DataConfig:
         elif not self.root:
             raise ValueError(f"{self.dataset} needs a root, the folder of its files (on the command line: NAME:DIR)")
         elif self.images is not None:
-            raise ValueError("images is for generated datasets; files are used as they are")
+            raise ValueError("images is for generated datasets; a dataset of files uses all its images")
         elif self.cache and self.size is None:
-            raise ValueError("cache needs a size, as all images are kept at one")
+            raise ValueError("cache needs a size, as all cached images have the same size")
         if self.classes is not None and self.dataset != "folder":
-            raise ValueError(f"classes is for folder, those of {self.dataset} are fixed")
+            raise ValueError(f"classes is for folder, the classes of {self.dataset} are fixed")
         return self
 
 
@@ -72,11 +72,11 @@ def preset_names() -> tuple[str, ...]:
 
 
 def load_data_config(data: str, overrides: Iterable[str] = ()) -> DataConfig:
-    """The configuration that ``data`` names: a preset, a YAML file, or ``NAME:DIR`` (a preset of files in a folder).
+    """The configuration for ``data``: a preset, a YAML file, or ``NAME:DIR`` (a preset with the folder of its files).
 
-    Paths become absolute, so that a run can be resumed from anywhere: DIR is relative to the working directory,
-    ``root`` and ``classes`` in a YAML file to the folder of that file. ``overrides`` are ``key=value`` texts. Anything
-    that is unknown or does not fit raises :class:`UserError`.
+    Paths become absolute, so that a run can be resumed from any directory: DIR is relative to the working directory,
+    ``root`` and ``classes`` in a YAML file are relative to the folder of that file. ``overrides`` are ``key=value``
+    strings. Raises :class:`UserError` for unknown data and invalid values.
     """
     name, colon, folder = data.partition(":")
     if name in preset_names():
@@ -98,13 +98,13 @@ def _from_preset(name: str, folder: str | None, overrides: Iterable[str]) -> Dat
     values = apply_overrides(read_preset(_presets()[name]), overrides)
     if values["dataset"] in BUILT_IN:
         if folder is not None:
-            raise UserError(f"{name}:{folder}: {name} is generated and takes no folder, give {name}")
+            raise UserError(f"{name}:{folder}: {name} is generated and takes no folder; use {name}")
         return parse_config(DataConfig, values, name)
     if folder is None and not values.get("root"):
-        raise UserError(f"{name}: needs the folder of its files, give {name}:DIR")
+        raise UserError(f"{name}: needs the folder of its files; use {name}:DIR")
     if folder is not None:
         if not folder:
-            raise UserError(f"{name}: the folder is empty, give {name}:DIR")
+            raise UserError(f"{name}: given no folder after the colon; use {name}:DIR")
         values["root"] = _absolute(folder, Path())
     return parse_config(DataConfig, values, name)
 

@@ -1,4 +1,4 @@
-"""The base class of datasets of files and of generated datasets."""
+"""The base class of all datasets, of files and generated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SegmentationDataset(ABC):
     """Images with a label for every pixel.
 
     ``dataset[i]`` is an image, uint8 (3, H, W) RGB, and its mask, uint8 (H, W) with 255 = ignore. The same index
-    always gives the same pixels. Content that cannot be used raises :class:`UserError` naming the file.
+    always gives the same pixels. Unusable content raises :class:`UserError` naming the file.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SegmentationDataset(ABC):
 
     @abstractmethod
     def file_name(self, index: int) -> str:
-        """A readable name of item ``index``: the image's path below the root, or a name of a generated image."""
+        """A readable name of item ``index``: the image's path below the root, or a name for a generated image."""
 
     @abstractmethod
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:

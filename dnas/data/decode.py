@@ -24,17 +24,17 @@ _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 def read_image(path: Path) -> torch.Tensor:
     """The image as uint8 (3, H, W) RGB, rotated according to its EXIF orientation.
 
-    Grey images get three equal channels, palettes their colours, alpha is dropped and of 16 bits the upper 8 are kept.
-    A file that is missing, truncated or of another kind raises :class:`UserError`.
+    Grey images get three equal channels, palette images their colours, alpha is dropped and 16 bits are reduced to the
+    upper 8. A file that is missing, truncated or not an image raises :class:`UserError`.
     """
     array = np.asarray(_to_rgb(_load(path), path))
     return torch.from_numpy(array.copy()).permute(2, 0, 1)
 
 
 def read_mask(path: Path) -> npt.NDArray[Any]:
-    """The mask as it is stored: (H, W) values of a grey or palette file, or uint8 (H, W, 3) colours.
+    """The stored mask: (H, W) values of a grey or palette file, or uint8 (H, W, 3) colours.
 
-    Palette indices are kept, not turned into their colours. Raises :class:`UserError` like :func:`read_image`.
+    Palette indices are not converted to colours. Raises :class:`UserError` like :func:`read_image`.
     """
     image = _load(path)
     if image.mode in ("L", "P", "1", *_DEEP_MODES):
@@ -52,10 +52,10 @@ def read_size(path: Path) -> tuple[int, int]:
     try:
         with _quiet(), Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 exchange rows and columns
+            transposed = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 exchange rows and columns
     except Exception as error:
         raise _unreadable(path, error) from None
-    return (width, height) if turned else (height, width)
+    return (width, height) if transposed else (height, width)
 
 
 def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -67,10 +67,10 @@ def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """uint8 (H, W) to ``size``: the label at each new pixel's centre, so that mask and image stay aligned."""
+    """uint8 (H, W) to ``size`` by nearest exact interpolation, which keeps mask and image aligned."""
     if tuple(mask.shape) == size:
         return mask
-    # As a plain tensor: on a tv_tensors.Mask torchvision takes the older "nearest", which is half a pixel off.
+    # As a plain tensor: for a tv_tensors.Mask torchvision uses the older "nearest", which is half a pixel off.
     plain = mask.as_subclass(torch.Tensor).unsqueeze(0)
     resized: torch.Tensor = F.resize(plain, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
     return resized.squeeze(0)
@@ -83,7 +83,7 @@ def _load(path: Path) -> Image.Image:
             return ImageOps.exif_transpose(image)
     except (
         Exception
-    ) as error:  # the decoders of a broken file raise OSError, SyntaxError, ValueError, struct.error, ...
+    ) as error:  # for a broken file the decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise _unreadable(path, error) from None
 
 

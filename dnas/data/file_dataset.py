@@ -15,7 +15,7 @@ from dnas.errors import UserError
 
 
 class FileDataset(SegmentationDataset):
-    """Pairs of files below ``root``, read on access and resized to ``size`` if it is given."""
+    """Pairs of image and mask files below ``root``, read on access and resized to ``size`` if it is given."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from dnas.files import read_yaml
 from dnas.presets import read_preset
 
 IGNORE_LABEL = 255
-"""Label of pixels without a class, which losses and metrics ignore."""
+"""Label of pixels without a class; ignored by losses and metrics."""
 
 Colour = tuple[int, int, int]
 _Byte = Annotated[int, Field(ge=0, le=255)]
@@ -35,7 +35,9 @@ class Labels:
         if not 1 <= len(self.names) <= IGNORE_LABEL:
             raise UserError(f"given {len(self.names)} classes, expected 1 to {IGNORE_LABEL}")
         if len(self.names) != len(self.colours):
-            raise UserError(f"given {len(self.names)} class names and {len(self.colours)} colours, expected as many")
+            raise UserError(
+                f"given {len(self.names)} class names and {len(self.colours)} colours, expected equally many"
+            )
         twice = [name for name in self.names if self.names.count(name) > 1]
         if twice:
             raise UserError(f"the class name {twice[0]!r} occurs twice")
@@ -63,9 +65,9 @@ class ClassEntry:
 
 @config
 class ClassesFile:
-    """The content of a classes file: the classes in the order of their indices, and which mask values to ignore.
+    """The content of a classes file: the classes in the order of their indices, and the mask values to ignore.
 
-    ``ignore`` is a mask index without a class, ``ignore_colour`` its counterpart in masks of colours. The value 255 is
+    ``ignore`` is the mask index of ignored pixels, ``ignore_colour`` their colour in colour masks. The index 255 is
     always ignored.
     """
 
@@ -80,12 +82,12 @@ class ClassesFile:
 
 
 def read_classes(path: str | Path) -> ClassesFile:
-    """Read a classes file; a missing file, an invalid value or an ambiguous class raises :class:`UserError`."""
+    """Read a classes file; a missing file, an invalid value or a duplicate class raises :class:`UserError`."""
     return _parse_classes(read_yaml(path, "classes file"), str(path))
 
 
 def builtin_classes(name: str) -> ClassesFile:
-    """The classes file that ships as ``dnas/data/classes/NAME.yaml``."""
+    """The bundled classes file ``dnas/data/classes/NAME.yaml``."""
     return _parse_classes(read_preset(resources.files("dnas.data") / "classes" / f"{name}.yaml"), name)
 
 

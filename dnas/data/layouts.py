@@ -1,4 +1,4 @@
-"""The folder layouts of datasets of files."""
+"""The folder layouts of the datasets of files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPLITS = ("train", "val", "test")
 
 
 def open_camvid(config: DataConfig, split: str) -> FileDataset:
-    """``SPLIT/images/NAME.jpg|png`` and ``SPLIT/labels/NAME.png``: 11 class indices, 11 for unlabelled."""
+    """``SPLIT/images/NAME.jpg|png`` and ``SPLIT/labels/NAME.png``: class indices 0 to 10, and 11 for unlabelled."""
     root = _root(config)
     layout = "CamVid is expected as SPLIT/images and SPLIT/labels with SPLIT one of train, val, test"
     pairs = pair_by_stem(
@@ -31,7 +31,7 @@ def open_camvid(config: DataConfig, split: str) -> FileDataset:
 
 
 def open_cityscapes(config: DataConfig, split: str) -> FileDataset:
-    """``leftImg8bit/SPLIT/CITY`` and the fine annotations ``gtFine/SPLIT/CITY``, raw ids to the 19 train ids."""
+    """``leftImg8bit/SPLIT/CITY`` and fine annotations ``gtFine/SPLIT/CITY``; raw ids are mapped to 19 train ids."""
     root = _root(config)
     if split == "test":
         raise UserError("cityscapes: the annotations of test are not public, use val")
@@ -53,13 +53,13 @@ def cityscapes_lookup() -> torch.Tensor:
     lookup = torch.full((256,), -1, dtype=torch.int32)
     lookup[IGNORE_LABEL] = IGNORE_LABEL
     for entry in Cityscapes.classes:
-        if entry.id >= 0:  # the licence plate has id -1 and is never drawn
+        if entry.id >= 0:  # the licence plate has id -1 and does not occur in masks
             lookup[entry.id] = IGNORE_LABEL if entry.ignore_in_eval else entry.train_id
     return lookup
 
 
 def open_bdd100k(config: DataConfig, split: str) -> FileDataset:
-    """BDD100K's 10K segmentation images in either layout, 19 train ids.
+    """BDD100K's 10K segmentation images with 19 train ids, in one of two layouts.
 
     ``images/10k/SPLIT/NAME.jpg`` with ``labels/sem_seg/masks/SPLIT/NAME.png``, or the older ``images/SPLIT/NAME.jpg``
     with ``labels/SPLIT/NAME_train_id.png``.
@@ -113,7 +113,7 @@ def _missing_split(root: Path, split: str) -> UserError:
 
 
 def _root(config: DataConfig) -> Path:
-    if config.root is None:  # DataConfig refuses this; the check is for the type
+    if config.root is None:  # impossible after DataConfig's validation; for the type checker
         raise UserError(f"{config.dataset}: needs a root, the folder of its files")
     return Path(config.root)
 

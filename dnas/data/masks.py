@@ -1,4 +1,4 @@
-"""Decoding masks to labels: indices by a look-up table, colours by their codes."""
+"""Decoding masks to labels: indices by a lookup table, colours by integer codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dnas.data.labels import IGNORE_LABEL, Colour, Labels
 from dnas.errors import UserError
 
 _UNKNOWN = -1
-"""Entry of a look-up table for a value that is not allowed in masks."""
+"""Entry of a lookup table for a value that is not allowed in masks."""
 
 
 def index_lookup(num_classes: int, ignored: Iterable[int] = ()) -> torch.Tensor:
@@ -30,7 +30,7 @@ class MaskDecoder:
 
     lookup: int32 (256,), the label of each stored index, or -1 if the index is not allowed.
     labels: the classes; with ``accept_colours`` masks may contain their colours instead of indices.
-    ignore_colour: the colour of ignored pixels in masks of colours, if there is one.
+    ignore_colour: the colour of ignored pixels in colour masks, if there is one.
     """
 
     def __init__(
@@ -56,20 +56,20 @@ class MaskDecoder:
             return self._from_indices(stored, path)
         if self._accept_colours:
             return self._from_colours(stored, path)
-        raise UserError(f"{path}: a mask of colours, expected class indices (a grey or palette image)")
+        raise UserError(f"{path}: a colour mask, expected class indices (a grey or palette image)")
 
     def _from_indices(self, stored: npt.NDArray[Any], path: Path) -> torch.Tensor:
         if stored.dtype != np.uint8:
             beyond = stored[(stored < 0) | (stored > 255)]
             if beyond.size:
-                raise self._outside(beyond, path)
+                raise self._invalid_label(beyond, path)
         indices = torch.from_numpy(stored.astype(np.int32))
         labels = self._lookup.index_select(0, indices.flatten()).view(indices.shape)
         if bool((labels == _UNKNOWN).any()):
-            raise self._outside(indices[labels == _UNKNOWN].numpy(), path)
+            raise self._invalid_label(indices[labels == _UNKNOWN].numpy(), path)
         return labels.to(torch.uint8)
 
-    def _outside(self, values: npt.NDArray[Any], path: Path) -> UserError:
+    def _invalid_label(self, values: npt.NDArray[Any], path: Path) -> UserError:
         found = ", ".join(str(value) for value in np.unique(values)[:5])
         allowed = _ranges(torch.nonzero(self._lookup != _UNKNOWN).flatten().tolist())
         return UserError(
@@ -78,19 +78,19 @@ class MaskDecoder:
 
     def _from_colours(self, stored: npt.NDArray[Any], path: Path) -> torch.Tensor:
         codes = _colour_codes(stored)
-        places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-        unknown = self._codes[places] != codes
+        positions = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+        unknown = self._codes[positions] != codes
         if unknown.any():
             first = stored[unknown][0].tolist()
             raise UserError(
                 f"{path}: {int(unknown.sum())} pixels have a colour that is not a class, the first {first}; "
                 "expected the colours of the classes file"
             )
-        return torch.from_numpy(self._code_labels[places])
+        return torch.from_numpy(self._code_labels[positions])
 
 
 def _ranges(values: Sequence[int]) -> str:
-    """Ascending integers in words: ``0 to 11, 255``."""
+    """Ascending integers as ranges: ``0 to 11, 255``."""
     starts = [value for value in values if value - 1 not in values]
     ends = [value for value in values if value + 1 not in values]
     return ", ".join(

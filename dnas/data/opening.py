@@ -1,4 +1,4 @@
-"""Opening the dataset of a configuration."""
+"""Opening a dataset from its configuration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _DEFAULT_IMAGES = {"train": 200, "val": 40, "test": 40}
 
 
 def open_dataset(config: DataConfig, split: str) -> SegmentationDataset:
-    """The ``train``, ``val`` or ``test`` part of a dataset.
+    """The ``train``, ``val`` or ``test`` split of a dataset.
 
-    Folders and pairs of files are checked here, the content of a file when it is read. Raises :class:`UserError` for an
-    unknown split and for files that are missing or do not pair.
+    Folders and file pairs are checked here, the content of a file when it is read. Raises :class:`UserError` for an
+    unknown split and for missing or unpaired files.
     """
     if split not in _DEFAULT_IMAGES:
         raise UserError(f"{config.dataset}: unknown split {split!r}, expected one of {', '.join(_DEFAULT_IMAGES)}")

@@ -19,35 +19,35 @@ class Pair:
 
 
 def require_folder(path: Path, layout: str) -> Path:
-    """``path`` if it is a folder; else :class:`UserError` with the expected ``layout`` and what was found instead."""
+    """``path`` if it is a folder, else :class:`UserError` with the expected ``layout`` and the folder's content."""
     if path.is_dir():
         return path
     if path.exists():
         raise UserError(f"{path}: is a file, expected a folder; {layout}")
-    above = path.parent
-    while not above.is_dir() and above != above.parent:
-        above = above.parent
-    found = sorted(entry.name for entry in above.iterdir() if not entry.name.startswith("."))[:8]
-    raise UserError(f"{path}: no such folder; {layout}; {above} contains {', '.join(found) or 'nothing'}")
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        parent = parent.parent
+    found = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))[:8]
+    raise UserError(f"{path}: no such folder; {layout}; {parent} contains {', '.join(found) or 'nothing'}")
 
 
 def pair_by_stem(images: Path, masks: Path, mask_stem: Callable[[str], str | None] = str) -> tuple[Pair, ...]:
-    """Pairs of the image files of two folders, sorted by name.
+    """Pairs of the image files of two folders with equal stems, sorted by name.
 
-    ``mask_stem`` gives the image's stem for a mask's, or None for files of the mask folder that are not masks. An
-    image without a mask, the reverse, two files of one stem, and folders without images raise :class:`UserError`.
+    ``mask_stem`` maps a mask's stem to that of its image, or to None for files that are not masks. An image without a
+    mask, a mask without an image, two files with the same stem, and folders without images raise :class:`UserError`.
     """
     image_files = _by_stem(images, lambda stem: stem)
     mask_files = _by_stem(masks, mask_stem)
     if not image_files:
         raise UserError(f"{images}: contains no images, expected files such as NAME.jpg or NAME.png")
-    _refuse_single(image_files, mask_files, "image without a mask", masks)
-    _refuse_single(mask_files, image_files, "mask without an image", images)
+    _check_paired(image_files, mask_files, "image without a mask", masks)
+    _check_paired(mask_files, image_files, "mask without an image", images)
     return tuple(Pair(image_files[stem], mask_files[stem]) for stem in sorted(image_files))
 
 
 def pair_files(pairs: Iterable[Pair], where: Path) -> tuple[Pair, ...]:
-    """Given pairs, sorted by image; an empty list or a mask that does not exist raises :class:`UserError`."""
+    """The given pairs, sorted by image; an empty list or a missing mask raises :class:`UserError`."""
     ordered = tuple(sorted(pairs, key=lambda pair: pair.image))
     if not ordered:
         raise UserError(f"{where}: contains no images")
@@ -69,10 +69,11 @@ def _by_stem(folder: Path, stem_of: Callable[[str], str | None]) -> dict[str, Pa
     return files
 
 
-def _refuse_single(files: dict[str, Path], others: dict[str, Path], problem: str, where: Path) -> None:
-    single = [path for stem, path in files.items() if stem not in others]
-    if single:
-        raise UserError(f"{single[0]}: {problem}{_more(single)}; expected the same name in {where}, add or remove it")
+def _check_paired(files: dict[str, Path], others: dict[str, Path], problem: str, where: Path) -> None:
+    unpaired = [path for stem, path in files.items() if stem not in others]
+    if unpaired:
+        first, more = unpaired[0], _more(unpaired)
+        raise UserError(f"{first}: {problem}{more}; expected the same name in {where}, add or remove it")
 
 
 def _more(problems: list[Path] | list[Pair]) -> str:

@@ -1,4 +1,4 @@
-"""Thin rectangles of full height whose class is only visible at their foot (RegSeg, version 3, section 3.6)."""
+"""Thin rectangles of full height whose class is visible only at their foot (RegSeg, version 3, section 3.6)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dnas.data.seeding import mix_seed
 
 DEFAULT_SIZE = (256, 256)
 _THINNEST, _THICKEST = 8 / 1024, 96 / 1024
-"""Widths as shares of the image's width: from the paper's thinnest, 8 of 1024 pixels, upwards."""
+"""Range of the widths, as fractions of the image's width; the paper's thinnest rectangle is 8 of 1024 pixels wide."""
 _FOOT = 1 / 16
-"""Share of the height that shows the class."""
+"""Fraction of the height that shows the class."""
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Rectangles of one image in pixels: ``left`` and ``width`` of each, none touching another, and its ``label``."""
+    """Rectangles of one image: ``left`` edge and ``width`` in pixels and ``label``; no two touch each other."""
 
     left: tuple[int, ...]
     width: tuple[int, ...]
@@ -33,8 +33,8 @@ def draw_bars(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Image uint8 (H, W, 3) and mask uint8 (H, W).
 
-    Above the foot every rectangle is the same light grey, and the noise is drawn before any colour: the pixels there
-    are the same for any labels.
+    Above the foot all rectangles have the same light grey, and the noise does not depend on the labels, so the pixels
+    there do not reveal the class.
     """
     height, width = size
     foot = max(1, round(height * _FOOT))
@@ -52,17 +52,17 @@ def draw_bars(
 
 
 def random_bars(width: int, num_classes: int, seed: int) -> Bars:
-    """Three to eight rectangles across ``width`` pixels, fewer where they do not fit, of classes 1 and up."""
+    """Three to eight rectangles across ``width`` pixels, fewer if they do not fit, with random labels from 1 up."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(3, 9))
-    # Widths are spread evenly over their logarithm, so that thin rectangles, the hard ones, are common.
-    shares = np.exp(rng.uniform(np.log(_THINNEST), np.log(_THICKEST), count))
+    # Log-uniform widths, so that thin rectangles, the difficult ones, are frequent.
+    fractions = np.exp(rng.uniform(np.log(_THINNEST), np.log(_THICKEST), count))
     centres = (np.arange(count) + rng.uniform(0.25, 0.75, count)) / count
     chosen = np.random.default_rng(mix_seed("classes", seed)).integers(1, num_classes, count)
     kept: list[tuple[int, int, int]] = []
     end = -1
-    for centre, share, label in zip(centres, shares, chosen, strict=True):
-        wide = max(1, round(float(share) * width))
+    for centre, fraction, label in zip(centres, fractions, chosen, strict=True):
+        wide = max(1, round(float(fraction) * width))
         left = max(0, round(float(centre) * width - wide / 2))
         if left > end and left + wide <= width:
             kept.append((left, wide, int(label)))
@@ -72,7 +72,7 @@ def random_bars(width: int, num_classes: int, seed: int) -> Bars:
 
 
 class RectanglesDataset(SegmentationDataset):
-    """Generated images, each of which depends only on (seed, split, index, size)."""
+    """Generated images; each depends only on (seed, split, index, size)."""
 
     def __init__(self, *, split: str, count: int, size: tuple[int, int], seed: int, cache: bool) -> None:
         labels = builtin_classes("rectangles").labels
@@ -95,10 +95,10 @@ class RectanglesDataset(SegmentationDataset):
 
 
 def top_quarter(prediction: torch.Tensor, labels: torch.Tensor) -> tuple[int, int]:
-    """The pixels of rectangles in the top quarter of images: how many are labelled correctly, and how many there are.
+    """The number of correctly labelled rectangle pixels in the top quarter of images, and the number of all of them.
 
-    ``prediction`` and ``labels`` are class indices (..., H, W). The classes are only visible at the foot, so a network
-    that does better than chance has a field of view of more than 1.5 times the height.
+    ``prediction`` and ``labels`` are class indices (..., H, W). The classes are visible only at the foot, so a network
+    that is better than chance has a field of view of more than 1.5 times the height.
     """
     top = labels.shape[-2] // 4
     found, truth = prediction[..., :top, :], labels[..., :top, :]

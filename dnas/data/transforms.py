@@ -1,4 +1,4 @@
-"""Transforms from stored pixels to the input of a network: augmentation for training, and normalisation."""
+"""Transforms from stored pixels to network inputs: augmentation for training, and normalisation."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _Deviation = Annotated[float, Field(gt=0)]
 
 @config
 class AugmentationConfig:
-    """Random changes of training images, and the normalisation of all images.
+    """Augmentation of training images, and normalisation of all images.
 
     crop: (height, width) of a random crop of training images, padded if the image is smaller; null is the image's own
         size.
-    scale: range of the random factor that images are resized by before the crop.
+    scale: range of the random factor by which images are resized before the crop.
     flip: probability of a horizontal flip.
-    brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x. hue: shifts from -x to x of a full turn.
-    mean, std: of each channel in 0..1; the defaults are ImageNet's, which pretrained networks expect.
+    brightness, contrast, saturation: random factors from 1 - x to 1 + x. hue: random shift of -x to x of a full turn.
+    mean, std: of each channel in 0..1; the defaults are those of ImageNet, which pretrained networks expect.
     """
 
     crop: tuple[_Side, _Side] | None = None
@@ -50,7 +50,7 @@ class AugmentationConfig:
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale runs from {self.scale[0]} to {self.scale[1]}, expected the smaller number first")
+            raise ValueError(f"given scale {self.scale[0]} to {self.scale[1]}, expected the smaller number first")
         return self
 
 
@@ -67,7 +67,7 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """Scale, crop, flip, colours, normalisation; see :func:`train_transform`."""
+    """Random scale, crop, flip and colours, then normalisation; see :func:`train_transform`."""
 
     def __init__(self, config: AugmentationConfig) -> None:
         self._config = config
@@ -78,11 +78,11 @@ class TrainTransform:
         self._normalise = EvalTransform(config)
 
     def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float32 (3, h, w) and int64 (h, w) of the crop's size, drawn from torch's CPU generator."""
+        """Float32 (3, h, w) and int64 (h, w) of the crop's size; random numbers come from torch's CPU generator."""
         image, mask = self._scale_and_crop(image, mask)
         if torch.rand(()).item() < self._config.flip:
             image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
-        return self._normalise(self._recolour(image), mask)
+        return self._normalise(self._jitter_colours(image), mask)
 
     def _scale_and_crop(
         self, image: tv_tensors.Image, mask: tv_tensors.Mask
@@ -93,7 +93,7 @@ class TrainTransform:
         scale = low + (high - low) * torch.rand(()).item()
         top, tall, rows, above = _window(height, crop[0], scale)
         left, wide, columns, before = _window(width, crop[1], scale)
-        # Cropping before resizing gives the same image (to a fraction of a pixel) with less work.
+        # Cropping before resizing gives the same image (within a fraction of a pixel) with less work.
         image = tv_tensors.Image(resize_image(F.crop(image, top, left, tall, wide), (rows, columns)))
         mask = tv_tensors.Mask(resize_mask(F.crop(mask, top, left, tall, wide), (rows, columns)))
         padding = [before, above, crop[1] - columns - before, crop[0] - rows - above]
@@ -102,26 +102,26 @@ class TrainTransform:
             mask = F.pad(mask, padding, fill=IGNORE_LABEL)
         return image, mask
 
-    def _recolour(self, image: tv_tensors.Image) -> tv_tensors.Image:
-        drawn = self._jitter.make_params([image])
-        changes: tuple[tuple[Callable[..., tv_tensors.Image], float | None], ...] = (
-            (F.adjust_brightness, drawn["brightness_factor"]),
-            (adjust_contrast, drawn["contrast_factor"]),
-            (F.adjust_saturation, drawn["saturation_factor"]),
-            (F.adjust_hue, drawn["hue_factor"]),
+    def _jitter_colours(self, image: tv_tensors.Image) -> tv_tensors.Image:
+        parameters = self._jitter.make_params([image])
+        adjustments: tuple[tuple[Callable[..., tv_tensors.Image], float | None], ...] = (
+            (F.adjust_brightness, parameters["brightness_factor"]),
+            (adjust_contrast, parameters["contrast_factor"]),
+            (F.adjust_saturation, parameters["saturation_factor"]),
+            (F.adjust_hue, parameters["hue_factor"]),
         )
-        for position in drawn["fn_idx"].tolist():
-            change, factor = changes[position]
+        for position in parameters["fn_idx"].tolist():
+            adjust, factor = adjustments[position]
             if factor is not None:
-                image = change(image, factor)
+                image = adjust(image, factor)
         return image
 
 
 def adjust_contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blend uint8 (3, H, W) with its mean grey, as torchvision's ``adjust_contrast``.
+    """Blend uint8 (3, H, W) with its mean grey, like torchvision's ``adjust_contrast``.
 
-    The mean is computed in double precision: torchvision's float32 sum depends on the number of threads, and a worker
-    process has one while the main process has several.
+    The mean is computed in double precision: torchvision's float32 sum depends on the number of threads, which is
+    smaller in a worker process than in the main process.
     """
     mean = F.rgb_to_grayscale(image).as_subclass(torch.Tensor).to(torch.float64).mean().item()
     blended = image.as_subclass(torch.Tensor).to(torch.float32).mul_(factor).add_((1 - factor) * mean)
@@ -130,10 +130,10 @@ def adjust_contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def _window(length: int, crop: int, scale: float) -> tuple[int, int, int, int]:
-    """The position of a crop along one side.
+    """A random position of a crop along one axis.
 
-    Returns start and length of the window in the image, its length after scaling, and the padding in front of it:
-    a crop within the scaled image, or the whole image somewhere within a larger crop.
+    Returns start and length of the window in the image, its length after scaling, and the padding before it. If the
+    crop is larger than the scaled image, the window is the whole image at a random position in the crop.
     """
     scaled = max(1, round(length * scale))
     resized = min(crop, scaled)
@@ -151,7 +151,7 @@ def _random_integer(largest: int) -> int:
 def train_transform(config: AugmentationConfig) -> Transform:
     """The training transform: random scale, crop, flip and colours, then normalisation.
 
-    It draws from torch's CPU generator, which :func:`dnas.data.batches` seeds for every sample.
+    It uses torch's CPU generator, which :func:`dnas.data.batches` seeds for every sample.
     """
     return TrainTransform(config)
 

@@ -1,4 +1,4 @@
-"""Exporting a network to a file for a runtime (ONNX, torch.export, TensorRT), checking and benchmarking it."""
+"""Export of networks to files for a runtime (ONNX, torch.export, TensorRT), with parity checks and benchmarks."""
 
 from dnas.export.benchmark import benchmark
 from dnas.export.metadata import ExportMetadata

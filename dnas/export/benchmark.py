@@ -1,4 +1,4 @@
-"""Latency, speed, size and memory of a network or of an exported file."""
+"""Benchmark of a network or an exported file: latency, FPS, parameters, multiply-adds and memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dnas.runtimes import OnnxModule, OpaqueModule, OpenVinoModule, ProgramModul
 
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
-    """What is timed: the module, the backend for ``measure``, and what is known about the module."""
+    """The module to benchmark, its known properties, and the backend (``run_as``) for ``measure``."""
 
     module: nn.Module
     shape: tuple[int, int, int, int]
@@ -53,14 +53,14 @@ def benchmark(
     batch: int = 1,
     seconds: float = 3.0,
 ) -> dict[str, Any]:
-    """Measure a network, or a file (``.onnx``, ``.pt2``, ``.engine``) in its own runtime.
+    """Benchmark a network, or a file (``.onnx``, ``.pt2``, ``.engine``) in its runtime.
 
     A network needs ``input_size`` (height, width); ``backend`` is one of :data:`dnas.latency.BACKENDS`, by default
-    eager. Size, backend and precision of a file may only be given where the file leaves them open. About ``seconds``
-    are spent on timing. The result is ready for JSON: ``latency_ms`` of one batch (median, p10, p90), ``fps`` (images
-    per second), ``parameters``, ``multiply_adds`` (of one image; None if a file does not say), ``input_size``,
-    ``batch``, ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``. Raises
-    :class:`UserError` for what this machine or the file does not support.
+    eager. For a file, input size, backend and precision must match the file if they are given. Timing takes about
+    ``seconds``. The result can be written as JSON: ``latency_ms`` of one batch (median, p10, p90), ``fps`` (images per
+    second), ``parameters``, ``multiply_adds`` (of one image; None if unknown for a file), ``input_size``, ``batch``,
+    ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``. Raises :class:`UserError` if
+    this machine or the file does not support the settings.
     """
     place = resolve_device(device, mps=True)
     if isinstance(network, nn.Module):
@@ -80,7 +80,7 @@ def _of_network(
     precision: str,
     threads: int | None,
 ) -> _Subject:
-    # Checked before anything is counted or measured.
+    # Fail early, before anything is counted or measured.
     find_backend(make_setup(device, backend=backend, precision=precision, threads=threads))
     return _Subject(
         module=network,
@@ -111,7 +111,7 @@ def _of_file(
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise UserError(f"{path}: cannot benchmark this kind of file, known: {', '.join(readers)}")
+        raise UserError(f"{path}: cannot benchmark this kind of file, expected one of {', '.join(readers)}")
     subject, backends = reader(path, device=device, backend=backend, threads=threads, batch=batch)
     if backend is not None and backend not in backends:
         raise UserError(f"{path}: runs in {' or '.join(backends)}, given backend {backend}")
@@ -149,7 +149,7 @@ def _of_onnx(
 def _onnx_module(
     path: Path, device: torch.device, backend: str | None, precision: str, threads: int | None
 ) -> OpaqueModule:
-    """The file, loaded in the runtime of ``backend``."""
+    """The file loaded in the runtime of ``backend``."""
     if backend == "openvino":
         setup = make_setup(device, backend=backend, precision=precision, threads=threads)
         find_backend(setup)
@@ -158,7 +158,7 @@ def _onnx_module(
         return OnnxModule(str(path), device, threads)
     except UserError:
         raise
-    except Exception as error:  # the errors of ONNX Runtime have no common class
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         raise UserError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()[:300]}") from error
 
 
@@ -189,7 +189,7 @@ def _of_engine(
     content, described = read_engine(path)
     import_tensorrt()
     if device.type != "cuda":
-        raise UserError(f"{path}: a TensorRT engine cannot run on {device}: it needs --device cuda")
+        raise UserError(f"{path}: a TensorRT engine cannot run on {device}; use --device cuda")
     module = TensorRTModule(content, device)
     described = described or ExportMetadata(input_size=(0, 0))
     subject = _Subject(

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work."""
+"""Peak memory of a function call."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ T = TypeVar("T")
 def with_peak_memory(device: torch.device, work: Callable[[], T]) -> tuple[T, float]:
     """The result of ``work`` and its peak memory in MB (10^6 bytes).
 
-    On CUDA that is memory allocated by PyTorch; on a CPU the resident memory of the whole process, including Python and
-    its libraries (on systems that cannot reset the peak: since the process started).
+    On CUDA, this is the memory allocated by PyTorch; on a CPU, the resident memory of the whole process, including
+    Python and its libraries (since the start of the process on systems that cannot reset the peak).
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -35,7 +35,7 @@ def _reset_peak() -> None:
 
 
 def _peak_resident() -> int:
-    """Peak resident memory in bytes: since the last reset if the kernel records it, else since the process started."""
+    """Peak resident memory in bytes since the last reset, or since the start of the process if it cannot be reset."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

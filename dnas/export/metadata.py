@@ -17,8 +17,8 @@ from dnas.profile import count_multiply_adds, count_parameters
 class ExportMetadata:
     """Metadata that is stored in every exported file.
 
-    ``input_size`` is (height, width); images are RGB from 0 to 1, minus ``mean``, divided by
-    ``std``; ``parameters`` and ``multiply_adds`` (for one image) are those of the PyTorch network.
+    ``input_size`` is (height, width). Inputs are RGB images in 0 to 1, minus ``mean``, divided by ``std``.
+    ``parameters`` and ``multiply_adds`` (of one image) are those of the PyTorch network.
     """
 
     input_size: tuple[int, int]
@@ -31,7 +31,7 @@ class ExportMetadata:
     dnas_version: str = __version__
 
     def to_texts(self) -> dict[str, str]:
-        """Every value as JSON text, by name, the form of metadata in ONNX."""
+        """Every value as JSON text by name, the format of metadata in ONNX files."""
         return {name: json.dumps(value) for name, value in asdict(self).items()}
 
     @classmethod

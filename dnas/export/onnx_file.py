@@ -1,4 +1,4 @@
-"""ONNX: export with a parity check, and reading a file with its metadata."""
+"""ONNX export with a parity check, and reading of ONNX files with their metadata."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def export_onnx(
 ) -> Parity:
     """Write the network as an ONNX file (opset 20) with input ``images`` and output ``logits``.
 
-    ``input_size`` is (height, width), fixed in the file; the batch size is ``batch`` or, with ``dynamic_batch``, open.
-    The file is compared with the network through ONNX Runtime on random images and on ``images`` (N, 3, H, W)
-    normalised; class names, ``mean``, ``std``, the input size, parameters and multiply-adds go into its metadata.
+    ``input_size`` is (height, width), fixed in the file; the batch size is ``batch`` or, with ``dynamic_batch``,
+    dynamic. The file is compared with the network in ONNX Runtime on random images and on the normalised ``images``
+    (N, 3, H, W). Class names, ``mean``, ``std``, input size, parameters and multiply-adds are stored as metadata.
     Raises :class:`UserError`, and writes no file, if the network cannot be exported or the outputs differ.
     """
     size = None if dynamic_batch else batch
@@ -68,14 +68,14 @@ def onnx_bytes(
     precision: str = "fp32",
     metadata: ExportMetadata | None = None,
 ) -> bytes:
-    """The network as the content of an ONNX file; ``batch`` None leaves the batch size open."""
+    """The network as the content of an ONNX file; ``batch`` None makes the batch size dynamic."""
     program = trace(network, input_size, batch=batch, fold_batch_norm=fold_batch_norm, precision=precision)
     texts = metadata.to_texts() if metadata is not None else None
     return onnx_content(program, ["images"], ["logits"], texts)
 
 
 def read_onnx(path: str | Path) -> tuple[Any, ExportMetadata | None]:
-    """An ONNX file's content (``onnx.ModelProto``) and this package's metadata, if it has any."""
+    """The model (``onnx.ModelProto``) of an ONNX file, and its :class:`ExportMetadata` or None."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such ONNX file")
     try:
@@ -90,7 +90,7 @@ def read_onnx(path: str | Path) -> tuple[Any, ExportMetadata | None]:
 def count_initialisers(model: Any) -> int:
     """The number of weights in an ONNX model: its floating-point initialisers, except the scales of ``Resize``.
 
-    Of a folded BatchNorm one bias per channel is left, so this is slightly less than in the PyTorch network.
+    A folded BatchNorm leaves only one bias per channel, so this is slightly less than in the PyTorch network.
     """
     shapes = {name for node in model.graph.node if node.op_type == "Resize" for name in node.input[1:]}
     floating = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}

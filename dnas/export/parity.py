@@ -1,4 +1,4 @@
-"""Comparing an exported file with the PyTorch network."""
+"""Parity check of an exported file against the PyTorch network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from dnas.errors import UserError
 
-# Largest difference that is allowed, relative to the largest logit (or to 1 if that is smaller).
+# Largest allowed difference of a logit, relative to the largest logit, or to 1 if that is larger.
 TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2}
 
 Runtime = Callable[[torch.Tensor], torch.Tensor]
@@ -19,7 +19,7 @@ Runtime = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """``max_abs_difference`` of the logits, and the share of pixels with equal argmax, of ``images`` images."""
+    """Largest difference of a logit, and fraction of pixels with equal argmax, over ``images`` images."""
 
     max_abs_difference: float
     equal_argmax: float
@@ -39,8 +39,8 @@ def check_parity(
     """Compare ``runtime(images)`` with the network in eval mode on seeded random images and on ``images`` (N, 3, H, W).
 
     Raises :class:`UserError` if a logit differs by more than ``tolerance`` times the largest logit (at least 1) or is
-    not finite, or if the shape differs. The share of equal argmax is only reported: where logits tie, either class may
-    win.
+    not finite, or if the shapes differ. The fraction of equal argmax is only reported, as tied logits may resolve to
+    either class.
     """
     reference = copy.deepcopy(network).eval().to("cpu", torch.float32)
     largest, equal, pixels, count = 0.0, 0, 0, 0
@@ -65,7 +65,7 @@ def check_parity(
 
 
 def _batches(input_size: tuple[int, int], batch: int | None, images: torch.Tensor | None) -> Iterator[torch.Tensor]:
-    """Random batches, of two sizes if the batch size is open, then the given images."""
+    """Random batches, of two sizes if the batch size is dynamic, then the given images."""
     generator = torch.Generator().manual_seed(0)
     for size in (1, 3) if batch is None else (batch, batch):
         yield torch.randn(size, 3, *input_size, generator=generator)

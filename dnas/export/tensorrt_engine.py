@@ -1,4 +1,4 @@
-"""TensorRT: building an engine for this machine's GPU from the ONNX export, with a parity check."""
+"""TensorRT export: an engine for this machine's GPU, built from the ONNX export, with a parity check."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def export_tensorrt(
     workspace_bytes: int = WORKSPACE_BYTES,
     tolerance: float | None = None,
 ) -> Parity:
-    """Build a TensorRT engine of fixed batch and input size for this machine's GPU, and compare it with the network.
+    """Build a TensorRT engine with fixed batch and input size for this machine's GPU, and compare it with the network.
 
     Precision ``fp32`` computes without TF32; ``fp16`` computes in half precision with float32 images and logits. The
-    metadata is written to ``OUT.json``. Raises :class:`UserError`, and writes no file, without TensorRT or a CUDA
-    device, if the engine cannot be built, and if its output differs.
+    metadata is written to ``OUT.json``. Raises :class:`UserError`, and writes no file, if TensorRT or a CUDA device is
+    missing, if the engine cannot be built, or if its output differs.
     """
     trt = import_tensorrt()
     if not torch.cuda.is_available():
@@ -61,18 +61,18 @@ def export_tensorrt(
 
 
 def metadata_path(engine: str | Path) -> Path:
-    """The JSON file beside an engine with its metadata."""
+    """The JSON file with the metadata of an engine."""
     return Path(f"{engine}.json")
 
 
 def read_engine(path: str | Path) -> tuple[bytes, ExportMetadata | None]:
-    """The content of an engine file, and the metadata beside it if there is any."""
+    """The content of an engine file, and its metadata or None if the metadata file is missing."""
     content = read_bytes(path, "TensorRT engine")
-    beside = metadata_path(path)
-    if not beside.is_file():
+    metadata_file = metadata_path(path)
+    if not metadata_file.is_file():
         return content, None
-    values = read_json(beside, "description of a TensorRT engine")
-    described = ExportMetadata.from_texts(values) if isinstance(values, dict) else None
-    if described is None:
-        raise UserError(f"{beside}: not the description of a TensorRT engine; export the engine again")
-    return content, described
+    values = read_json(metadata_file, "metadata of a TensorRT engine")
+    metadata = ExportMetadata.from_texts(values) if isinstance(values, dict) else None
+    if metadata is None:
+        raise UserError(f"{metadata_file}: not the metadata of a TensorRT engine; export the engine again")
+    return content, metadata

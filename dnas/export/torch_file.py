@@ -1,4 +1,4 @@
-"""torch.export: a ``.pt2`` file that runs without this package, with a parity check."""
+"""torch.export: writing a ``.pt2`` file that runs without this package, with a parity check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dnas.files import read_bytes, write_atomically
 from dnas.runtimes.program import ProgramModule
 from dnas.runtimes.trace import quiet_torch, trace
 
-_NOTE = "dnas.json"
+_METADATA = "dnas.json"
 
 
 def export_torch(
@@ -36,10 +36,10 @@ def export_torch(
     precision: str = "fp32",
     tolerance: float | None = None,
 ) -> Parity:
-    """Write the network as a ``torch.export`` program (``.pt2``), loaded by ``torch.export.load(FILE).module()``.
+    """Write the network as a ``torch.export`` program (``.pt2``), to be loaded by ``torch.export.load(FILE).module()``.
 
     Arguments, metadata (in the extra file ``dnas.json``), parity check and errors are those of
-    :func:`dnas.export.export_onnx`; the program is compared after reading it back.
+    :func:`dnas.export.export_onnx`; the program is read back for the comparison.
     """
     size = None if dynamic_batch else batch
     program = trace(network, input_size, batch=size, fold_batch_norm=fold_batch_norm, precision=precision)
@@ -48,7 +48,7 @@ def export_torch(
     )
     buffer = io.BytesIO()
     with quiet_torch():
-        torch.export.save(program, buffer, extra_files={_NOTE: json.dumps(described.to_texts())})
+        torch.export.save(program, buffer, extra_files={_METADATA: json.dumps(described.to_texts())})
     content = buffer.getvalue()
     read_back, _ = _load(content, str(out))
     parity = check_parity(
@@ -65,12 +65,12 @@ def export_torch(
 
 
 def read_program(path: str | Path) -> tuple[ExportedProgram, ExportMetadata | None]:
-    """A ``.pt2`` file's program and this package's metadata, if it has any."""
+    """The program of a ``.pt2`` file, and its :class:`ExportMetadata` or None."""
     return _load(read_bytes(path, "torch.export file"), str(path))
 
 
 def _load(content: bytes, source: str) -> tuple[ExportedProgram, ExportMetadata | None]:
-    extra = {_NOTE: ""}
+    extra = {_METADATA: ""}
     try:
         with quiet_torch():
             program = torch.export.load(io.BytesIO(content), extra_files=extra)
@@ -80,7 +80,7 @@ def _load(content: bytes, source: str) -> tuple[ExportedProgram, ExportMetadata 
             f"{source}: not a valid torch.export file ({''.join(reason)[:200]}); export it again"
         ) from error
     try:
-        texts = json.loads(extra[_NOTE])
+        texts = json.loads(extra[_METADATA])
     except ValueError:
         return program, None
     return program, ExportMetadata.from_texts(texts) if isinstance(texts, dict) else None

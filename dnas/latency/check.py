@@ -17,7 +17,7 @@ from dnas.progress import NoProgress, Progress
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well predictions agree with measurements of ``networks`` networks.
+    """The agreement of predictions with measurements of ``networks`` networks.
 
     ``pearson`` and ``spearman`` are correlations (FasterSeg, Figure 3, reports 0.993), ``mape`` is the mean of
     |predicted - measured| / measured in percent.
@@ -62,7 +62,7 @@ def agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreemen
 
 @dataclass(frozen=True)
 class Correction:
-    """What a whole network costs beyond the sum of its operators: ``factor`` x predicted + ``offset_ms``.
+    """A correction of the predicted latency of whole networks: ``factor`` x predicted + ``offset_ms``.
 
     Fitted on ``networks`` networks, which must differ from those that it is checked on.
     """

@@ -46,12 +46,12 @@ def describe_device(device: torch.device) -> DeviceInfo:
 
 
 def conditions(device: torch.device) -> dict[str, str]:
-    """The current state of the device as texts by name, without what cannot be read."""
+    """The current state of the device as texts by name; values that cannot be read are omitted."""
     return _gpu_conditions(device) if device.type == "cuda" else _cpu_conditions()
 
 
 def throttle_probe(device: torch.device) -> Callable[[], bool]:
-    """A function: does the device throttle its clocks now, for heat or power? False if unknown."""
+    """A function that returns whether the device throttles its clocks now, for heat or power; False if unknown."""
     handle = _nvml_handle(device) if device.type == "cuda" else None
     if handle is None:
         return lambda: False

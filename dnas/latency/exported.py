@@ -20,7 +20,7 @@ from dnas.runtimes.onnx_runtime import OnnxModule, execution_provider, onnxrunti
 from dnas.runtimes.openvino_runtime import OpenVinoModule, cpu_lacks, import_openvino
 from dnas.runtimes.tensorrt_runtime import TensorRTModule, build_engine, import_tensorrt
 
-# Largest difference from the eager module that is allowed, relative to its largest output (or to 1 if that is smaller).
+# Largest allowed difference from the eager module, relative to its largest output, or to 1 if that is larger.
 # In lower precisions both round, in different places, so this only detects a runtime that computes something else.
 TOLERANCES = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 5e-2, "bf16": 0.15}
 

@@ -43,7 +43,7 @@ def measure(
 ) -> Measurement:
     """The latency in ms of ``module(*inputs)`` in eval mode, without gradients.
 
-    The settings are those of :func:`dnas.latency.make_setup`. Module and inputs are copied and left as they are. Raises
+    The settings are those of :func:`dnas.latency.make_setup`. Module and inputs are copied and not changed. Raises
     :class:`UserError` for a device, backend or precision that is unknown or not available.
     """
     effort = effort or Effort()

@@ -21,7 +21,7 @@ from dnas.latency.statistics import Effort
 
 @config
 class Provenance:
-    """What is recorded with every table.
+    """The data recorded with every table.
 
     ``input_size`` is (height, width) of the images that the space's inventory is for, ``batch`` their number.
     ``effort`` holds the settings of :class:`dnas.latency.statistics.Effort`, ``software`` versions by name, ``before``

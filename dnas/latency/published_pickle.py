@@ -1,8 +1,7 @@
-"""Reading a pickled dict of numbers without running anything of it.
+"""Reading a pickled dict of numbers without executing code from the file.
 
-A pickle is a program for a small machine that can call what it names. Here it can name only the five things that a
-NumPy array of one dict is made of, and what it gets for them are stand-ins of this module: no function of NumPy or
-Python is ever called with values from the file.
+A pickle can call any function by name. Here only the five names that a NumPy array with one dict needs are allowed, and
+they resolve to stand-ins in this module: no function of NumPy or Python is called with values from the file.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ _MOST_BYTES = 64 * 2**20
 
 
 def read_pickled_dict(path: str | Path) -> dict[str, float]:
-    """The dict of text and numbers that a ``.npy`` file holds as its only element, numbers as floats.
+    """The dict from text to numbers that is the only element of a ``.npy`` file, numbers as floats.
 
-    A file that is damaged, holds anything else, or whose pickle asks for any other type raises :class:`UserError`.
+    A file that is damaged, has other content, or whose pickle names any other type raises :class:`UserError`.
     """
     data = read_bytes(path, _WHAT)
     if len(data) > _MOST_BYTES:
@@ -42,7 +41,7 @@ def read_pickled_dict(path: str | Path) -> dict[str, float]:
             f"{path}: refused: its pickle asks for {error}, which a latency table does not need and which could run "
             "code; nothing was executed"
         ) from None
-    except Exception as error:  # a damaged pickle can fail with nearly anything
+    except Exception as error:  # unpickling a damaged file can raise almost anything
         raise UserError(f"{path}: not a readable {_WHAT}: {type(error).__name__}: {error}") from None
     return _as_dict(path, value)
 
@@ -53,7 +52,7 @@ def _after_header(path: str | Path, data: bytes) -> bytes:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(stream)
-    except Exception as error:  # the header is parsed by NumPy; whatever it fails with, it is no such file
+    except Exception as error:  # NumPy's parser of the header can raise almost anything
         raise UserError(f"{path}: not a {_WHAT}: {error}") from None
     if dtype != np.dtype(object) or shape != ():
         raise UserError(f"{path}: given an array of {dtype} and shape {shape}, expected one pickled dict")
@@ -78,11 +77,11 @@ def _as_dict(path: str | Path, value: object) -> dict[str, float]:
 
 
 class _ForbiddenError(Exception):
-    """The pickle names something that is not admitted."""
+    """The pickle uses a name that is not allowed."""
 
 
 class _Callable:
-    """What the pickle gets for a name: it can be called, and that is all."""
+    """The stand-in for a name in the pickle; it can only be called."""
 
     __slots__ = ("_make",)
 
@@ -97,7 +96,7 @@ class _Callable:
 
 
 class _DType:
-    """Stands for ``numpy.dtype``: a type code, and the byte order that its state adds."""
+    """Stand-in for ``numpy.dtype``: a type code, and the byte order from its state."""
 
     __slots__ = ("_code", "_order")
 
@@ -117,7 +116,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for the array: its one element, once its state has arrived."""
+    """Stand-in for the array: its only element, from its state."""
 
     __slots__ = ("content",)
 
@@ -145,10 +144,10 @@ def _encode(text: object, encoding: object = "latin1") -> bytes:
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler whose every name resolves to a stand-in, or is refused."""
+    """An unpickler in which every name resolves to a stand-in or raises an error."""
 
     def find_class(self, module: str, name: str) -> Any:
-        admitted: Mapping[tuple[str, str], Callable[..., object]] = {
+        allowed: Mapping[tuple[str, str], Callable[..., object]] = {
             ("numpy.multiarray", "_reconstruct"): _Array,
             ("numpy.multiarray", "scalar"): _scalar,
             ("numpy", "ndarray"): object,
@@ -157,16 +156,16 @@ class _Unpickler(pickle.Unpickler):
         }
         # NumPy 2 moved numpy.core to numpy._core.
         plain = "numpy.multiarray" if module in ("numpy.core.multiarray", "numpy._core.multiarray") else module
-        if (plain, name) not in admitted:
+        if (plain, name) not in allowed:
             raise _ForbiddenError(f"{module}.{name}")
-        return _Callable(admitted[plain, name])
+        return _Callable(allowed[plain, name])
 
     def persistent_load(self, identifier: object) -> Any:
         raise _ForbiddenError("an object of another file")
 
 
 def _check_opcodes(payload: bytes) -> None:
-    """Refuse memo places that the file is too short to fill: unpicklers reserve memory up to the highest."""
+    """Reject memo indices beyond the length of the file: unpicklers allocate memory up to the highest index."""
     for opcode, argument, _ in pickletools.genops(payload):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(payload):
             raise pickle.UnpicklingError(f"{opcode.name} {argument} in {len(payload)} bytes")

@@ -74,7 +74,7 @@ def flush_seconds(clock: Callable[[], float], synchronize: Callable[[], object],
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much work is spent on one measurement. Times are in seconds.
+    """The effort for one measurement. Times are in seconds.
 
     A measurement consists of ``rounds``; a round warms up for about ``warm_up_s`` and then takes samples for about
     ``time_per_entry / rounds``, including the time for emptying caches. A sample is a number of calls that take

@@ -30,7 +30,7 @@ PATIENCE_S = 5.0
 
 @dataclass(frozen=True)
 class Finished:
-    """What a worker sends after a round."""
+    """Message of a worker after a round."""
 
     name: str
     entry: Round
@@ -38,14 +38,14 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """What a worker sends before it ends because of a :class:`UserError`."""
+    """Message of a worker that ends because of a :class:`UserError`."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a worker sends when its part of the list is measured."""
+    """Message of a worker that has measured its part of the list."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def separable_conv(channels: int, activation: type[nn.Module]) -> nn.Sequential:
 
 
 class FusionNode(nn.Module):
-    """Weighted mean of feature maps of one shape, then a separable convolution.
+    """Weighted mean of feature maps of the same shape, followed by a separable convolution.
 
     The weights are learned, kept positive by ReLU and normalised to sum 1 (EfficientDet's fast normalised fusion).
     """
@@ -33,41 +33,42 @@ class FusionNode(nn.Module):
     def forward(self, *features: Tensor) -> Tensor:
         """Fuse ``features``, each (N, C, H, W)."""
         weights = F.relu(self.weights)
-        shares = weights / (weights.sum() + 1e-4)  # the paper's epsilon
-        mean = torch.stack([share * feature for share, feature in zip(shares.unbind(), features, strict=True)]).sum(0)
+        factors = weights / (weights.sum() + 1e-4)  # the paper's epsilon
+        weighted = [factor * feature for factor, feature in zip(factors.unbind(), features, strict=True)]
+        mean = torch.stack(weighted).sum(0)
         fused: Tensor = self.convolve(mean)
         return fused
 
 
 class BiFPNLayer(nn.Module):
-    """One pass from the coarsest level to the finest and back; all levels have ``channels`` channels."""
+    """A top-down path over all levels, then a bottom-up path; all levels have ``channels`` channels."""
 
     def __init__(self, levels: int, channels: int, activation: type[nn.Module]) -> None:
         super().__init__()
-        # Downward: all levels but the coarsest. Upward: all but the finest; the coarsest has no downward input.
+        # Top-down: all levels but the coarsest. Bottom-up: all but the finest; the coarsest has no top-down input.
         self.down = nn.ModuleList(FusionNode(2, channels, activation) for _ in range(levels - 1))
         inputs = [3] * (levels - 2) + [2]
         self.up = nn.ModuleList(FusionNode(count, channels, activation) for count in inputs)
         self.halve = nn.MaxPool2d(3, 2, 1)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Fuse ``features``, finest first, each half the size of the one before; shapes stay."""
+        """Fuse ``features``, finest first, each half the size of the previous one; shapes are preserved."""
         refined = [features[-1]]
         for feature, node in zip(reversed(features[:-1]), reversed(self.down), strict=True):
             refined.insert(0, node(feature, F.interpolate(refined[0], size=feature.shape[-2:], mode="nearest")))
         results = [refined[0]]
         for level, node in enumerate(self.up, start=1):
-            own = [features[level]] if level == len(features) - 1 else [features[level], refined[level]]
-            results.append(node(*own, self.halve(results[-1])))
+            inputs = [features[level]] if level == len(features) - 1 else [features[level], refined[level]]
+            results.append(node(*inputs, self.halve(results[-1])))
         return results
 
 
 class BiFPN(nn.Module):
-    """Feature maps of a backbone to a pyramid with more levels, all of ``channels`` channels, fused ``repeats`` times.
+    """Extends a backbone's feature maps to ``levels`` levels of ``channels`` channels and fuses them ``repeats`` times.
 
-    The levels beyond the backbone's last come from it by 3x3 average pooling of stride 2 and keep its channels
-    (ESeg, section 3.1). In training a batch needs two images, or one of more than 512 pixels a side: the BatchNorm of
-    the coarsest level (1/512) must see more than one value a channel.
+    Levels beyond the backbone's last are 3x3 average poolings of stride 2 of its last map and keep its channels (ESeg,
+    section 3.1). A training batch needs at least two images, or images with a side of more than 512 pixels: the
+    BatchNorm of the coarsest level (1/512) needs more than one value per channel.
     """
 
     def __init__(

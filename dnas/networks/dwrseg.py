@@ -1,12 +1,11 @@
 """DWRSeg: dilation-wise residual modules (arXiv 2212.01173).
 
-The paper names the modules of each stage but not what brings a stage to half the resolution of the one before. Here
-it is a strided convolution; which one was chosen such that parameters and multiply-adds are those of Table 1: 3x3
-before the SIR modules, 2x2 (64 to 128 channels) before the two-branch DWR modules, and 3x3 as the first of the three
-repetitions of the last stage. The table's parameters of both networks and DWRSeg-B's multiply-adds come out to the
-digit, those of DWRSeg-L (16.404 G) are 0.1 % below the printed 16.42 G: the two printed figures differ by 2.80 G, the
-convolutions of one SIR and five DWR modules make 2.786 G, so the authors' counter seems to count a little more than
-convolutions.
+The paper lists the modules of each stage but not the downsampling between stages. Here it is a strided convolution,
+chosen so that parameters and multiply-adds match Table 1: 3x3 before the SIR modules, 2x2 (64 to 128 channels) before
+the two-branch DWR modules, and 3x3 as the first of the three repetitions of the last stage. The parameters of both
+networks and the multiply-adds of DWRSeg-B match the table to the last digit. DWRSeg-L has 16.404 G multiply-adds,
+0.1 % below the printed 16.42 G: the printed figures differ by 2.80 G, the convolutions of one SIR and five DWR modules
+account for 2.786 G, so the authors' counter probably includes a little more than convolutions.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from dnas.ops import resize
 class DWRSegBackbone(nn.Module):
     """Images (N, 3, H, W) to feature maps at 1/8, 1/16 and 1/32 with 64, 128 and 128 channels (Table 1).
 
-    ``sir_modules`` and ``dwr_modules`` are the repetitions of the stages at 1/8 and 1/16.
+    ``sir_modules`` and ``dwr_modules`` are the numbers of modules in the stages at 1/8 and 1/16.
     """
 
     channels = (64, 128, 128)
@@ -36,9 +35,7 @@ class DWRSegBackbone(nn.Module):
         self.stage8 = nn.Sequential(
             conv_bn(StemBlock.out_channels, at8, 3, stride=2), *(SIRModule(at8) for _ in range(sir_modules))
         )
-        self.stage16 = nn.Sequential(
-            _halve_and_widen(at8, at16), *(DWRModule(at16, (1, 3)) for _ in range(dwr_modules))
-        )
+        self.stage16 = nn.Sequential(_downsample(at8, at16), *(DWRModule(at16, (1, 3)) for _ in range(dwr_modules)))
         self.stage32 = nn.Sequential(
             conv_bn(at16, at32, 3, stride=2), DWRModule(at32, (1, 3, 5)), DWRModule(at32, (1, 3, 5))
         )
@@ -50,13 +47,13 @@ class DWRSegBackbone(nn.Module):
         return at8, at16, self.stage32(at16)
 
 
-def _halve_and_widen(in_channels: int, out_channels: int) -> nn.Sequential:
+def _downsample(in_channels: int, out_channels: int) -> nn.Sequential:
     convolution = nn.Conv2d(in_channels, out_channels, 2, 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
 class DWRSegDecoder(nn.Module):
-    """Coarser maps upsampled to the finest, concatenated, BatchNorm, 3x3 convolution to 128 channels (section 3.4)."""
+    """Upsample to the finest map, concatenate, BatchNorm, 3x3 convolution to 128 channels (section 3.4)."""
 
     out_channels = 128
 
@@ -102,7 +99,7 @@ def dwrseg_b(num_classes: int) -> SegmentationNetwork:
         parameters=PrintedFigure("3.53M"),
         multiply_adds=PrintedFigure("16.42G"),
         multiply_adds_off=-0.001,
-        why="the printed difference to DWRSeg-B, 2.80 G, is more than the convolutions of the added modules, 2.786 G",
+        why="the printed difference to DWRSeg-B, 2.80 G, exceeds the convolutions of the added modules, 2.786 G",
     ),
 )
 def dwrseg_l(num_classes: int) -> SegmentationNetwork:

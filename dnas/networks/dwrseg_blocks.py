@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from dnas.networks.layers import conv_bn
 
-#: How many times its input channels the first convolution of an SIR module has (lambda, Table 2 VI).
+#: Expansion ratio of the first convolution of an SIR module (lambda, Table 2 VI).
 SIR_EXPANSION = 3
 
 
 class StemBlock(nn.Module):
-    """Images (N, 3, H, W) to (N, 64, H / 4, W / 4): convolution and max pooling side by side (Fig. 6a).
+    """Images (N, 3, H, W) to (N, 64, H / 4, W / 4): parallel convolution and max pooling (Fig. 6a).
 
-    As BiSeNetV2's, but the first convolution has no activation and the last one does not shrink the concatenation.
+    As in BiSeNetV2, but without an activation after the first convolution, and the last convolution keeps all channels
+    of the concatenation.
     """
 
     out_channels = 64
@@ -31,8 +32,8 @@ class StemBlock(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features at 1/4 of ``images``."""
-        entered = self.enter(images)
-        fused: Tensor = self.fuse(torch.cat([self.convolve(entered), self.pool(entered)], dim=1))
+        features = self.enter(images)
+        fused: Tensor = self.fuse(torch.cat([self.convolve(features), self.pool(features)], dim=1))
         return fused
 
 
@@ -54,19 +55,20 @@ class SIRModule(nn.Module):
 class DWRModule(nn.Module):
     """Two-step residual, (N, C, H, W) -> (N, C, H, W) (Fig. 4a).
 
-    Region residualisation: a 3x3 convolution to C / 2 channels a branch (for three branches 1.5 times the input, the
-    best beta of Table 2 III). Semantic residualisation: each branch filters its own share depth-wise at its own
-    ``dilations`` entry; the first branch has twice the output channels of the others (2:1:1, Table 2 II). BatchNorm
-    on the concatenation, then a 1x1 convolution without BatchNorm (situation 5 of Table 2 IV is the one with it).
+    Region residualisation: a 3x3 convolution to C / 2 channels per branch (with three branches 1.5 times the input, the
+    best beta of Table 2 III). Semantic residualisation: each branch applies a depth-wise convolution with its entry of
+    ``dilations`` to its chunk of the channels; the first branch has twice as many output channels as the others (2:1:1,
+    Table 2 II). Then BatchNorm on the concatenation and a 1x1 convolution without BatchNorm (situation 5 of Table 2 IV
+    has one).
     """
 
     def __init__(self, channels: int, dilations: Sequence[int]) -> None:
         super().__init__()
-        share = channels // 2
-        widths = [2 * share] + [share] * (len(dilations) - 1)
-        self.region = conv_bn(channels, share * len(dilations), 3)
+        chunk = channels // 2
+        widths = [2 * chunk] + [chunk] * (len(dilations) - 1)
+        self.region = conv_bn(channels, chunk * len(dilations), 3)
         self.branches = nn.ModuleList(
-            nn.Conv2d(share, width, 3, padding=dilation, dilation=dilation, groups=share, bias=False)
+            nn.Conv2d(chunk, width, 3, padding=dilation, dilation=dilation, groups=chunk, bias=False)
             for width, dilation in zip(widths, dilations, strict=True)
         )
         self.norm = nn.BatchNorm2d(sum(widths))
@@ -74,7 +76,7 @@ class DWRModule(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Add the residual to ``features``."""
-        shares = self.region(features).chunk(len(self.branches), dim=1)
-        filtered = [branch(share) for branch, share in zip(self.branches, shares, strict=True)]
+        chunks = self.region(features).chunk(len(self.branches), dim=1)
+        filtered = [branch(chunk) for branch, chunk in zip(self.branches, chunks, strict=True)]
         result: Tensor = features + self.project(self.norm(torch.cat(filtered, dim=1)))
         return result

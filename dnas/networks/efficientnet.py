@@ -13,13 +13,13 @@ from dnas.networks.layers import conv_bn
 class EfficientNetBackbone(nn.Module):
     """timm's EfficientNet ``name`` without its classifier: images (N, 3, H, W) to feature maps at 1/4 to 1/32.
 
-    ``pretrained`` loads timm's ImageNet weights (needs a connection or timm's cache). ``channels`` are those of the
-    four maps, finest first.
+    ``pretrained`` loads timm's ImageNet weights (needs a network connection or timm's cache). ``channels`` holds the
+    channels of the four maps, finest first.
     """
 
     def __init__(self, name: str, pretrained: bool = False) -> None:
         super().__init__()
-        import timm  # slow to import, and only these networks need it
+        import timm  # slow to import and needed only here
 
         features: Any = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(1, 2, 3, 4))
         self.channels: tuple[int, ...] = tuple(features.feature_info.channels())
@@ -52,16 +52,17 @@ _STAGES = (
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """``channels`` times ``width``, rounded to a multiple of 8 that is at most a tenth smaller (EfficientNet)."""
+    """``channels * width`` rounded to a multiple of 8, but never by more than 10 % down (EfficientNet)."""
     scaled = channels * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * scaled else rounded + 8
 
 
 class FusedMBConv(nn.Module):
-    """Inverted residual whose expansion and depth-wise convolution are fused to one; no squeeze and excitation, ReLU.
+    """Inverted residual block whose expansion and depth-wise convolutions are fused into one regular convolution.
 
-    (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)). With an expansion of 1 it is one convolution.
+    ReLU, no squeeze and excitation. (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)). With an expansion of
+    1 it is a single convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int) -> None:
@@ -76,7 +77,7 @@ class FusedMBConv(nn.Module):
         self.residual = stride == 1 and in_channels == out_channels
 
     def forward(self, features: Tensor) -> Tensor:
-        """Transform ``features``, adding them to the result where shapes agree."""
+        """Transform ``features``; with a residual connection if input and output have the same shape."""
         result: Tensor = self.block(features)
         return features + result if self.residual else result
 
@@ -91,7 +92,7 @@ class FusedEfficientNetBackbone(nn.Module):
         super().__init__()
         channels = scale_channels(_STEM_CHANNELS, width)
         self.stem = conv_bn(3, channels, 3, stride=2)
-        # One group of stages a resolution: 1/2 and 1/4 lead to the first map that is returned.
+        # One group of stages per resolution; the maps at 1/2 and 1/4 are not returned.
         groups: list[list[nn.Module]] = [[]]
         ends: list[int] = []
         for stage in _STAGES:

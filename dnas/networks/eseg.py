@@ -1,8 +1,8 @@
 """ESeg: EfficientNet and a feature pyramid up to 1/512 instead of high resolution (arXiv 2203.12683).
 
-The paper's multiply-adds come out to the digit if BatchNorm and global averages count one a value; the convolutions
-alone make 33.8, 110.3 and 339.8 G (ESeg-S, M, L at 1024x2048). The prediction head is not described; a separable and
-a 1x1 convolution give the printed parameters to the digit.
+The paper's multiply-adds match to the last digit if BatchNorm and global average pooling count one operation per value;
+the convolutions alone take 33.8, 110.3 and 339.8 G (ESeg-S, M, L at 1024x2048). The paper does not describe the
+prediction head; a separable and a 1x1 convolution give the printed parameters to the last digit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CITYSCAPES = (1024, 2048)
 
 
 class ESegDecoder(nn.Module):
-    """BiFPN, then the sum of all levels, resized to the finest, by softmax weights (section 3.1)."""
+    """BiFPN, then the softmax-weighted sum of all levels, resized to the finest (section 3.1)."""
 
     def __init__(
         self, in_channels: Sequence[int], levels: int, channels: int, repeats: int, activation: type[nn.Module]
@@ -87,13 +87,13 @@ def eseg_lite_s(num_classes: int) -> SegmentationNetwork:
 
 @register_network("eseg_lite_m", PaperFacts(source="ESeg, Table 3", input_size=_CITYSCAPES))
 def eseg_lite_m(num_classes: int) -> SegmentationNetwork:
-    """ESeg-Lite-M (Table 3); the paper prints neither parameters nor multiply-adds."""
+    """ESeg-Lite-M (Table 3); the paper gives neither parameters nor multiply-adds."""
     return build_eseg_lite(num_classes, 0.6, 1.0, channels=80, repeats=2)
 
 
 @register_network("eseg_lite_l", PaperFacts(source="ESeg, Table 3", input_size=_CITYSCAPES))
 def eseg_lite_l(num_classes: int) -> SegmentationNetwork:
-    """ESeg-Lite-L (Table 3); the paper prints neither parameters nor multiply-adds."""
+    """ESeg-Lite-L (Table 3); the paper gives neither parameters nor multiply-adds."""
     return build_eseg_lite(num_classes, 1.0, 1.0, channels=96, repeats=3)
 
 

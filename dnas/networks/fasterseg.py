@@ -1,9 +1,9 @@
-"""The networks that FasterSeg's paper found and prints: Table 7 and Figure 6.
+"""The networks of the FasterSeg paper (Table 7 and Figure 6).
 
-Table 7 gives for every cell its operator, the scale s at which it stands and its ratio; the output of a cell of stride
-2 has twice the s times ratio channels that the table prints. Read so, and with the steps up of
-:mod:`dnas.networks.multi_branch`, the parts add up to the latency that the authors recorded for this network, to the
-last digit, under the look-up of their code (``zoomed conv x2`` priced as ``conv x2``).
+Table 7 gives operator, scale s and ratio of every cell; the output of a cell of stride 2 has twice the s * ratio
+channels that the table prints. Read this way, with the upsampling path of :mod:`dnas.networks.multi_branch` and the
+lookup of the authors' code (which uses the entry of ``conv x2`` for ``zoomed conv x2``), the latencies of the parts add
+up to the authors' recorded latency of this network, to the last digit.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ TABLE_7: dict[int, tuple[tuple[str, int, int], ...]] = {
 
 
 def branch_of_table(rows: Sequence[tuple[str, int, int]], end_ratio: int, scale: int) -> BranchSpec:
-    """A branch that ends at ``scale``, from (operator, scale, ratio) rows as Table 7 prints them.
+    """A branch that ends at ``scale``, from (operator, scale, ratio) rows as in Table 7.
 
-    A cell has stride 2 where the next one stands at a coarser scale.
+    A cell has stride 2 if the next one is at a coarser scale.
     """
     cells = []
     channels = 8 * end_ratio
@@ -71,9 +71,9 @@ def branch_of_table(rows: Sequence[tuple[str, int, int]], end_ratio: int, scale:
         multiply_adds_off=-0.0028,
         elementwise=FVCORE_PRICES,
         why=(
-            "the convolutions alone are 27.77 G; the paper does not say what its counter adds, fvcore's prices of "
-            "normalisations and resampling give 28.12 G; its parameters are those of the network as trained, which "
-            "has further heads at 1/16 and 1/32 that inference does not run"
+            "the convolutions alone take 27.77 G multiply-adds; the paper does not say what else it counts, fvcore's "
+            "counts for normalisation and resampling give 28.12 G; its parameters are those of the network as trained, "
+            "with auxiliary heads at 1/16 and 1/32 that inference does not run"
         ),
     ),
 )
@@ -85,10 +85,10 @@ def fasterseg_student(num_classes: int) -> nn.Module:
 
 @register_network("fasterseg_teacher", PaperFacts(source="FasterSeg, section 3.3 and Table 7", input_size=(1024, 2048)))
 def fasterseg_teacher(num_classes: int) -> nn.Module:
-    """A teacher for :func:`fasterseg_student`: its cells at the widest ratio, stem and head included.
+    """A teacher for :func:`fasterseg_student`: the same cells, stem and head at the widest ratio.
 
-    The paper prints no cells of its teacher, only that it always takes the widest ratio (section 3.3); the operators
-    and paths here are therefore the student's.
+    The paper says only that the teacher always has the widest ratio (section 3.3) and does not list its cells; the
+    operators and paths here are therefore the student's.
     """
     rows_of = {
         scale: [(operator, here, TEACHER_RATIO) for operator, here, _ in rows] for scale, rows in TABLE_7.items()

@@ -1,4 +1,4 @@
-"""Small building blocks that several networks share."""
+"""Building blocks shared by several networks."""
 
 from __future__ import annotations
 

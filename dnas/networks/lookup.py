@@ -1,4 +1,4 @@
-"""Any network by name: the published ones, the small RegSeg, and the segmentation networks of torchvision."""
+"""Networks by name: the published ones, the small RegSeg, and torchvision's segmentation networks."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dnas.networks.regseg_small import regseg_small
 from dnas.ops import resize
 
 TORCHVISION = "torchvision:"
-_OTHERS: Mapping[str, Callable[..., nn.Module]] = {"regseg_small": regseg_small}
+_UNPUBLISHED: Mapping[str, Callable[..., nn.Module]] = {"regseg_small": regseg_small}
 
 
 class TorchvisionSegmentation(nn.Module):
     """A segmentation network of torchvision that returns its main logits, (N, 3, H, W) to (N, classes, H, W).
 
     The layers keep torchvision's names (``backbone.layer4.0.conv2``, ``classifier.0.convs.1.0``); an auxiliary head
-    is left out.
+    is dropped.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.backbone, self.classifier = model.get_submodule("backbone"), model.get_submodule("classifier")
-        # LRASPP's head reads two maps, the other heads the last.
+        # LRASPP's head reads two feature maps, the other heads only the last one.
         self._reads_all = isinstance(model, torchvision.models.segmentation.LRASPP)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -39,20 +39,20 @@ class TorchvisionSegmentation(nn.Module):
 def network_by_name(name: str, num_classes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
     """The network ``name`` with fresh weights: (N, 3, H, W) images to logits (N, num_classes, H, W).
 
-    A name of :func:`dnas.networks.list_networks`, ``regseg_small``, or ``torchvision:NAME``; nothing is downloaded
-    unless the options ask for weights. Raises :class:`UserError` for an unknown name, listing the known ones, and for
-    options that do not fit.
+    ``name`` is one of :func:`dnas.networks.list_networks`, ``regseg_small``, or ``torchvision:NAME``; nothing is
+    downloaded unless the options request pretrained weights. Raises :class:`UserError` for an unknown name, listing the
+    known ones, and for options that the network does not accept.
     """
     options = dict(options or {})
     try:
         if name.startswith(TORCHVISION):
             return _torchvision_network(name.removeprefix(TORCHVISION), num_classes, options)
-        if name in _OTHERS:
-            return _OTHERS[name](num_classes, **options)
+        if name in _UNPUBLISHED:
+            return _UNPUBLISHED[name](num_classes, **options)
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"network {name}: options {options} do not fit: {error}") from None
     if name not in list_networks():
-        known = ", ".join([*list_networks(), *_OTHERS, *(TORCHVISION + known for known in _torchvision_names())])
+        known = ", ".join([*list_networks(), *_UNPUBLISHED, *(TORCHVISION + known for known in _torchvision_names())])
         raise UserError(f"unknown network {name!r}; known networks: {known}")
     return create_network(name, num_classes, **options)
 

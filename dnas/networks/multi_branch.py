@@ -1,8 +1,8 @@
-"""The discrete multi-branch network that FasterSeg derives: stem, cells in branches that share a prefix, fusing head.
+"""The discrete multi-branch network that FasterSeg derives: stem, branches of cells with shared prefixes, fusing head.
 
-The structure of the head is FasterSeg's Appendix A: on its way up, a branch is reduced by a 1x1 convolution, upsampled
-by two, and fused by a 3x3 convolution with the last map that its own path had at that finer scale. The branches, all
-at scale 8 then, are concatenated for the classifier.
+The head follows FasterSeg, Appendix A: on the upsampling path, a branch is reduced by a 1x1 convolution, upsampled by
+two, and fused by a 3x3 convolution with the last map of the same branch at that scale. At scale 8 the branches are
+concatenated for the classifier.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dnas.ops import ConvNormAct, fit_channels, make_operator, resize
 
 @dataclass(frozen=True)
 class CellSpec:
-    """One cell: ``operator`` from ``in_channels`` to ``channels``, whose output is at downsample rate ``out_scale``."""
+    """One cell: ``operator`` from ``in_channels`` to ``channels``; ``out_scale`` is the output's downsampling rate."""
 
     operator: str
     out_scale: int
@@ -29,20 +29,20 @@ class CellSpec:
 
 @dataclass(frozen=True)
 class BranchSpec:
-    """One branch: its cells from the stem on. Of its last map at downsample rate ``scale``, ``channels`` are read."""
+    """One branch: its cells from the stem on. The head reads ``channels`` channels of its last map at 1/``scale``."""
 
     scale: int
     channels: int
     cells: tuple[CellSpec, ...]
 
     def skip_channels(self, scale: int, stem_channels: int) -> int:
-        """Channels of the map at ``scale`` that this branch's path reads when it goes coarser."""
+        """Channels of the map at ``scale`` that the next, coarser cell of this branch reads."""
         return next((cell.in_channels for cell in self.cells if cell.out_scale > scale), stem_channels)
 
 
 @dataclass(frozen=True)
 class MultiBranchSpec:
-    """A whole network. ``end_ratio`` is the ratio of stem and head, which have ``end_ratio * scale`` channels."""
+    """A network. ``end_ratio`` is the ratio of stem and head, which have ``end_ratio * scale`` channels."""
 
     end_ratio: int
     branches: tuple[BranchSpec, ...]
@@ -66,7 +66,7 @@ class Stem(nn.Sequential):
 
 
 class Fuse(nn.Module):
-    """One step up: reduce ``coarse``, upsample it to ``skip``, concatenate, fuse (Appendix A)."""
+    """One upsampling step: reduce ``coarse``, upsample it to the size of ``skip``, concatenate, fuse (Appendix A)."""
 
     def __init__(self, coarse_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Fuse(nn.Module):
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
         """(N, skip, H, W) and (N, coarse, H/2, W/2) -> (N, out, H, W).
 
-        Of a wider map the leading channels are read; a narrower one is filled up with zero channels.
+        Only the leading channels of a wider map are used; a narrower one is padded with zero channels.
         """
         skip = fit_channels(skip, self.skip_channels)
         reduced = self.reduce(fit_channels(coarse, self.coarse_channels))
@@ -98,7 +98,7 @@ class Head(nn.Module):
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int] | None) -> Tensor:
-        """Maps of (N, branch_channels, H/8, W/8), one a branch -> logits (N, classes, *size), without size H/8, W/8."""
+        """One map (N, branch_channels, H/8, W/8) per branch -> logits (N, classes, *size), by default at H/8, W/8."""
         joined = torch.cat([fit_channels(x, self.branch_channels) for x in maps], dim=1)
         logits: Tensor = self.classifier(self.conv(self.fusion(joined)))
         return logits if size is None else resize(logits, size)
@@ -106,17 +106,16 @@ class Head(nn.Module):
 
 @dataclass(frozen=True)
 class Node:
-    """A cell of the network as built once: ``parent`` is the node it reads (-1: the stem)."""
+    """A cell that is built once; ``parent`` is the node whose output it reads (-1: the stem)."""
 
     parent: int
     cell: CellSpec
 
 
 def share_prefixes(spec: MultiBranchSpec) -> tuple[tuple[Node, ...], tuple[tuple[int, ...], ...]]:
-    """The cells to build, each shared prefix once, and for every branch the nodes along its path.
+    """The cells to build, shared prefixes once, and for every branch the nodes along its path.
 
-    Branches share a cell when they share all cells before it and it is of the same operator, scale and width
-    (section 3.4).
+    Branches share a cell if they share all cells before it and its operator, scale and width are equal (section 3.4).
     """
     nodes: list[Node] = []
     index_of: dict[Node, int] = {}
@@ -165,11 +164,11 @@ class MultiBranchNetwork(nn.Module):
         for node, cell in zip(self.nodes, self.cells, strict=True):
             x = stem if node.parent < 0 else outputs[node.parent]
             outputs.append(cell(fit_channels(x, node.cell.in_channels)))
-        maps = [self._climb(index, stem, outputs) for index in range(len(self.paths))]
+        maps = [self._upsample_branch(index, stem, outputs) for index in range(len(self.paths))]
         logits: Tensor = self.head(maps, (images.shape[-2], images.shape[-1]))
         return logits
 
-    def _climb(self, index: int, stem: Tensor, outputs: list[Tensor]) -> Tensor:
+    def _upsample_branch(self, index: int, stem: Tensor, outputs: list[Tensor]) -> Tensor:
         """The map of one branch at scale 8."""
         path = self.paths[index]
         last_at = {8: stem} | {self.nodes[node].cell.out_scale: outputs[node] for node in path}
@@ -181,7 +180,7 @@ class MultiBranchNetwork(nn.Module):
 
 
 def scales_below(scale: int) -> tuple[int, ...]:
-    """The finer downsample rates that a branch of ``scale`` passes on its way up, nearest first: 32 -> (16, 8)."""
+    """The finer downsampling rates on the upsampling path of a branch at ``scale``, coarsest first: 32 -> (16, 8)."""
     scales = []
     while scale > 8:
         scale //= 2

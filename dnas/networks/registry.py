@@ -1,4 +1,4 @@
-"""The published networks by name: create any of them with one call, list them, look up what their papers print."""
+"""Registry of the published networks: create one by name, list them, look up the figures of their papers."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 
 @dataclass(frozen=True)
 class PrintedFigure:
-    """A figure as a paper prints it, such as ``3.34M`` or ``39.1G``, with the precision its digits claim."""
+    """A figure as printed in a paper, such as ``3.34M`` or ``39.1G``, with the precision of its digits."""
 
     text: str
 
     def __post_init__(self) -> None:
         if self.text[-1:] not in _UNITS:
-            raise ValueError(f"{self.text!r} is no printed figure: expected digits and one of {', '.join(_UNITS)}")
+            raise ValueError(f"{self.text!r} is not a printed figure: expected digits and one of {', '.join(_UNITS)}")
         Decimal(self.text[:-1])
 
     @property
     def value(self) -> float:
-        """The number in units."""
+        """The figure as a plain number: ``3.34M`` is 3340000."""
         return float(Decimal(self.text[:-1]) * _UNITS[self.text[-1]])
 
     @property
     def half_digit(self) -> float:
-        """Half of the last printed digit: every number this close to ``value`` is printed as ``text``."""
+        """Half a unit in the last printed digit: every number this close to ``value`` is printed as ``text``."""
         exponent = int(Decimal(self.text[:-1]).as_tuple().exponent)
         return 0.5 * 10.0**exponent * _UNITS[self.text[-1]]
 
@@ -46,13 +46,12 @@ class PrintedFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperFacts:
-    """What a paper prints of a network, and by how much our network misses it.
+    """The figures that a paper gives for a network, and the deviation of our network from them.
 
-    ``input_size`` is (height, width) in pixels, the size at which ``multiply_adds`` holds; ``field_of_view`` is that
-    of the backbone, in pixels. A figure that the paper does not print is None. ``elementwise`` says what the paper's
-    counter adds to the multiply-adds of convolutions. ``parameters_off`` and
-    ``multiply_adds_off`` are our count divided by the printed one, minus 1, where ours is not the printed one to the
-    last digit (0 where it is); ``why`` says why.
+    ``input_size`` is (height, width) in pixels, the size at which ``multiply_adds`` was counted; ``field_of_view`` is
+    that of the backbone, in pixels. A figure that the paper does not give is None. ``elementwise`` is what the paper's
+    counter adds to the multiply-adds of convolutions. ``parameters_off`` and ``multiply_adds_off`` are our count
+    divided by the printed one, minus 1, or 0 if they agree to the last printed digit; ``why`` gives the reason.
     """
 
     source: str
@@ -67,22 +66,22 @@ class PaperFacts:
 
     def __post_init__(self) -> None:
         if (self.parameters_off or self.multiply_adds_off) and not self.why:
-            raise ValueError(f"{self.source}: a deviation from the paper needs its reason in `why`")
+            raise ValueError(f"{self.source}: a deviation from the paper needs a reason in `why`")
 
 
 class NetworkRegistry:
-    """Factories of networks by name; a name can be given only once."""
+    """Network factories by name; names are unique."""
 
     def __init__(self) -> None:
         self._factories: dict[str, Callable[..., nn.Module]] = {}
         self._facts: dict[str, PaperFacts] = {}
 
     def register(self, name: str, facts: PaperFacts) -> Callable[[Factory], Factory]:
-        """Decorator of a factory ``(num_classes, **options) -> nn.Module``; raises ValueError on a name in use."""
+        """Decorator for a factory ``(num_classes, **options) -> nn.Module``; ValueError if the name is taken."""
 
         def add(factory: Factory) -> Factory:
             if name in self._factories:
-                raise ValueError(f"network {name!r} is registered already, by {self._factories[name].__qualname__}")
+                raise ValueError(f"network {name!r} is already registered by {self._factories[name].__qualname__}")
             self._factories[name] = factory
             self._facts[name] = facts
             return factory
@@ -94,15 +93,15 @@ class NetworkRegistry:
         return sorted(self._factories)
 
     def facts(self, name: str) -> PaperFacts:
-        """What the paper prints of the network ``name``."""
+        """The figures of the paper for the network ``name``."""
         self._check_known(name)
         return self._facts[name]
 
     def create(self, name: str, num_classes: int, **options: object) -> nn.Module:
-        """Build the network ``name`` with fresh weights; mistakes in name, classes or options are UserErrors."""
+        """Build the network ``name`` with fresh weights; UserError for a wrong name, number of classes or option."""
         self._check_known(name)
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise UserError(f"network {name}: given {num_classes!r} classes, expected a whole number of at least 1")
+            raise UserError(f"network {name}: given {num_classes!r} classes, expected an integer of at least 1")
         factory = self._factories[name]
         parameters = inspect.signature(factory).parameters
         takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -121,10 +120,10 @@ _REGISTRY = NetworkRegistry()
 
 
 def register_network(name: str, facts: PaperFacts) -> Callable[[Factory], Factory]:
-    """Decorator that makes ``factory(num_classes, **options) -> nn.Module`` known to :func:`create_network`.
+    """Decorator that registers ``factory(num_classes, **options) -> nn.Module`` for :func:`create_network`.
 
     The network must take normalised float images (N, 3, H, W) and return logits (N, num_classes, H, W). Raises
-    ValueError when the name is taken.
+    ValueError if the name is taken.
     """
     return _REGISTRY.register(name, facts)
 
@@ -133,17 +132,17 @@ def create_network(name: str, num_classes: int = 19, **options: object) -> nn.Mo
     """Build a published network with fresh weights.
 
     It takes normalised float images (N, 3, H, W), H and W from 64 up, and returns logits (N, num_classes, H, W).
-    ``options`` go to the network's factory. Raises :class:`UserError` for an unknown name (listing the known ones),
-    an unknown option or a number of classes below 1.
+    ``options`` are passed to the network's factory. Raises :class:`UserError` for an unknown name (listing the known
+    ones), an unknown option or a number of classes below 1.
     """
     return _REGISTRY.create(name, num_classes, **options)
 
 
 def list_networks() -> list[str]:
-    """The names that :func:`create_network` knows, sorted."""
+    """The names of all registered networks, sorted."""
     return _REGISTRY.names()
 
 
 def network_facts(name: str) -> PaperFacts:
-    """What the paper of the network ``name`` prints of it; raises :class:`UserError` for an unknown name."""
+    """The figures of the paper for the network ``name``; raises :class:`UserError` for an unknown name."""
     return _REGISTRY.facts(name)

@@ -1,6 +1,6 @@
-"""RegSeg: one dilated block after the other instead of a context module (arXiv 2111.09957, versions 1 and 3).
+"""RegSeg: a sequence of dilated blocks instead of a context module (arXiv 2111.09957, versions 1 and 3).
 
-The paper's 39.1 G are fvcore's count, which includes normalisation and interpolation; the convolutions alone make
+The paper's 39.1 G are counted by fvcore, which includes normalisation and interpolation; the convolutions alone take
 38.35 G multiply-adds at 1024x2048.
 """
 
@@ -16,12 +16,12 @@ from dnas.networks.regseg_decoder import RegSegDecoder
 from dnas.networks.segmentation import SegmentationNetwork
 from dnas.profile import FVCORE_PRICES
 
-_ROUNDED_TWICE = "3,334,951 parameters, 0.15 % fewer than printed; perhaps the paper rounded 3.335 M once more"
+_ROUNDED_TWICE = "3,334,951 parameters, 0.15 % fewer than printed; the paper may have rounded 3.335 M again"
 
 #: Dilation rates of the last 13 blocks, chosen by hand: version 1, Table 4, row 1 (`exp48` of the published code).
 MANUAL_RATES: tuple[tuple[int, ...], ...] = ((1, 1), (1, 2), *[(1, 4)] * 4, *[(1, 14)] * 7)
 
-#: The rates that gradient descent found: version 3, Table 2.
+#: Dilation rates found by gradient descent: version 3, Table 2.
 SEARCHED_RATES: tuple[tuple[int, ...], ...] = (
     *((1, 1), (1, 2), (1, 2), (1, 3), (2, 3), (2, 7), (2, 3)),
     *((2, 6), (2, 5), (2, 9), (2, 11), (4, 7), (5, 14)),
@@ -31,12 +31,11 @@ SEARCHED_RATES: tuple[tuple[int, ...], ...] = (
 def build_regseg(
     num_classes: int, rates: Sequence[Sequence[int]] = MANUAL_RATES, split_equal: bool = False
 ) -> SegmentationNetwork:
-    """RegSeg with any dilation rates.
+    """RegSeg with the given dilation rates.
 
-    ``rates`` holds the rates of the last 13 blocks, one number a branch; ``split_equal`` keeps one convolution a
-    branch also where the rates of a block are equal (a search that changes them needs it). The dilated convolutions
-    are the ``nn.Conv2d`` of ``backbone.stage16.*.dilated.branches``. Raises :class:`UserError` for rates that do not
-    fit.
+    ``rates`` holds the rates of the last 13 blocks, one per branch; ``split_equal`` keeps one convolution per branch
+    even if the rates of a block are equal (needed by a search, which changes them). The dilated convolutions are the
+    ``nn.Conv2d`` modules in ``backbone.stage16.*.dilated.branches``. Raises :class:`UserError` for invalid rates.
     """
     backbone = RegSegBackbone(rates, split_equal=split_equal)
     decoder = RegSegDecoder(backbone.channels)

@@ -10,16 +10,16 @@ from dnas.errors import UserError
 from dnas.networks.layers import conv_bn
 from dnas.networks.regseg_blocks import DBlock
 
-#: How many blocks, the last of the backbone (stride 1, at 1/16), have dilation rates of their own.
+#: Number of blocks with configurable dilation rates: the last blocks of the backbone (stride 1, at 1/16).
 DILATED_BLOCKS = 13
 
 
 class RegSegBackbone(nn.Module):
     """Images (N, 3, H, W) to feature maps at 1/4, 1/8 and 1/16 with 48, 128 and 320 channels.
 
-    ``rates`` holds the dilation rates of the last 13 blocks, one number a branch (1, 2 or 4 branches); the blocks
-    before have rate 1. ``split_equal`` keeps a convolution for each branch of those 13 even where their rates are
-    equal. Raises :class:`UserError` for rates that do not fit.
+    ``rates`` holds the dilation rates of the last 13 blocks, one per branch (1, 2 or 4 branches); the earlier blocks
+    have rate 1. ``split_equal`` keeps one convolution per branch in those 13 blocks even if their rates are equal.
+    Raises :class:`UserError` for invalid rates.
     """
 
     channels = (48, 128, 320)
@@ -45,7 +45,7 @@ class RegSegBackbone(nn.Module):
 
 
 def check_rates(rates: Sequence[Sequence[int]]) -> None:
-    """Raise :class:`UserError` unless ``rates`` are 13 blocks of 1, 2 or 4 whole dilation rates of at least 1."""
+    """Raise :class:`UserError` unless ``rates`` are 13 blocks of 1, 2 or 4 integer dilation rates of at least 1."""
     if len(rates) != DILATED_BLOCKS:
         raise UserError(f"dilation rates: given {len(rates)} blocks, RegSeg has {DILATED_BLOCKS} dilated blocks")
     for number, block in enumerate(rates, start=1):
@@ -53,4 +53,4 @@ def check_rates(rates: Sequence[Sequence[int]]) -> None:
             raise UserError(f"dilation rates of block {number}: given {len(block)} branches, expected 1, 2 or 4")
         wrong = [rate for rate in block if isinstance(rate, bool) or not isinstance(rate, int) or rate < 1]
         if wrong:
-            raise UserError(f"dilation rates of block {number}: given {wrong[0]!r}, expected a whole number >= 1")
+            raise UserError(f"dilation rates of block {number}: given {wrong[0]!r}, expected an integer >= 1")

@@ -1,4 +1,4 @@
-"""The dilated block (D block) of RegSeg (Fig. 4); with all rates 1 it is the Y block of RegNet."""
+"""The dilated block (D block) of RegSeg (Fig. 4); with all rates equal to 1 it is the Y block of RegNet."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dnas.networks.layers import SqueezeExcite, conv_bn
 
 
 class DilatedConv(nn.Module):
-    """A 3x3 group convolution whose groups are shared out to branches of different dilation rates.
+    """A 3x3 group convolution whose groups are divided among branches with different dilation rates.
 
-    (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)). ``rates`` holds one dilation rate a branch; each branch
-    has the same share of the channels, in order, and is a plain ``nn.Conv2d``, so that any tool that works on
-    convolutions works on it. Branches of one rate are one convolution, which is faster (the paper's section 3.2),
-    unless ``split_equal`` asks for a convolution a branch. Raises ValueError when the groups cannot be shared out.
+    (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)). ``rates`` holds one dilation rate per branch. Each
+    branch convolves an equal chunk of the channels, in order, and is a plain ``nn.Conv2d``, so that any tool for
+    convolutions works on it. If all rates are equal, one convolution replaces the branches, which is faster (section
+    3.2 of the paper), unless ``split_equal`` is set. Raises ValueError if the groups cannot be divided evenly.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class DilatedConv(nn.Module):
             rates = rates[:1]
         if (channels // group_width) % len(rates):
             groups = channels // group_width
-            raise ValueError(f"{channels} channels hold {groups} groups, which {len(rates)} branches cannot share")
+            raise ValueError(f"{channels} channels have {groups} groups, not divisible among {len(rates)} branches")
         width = channels // len(rates)
         self.branches = nn.ModuleList(
             nn.Conv2d(width, width, 3, stride, rate, dilation=rate, groups=width // group_width, bias=False)
@@ -40,7 +40,7 @@ class DilatedConv(nn.Module):
 
     @torch.no_grad()
     def merge_equal(self) -> None:
-        """If all branches are of one rate, make them one convolution, in place; the output stays the same."""
+        """If all branches have the same rate, merge them into one convolution, in place; the output is unchanged."""
         convs = [branch for branch in self.branches if type(branch) is nn.Conv2d]
         first = convs[0] if len(convs) == len(self.branches) > 1 else None
         if first is None or len({conv.dilation for conv in convs}) > 1:
@@ -52,20 +52,20 @@ class DilatedConv(nn.Module):
         self.branches = nn.ModuleList([merged.train(self.training)])
 
     def forward(self, features: Tensor) -> Tensor:
-        """Convolve ``features`` (N, C, H, W), each branch its share of the channels."""
+        """Convolve ``features`` (N, C, H, W); each branch gets its chunk of the channels."""
         if len(self.branches) == 1:
             result: Tensor = self.branches[0](features)
             return result
-        shares = features.chunk(len(self.branches), dim=1)
-        return torch.cat([branch(share) for branch, share in zip(self.branches, shares, strict=True)], dim=1)
+        chunks = features.chunk(len(self.branches), dim=1)
+        return torch.cat([branch(chunk) for branch, chunk in zip(self.branches, chunks, strict=True)], dim=1)
 
 
 class DBlock(nn.Module):
     """1x1 convolution, dilated 3x3 group convolution, squeeze and excitation, 1x1 convolution, and a shortcut.
 
     (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)). The squeezed width is a quarter of the *block's*
-    input channels, as in RegNetY. A strided block averages 2x2 pixels on the shortcut before its 1x1 convolution
-    (the ResNet-D variant); a block that keeps stride and channels has the identity as its shortcut.
+    input channels, as in RegNetY. The shortcut of a strided block is 2x2 average pooling and a 1x1 convolution (the
+    ResNet-D variant); with stride 1 and equal channels it is the identity.
     """
 
     def __init__(

@@ -10,10 +10,10 @@ from dnas.ops import resize
 
 
 class RegSegDecoder(nn.Module):
-    """Feature maps at 1/4, 1/8 and 1/16 to one of 64 channels at 1/4.
+    """Fuses feature maps at 1/4, 1/8 and 1/16 into one of 64 channels at 1/4.
 
-    1/16 and 1/8 are brought to 128 channels, added and convolved to 64; that is concatenated with 8 channels of 1/4
-    and convolved to 64. Upsampling is bilinear.
+    The maps at 1/16 and 1/8 are projected to 128 channels, added and convolved to 64 channels; the result is
+    concatenated with 8 channels from 1/4 and convolved to 64. Upsampling is bilinear.
     """
 
     out_channels = 64

@@ -1,4 +1,4 @@
-"""A RegSeg in miniature: a few D blocks at 1/8, for small images and machines. No paper has it."""
+"""A small RegSeg: a few D blocks at 1/8, for small images and machines. It is not from a paper."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ _GROUP_WIDTH = 16
 class SmallBackbone(nn.Module):
     """Images (N, 3, H, W) to feature maps at 1/4 and 1/8 with 32 and ``width`` channels.
 
-    One D block of stride 1 at 1/8 for each entry of ``rates``, one dilation rate a branch; the layers before have rate
-    1. ``split_equal`` keeps a convolution for each branch where rates are equal. Raises :class:`UserError` for rates or
-    a width that do not fit.
+    One D block of stride 1 at 1/8 for each entry of ``rates``, which holds one dilation rate per branch; the earlier
+    layers have rate 1. ``split_equal`` keeps one convolution per branch even if the rates are equal.
     """
 
     def __init__(self, rates: Sequence[Sequence[int]], width: int, *, split_equal: bool = False) -> None:
@@ -41,7 +40,7 @@ class SmallBackbone(nn.Module):
 
 
 class SmallDecoder(nn.Module):
-    """Feature maps at 1/4 and 1/8 to one of 32 channels at 1/4, as RegSeg's decoder does its last step."""
+    """Fuses feature maps at 1/4 and 1/8 into one of 32 channels at 1/4, like the last step of RegSeg's decoder."""
 
     out_channels = 32
 
@@ -62,7 +61,10 @@ class SmallDecoder(nn.Module):
 def regseg_small(
     num_classes: int, rates: Sequence[Sequence[int]] = ((1, 1),) * 6, width: int = 64, split_equal: bool = False
 ) -> SegmentationNetwork:
-    """RegSeg in miniature; see :class:`SmallBackbone`. The searched layers are ``backbone.blocks.*``."""
+    """The small RegSeg; see :class:`SmallBackbone`. The searched layers are ``backbone.blocks.*``.
+
+    Raises :class:`UserError` for invalid rates or an invalid width.
+    """
     branches = max((len(block) for block in rates), default=0)
     if not rates or width < 1 or width % (_GROUP_WIDTH * branches):
         raise UserError(
@@ -74,7 +76,7 @@ def regseg_small(
         if wrong or len(block) not in (1, 2, 4):
             raise UserError(
                 f"regseg_small: dilation rates of block {number}: given {list(block)}, "
-                "expected 1, 2 or 4 whole numbers of at least 1"
+                "expected 1, 2 or 4 integers of at least 1"
             )
     backbone = SmallBackbone(rates, width, split_equal=split_equal)
     decoder = SmallDecoder(backbone.channels)

@@ -1,4 +1,4 @@
-"""The frame of every published network here: backbone -> decoder -> head -> logits at the size of the image."""
+"""The common structure of the published networks: backbone -> decoder -> head -> logits at the size of the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dnas.ops import resize
 
 
 class SegmentationNetwork(nn.Module):
-    """A segmentation network of three parts.
+    """A segmentation network of backbone, decoder and head.
 
     ``backbone`` maps images (N, 3, H, W) to a tuple of feature maps, finest first; ``decoder`` maps that tuple to one
     feature map; ``head`` maps it to class logits. The logits are resized bilinearly to the size of the images, which

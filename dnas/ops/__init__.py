@@ -1,4 +1,4 @@
-"""Searchable operators and their discrete counterparts."""
+"""Searchable operators (superkernels, fractional convolutions) and their discrete counterparts."""
 
 from dnas.ops.convolution import ConvBlock, ConvNormAct, FactorizedReduce, ZoomedConv
 from dnas.ops.fractional import (

@@ -1,4 +1,4 @@
-"""The discrete operators of a searched network: what a derived architecture is built from.
+"""The discrete operators of FasterSeg, from which derived networks are built.
 
 All map (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)), for any H and W.
 """
@@ -39,7 +39,7 @@ class ConvBlock(nn.Sequential):
 class ZoomedConv(nn.Module):
     """Halve the resolution bilinearly, convolve, and restore it (FasterSeg section 3.1.2, "zoomed conv" and "x2").
 
-    With stride 2 the restoring step is left out, which gives the halved map that the stride asks for.
+    With stride 2 the last step is omitted: the halved map is the result.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, depth: int) -> None:
@@ -55,8 +55,8 @@ class ZoomedConv(nn.Module):
 class FactorizedReduce(nn.Module):
     """The skip connection of stride 2: two strided 1x1 convolutions over interleaved pixels, concatenated.
 
-    The second convolution reads the pixels one row and one column further, so that half of the map is read rather
-    than a quarter. Odd maps are padded by one zero row or column at the end.
+    The second convolution is offset by one row and one column, so that half of the pixels are read instead of a
+    quarter. Maps of odd size are padded with a zero row or column at the end.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -72,12 +72,12 @@ class FactorizedReduce(nn.Module):
 
 
 def pad_to_even(x: Tensor) -> Tensor:
-    """Append a zero row and column where H or W is odd."""
+    """Append a zero row if H is odd and a zero column if W is odd."""
     height, width = x.shape[-2:]
     return F.pad(x, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else x
 
 
 def zoomed(x: Tensor, block: Callable[[Tensor], Tensor], stride: int) -> Tensor:
-    """Apply ``block`` at half the resolution of ``x``; bring the result back up if ``stride`` is 1."""
+    """Apply ``block`` at half the resolution of ``x``; upsample the result if ``stride`` is 1."""
     result = block(halve(x))
     return resize(result, (x.shape[-2], x.shape[-1])) if stride == 1 else result

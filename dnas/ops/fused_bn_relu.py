@@ -1,4 +1,4 @@
-"""BatchNorm, ReLU and a scalar weight as one autograd function, for several concatenated maps at once."""
+"""BatchNorm, ReLU and multiplication by a scalar as one autograd function for several concatenated maps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 def fused_bn_relu(x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """``weight_i * relu(norm_i(x_i))`` for the maps x_i that are concatenated in (N, sum of C_i, H, W); same shape.
 
-    Every map has one weight for each of some equal parts of the batch. The parts are normalised by their own
-    statistics, as if they were batches of their own. A weight is a scalar of at least zero, so that it can be folded
-    into the norm's scale and shift: relu(w y) = w relu(y). None is 1. (At exactly 0 the gradient of the weight is lost;
-    a softmax has none there either.)
+    ``weights`` holds for every map one weight per part of the batch. The parts are of equal size and are normalised by
+    separate statistics, like separate batches. A weight is a non-negative scalar, so that it can be folded into scale
+    and shift of the norm: relu(w y) = w relu(y). None means 1. (At exactly 0 the gradient of the weight is lost; that
+    of a softmax is 0 there, too.)
     """
     affine = [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
     by_part = [weight for part in zip(*weights, strict=True) for weight in part]
@@ -24,7 +24,7 @@ def fused_bn_relu(x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[
 
 
 class _FusedBNReLU(torch.autograd.Function):
-    """One node instead of some ten: a supernet has hundreds of norms, and on small maps the nodes are what costs."""
+    """One autograd node instead of about ten: on small maps, the overhead of nodes dominates the cost of norms."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norms: Sequence[nn.BatchNorm2d], *parameters: Tensor | None) -> Tensor:
@@ -36,11 +36,11 @@ class _FusedBNReLU(torch.autograd.Function):
             ctx.statistics = _join([_mean(norm) for norm in norms]), _join([_variance(norm) for norm in norms])
         maps, kept = [], []
         for index, part in enumerate(_split(x, len(weights) // len(norms))):
-            own = weights[index * len(norms) :]
-            scale = _join([_times(one, weight) for one, weight in zip(scales, own, strict=False)])
-            shift = _join([_times(one, weight) for one, weight in zip(shifts, own, strict=False)])
+            part_weights = weights[index * len(norms) :]
+            scale = _join([_times(one, weight) for one, weight in zip(scales, part_weights, strict=False)])
+            shift = _join([_times(one, weight) for one, weight in zip(shifts, part_weights, strict=False)])
             if ctx.training:
-                found = _normalise_batch(part, scale, shift, norms)
+                found = _normalise_by_batch(part, scale, shift, norms)
             else:
                 found = _normalise(part, scale, shift, ctx.statistics, training=False, momentum=0.0, eps=ctx.eps)
             normed, mean, deviation, reserve, ctx.kind = found
@@ -78,37 +78,37 @@ class _FusedBNReLU(torch.autograd.Function):
             to_x.append(to_part)
             if not trained:
                 continue
-            first = (2 + index) * len(widths)  # of this part's weights, which come after scales and shifts
+            first = (2 + index) * len(widths)  # index of this part's weights, which come after scales and shifts
             gradients = zip(to_scale.split_with_sizes(widths), to_shift.split_with_sizes(widths), strict=True)
             for place, of_map in enumerate(gradients):
                 weight, affine = parameters[first + place], parameters[2 * place : 2 * place + 2]
                 if needs[first + place]:
-                    total = torch.dot(of_map[0], affine[0]) + torch.dot(of_map[1], affine[1])
-                    to_parameters[first + place] = total.to(weight.dtype)
+                    to_weight = torch.dot(of_map[0], affine[0]) + torch.dot(of_map[1], affine[1])
+                    to_parameters[first + place] = to_weight.to(weight.dtype)
                 for at, found in enumerate(of_map, start=2 * place):
                     if needs[at]:
-                        own, others = _times(found, weight), to_parameters[at]
-                        to_parameters[at] = own if others is None else own + others
+                        term, total = _times(found, weight), to_parameters[at]
+                        to_parameters[at] = term if total is None else term + total
         return _join(to_x) if ctx.needs_input_grad[0] else None, None, *to_parameters
 
 
-def _normalise_batch(x: Tensor, scale: Tensor, shift: Tensor, norms: Sequence[nn.BatchNorm2d]) -> Any:
-    """By the statistics of the batch, which the norms take into theirs."""
-    first, own = norms[0], len(norms) == 1 and norms[0].momentum is not None
+def _normalise_by_batch(x: Tensor, scale: Tensor, shift: Tensor, norms: Sequence[nn.BatchNorm2d]) -> Any:
+    """Normalise by batch statistics and update the running statistics of the norms."""
+    first, update_in_place = norms[0], len(norms) == 1 and norms[0].momentum is not None
     if not first.track_running_stats:
         return _normalise(x, scale, shift, (None, None), training=True, momentum=0.0, eps=first.eps)
-    if own:
-        _counted(first)
+    if update_in_place:
+        _increment_batch_count(first)
         statistics = _mean(first), _variance(first)
         return _normalise(x, scale, shift, statistics, training=True, momentum=first.momentum, eps=first.eps)
-    # Momentum 1 replaces what is there: afterwards these hold the mean and unbiased variance of this batch.
+    # With momentum 1 these are set to the mean and the unbiased variance of this batch.
     mean, variance = scale.new_zeros(2, x.shape[1]).unbind()
     found = _normalise(x, scale, shift, (mean, variance), training=True, momentum=1.0, eps=first.eps)
     widths = [norm.num_features for norm in norms]
     parts = zip(norms, mean.split_with_sizes(widths), variance.split_with_sizes(widths), strict=True)
     for norm, new_mean, new_variance in parts:
-        count = _counted(norm)
-        momentum = 1.0 / float(count) if norm.momentum is None else norm.momentum  # None is a plain mean
+        count = _increment_batch_count(norm)
+        momentum = 1.0 / float(count) if norm.momentum is None else norm.momentum  # None: cumulative average
         _mean(norm).lerp_(new_mean, momentum)
         _variance(norm).lerp_(new_variance, momentum)
     return found
@@ -124,11 +124,11 @@ def _normalise(
     momentum: float | None,
     eps: float,
 ) -> Any:
-    """What ``F.batch_norm`` calls: the result, and for the backward pass mean, deviation, a buffer, and its kind."""
+    """The operator behind ``F.batch_norm``: returns output, saved mean and deviation, reserve, implementation index."""
     return torch.ops.aten._batch_norm_impl_index(x, scale, shift, *statistics, training, momentum, eps, True)
 
 
-def _counted(norm: nn.BatchNorm2d) -> Tensor:
+def _increment_batch_count(norm: nn.BatchNorm2d) -> Tensor:
     assert norm.num_batches_tracked is not None
     return norm.num_batches_tracked.add_(1)
 

@@ -23,8 +23,8 @@ OPERATORS = ("skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2")
 def make_operator(name: str, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
     """The discrete operator ``name``: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
 
-    Raises :class:`UserError` for an unknown name, and for a skip of stride 1 between different widths, which a derived
-    network never has (it is left out, and its neighbours meet at the narrower width).
+    Raises :class:`UserError` for an unknown name, and for a skip of stride 1 between different widths, which does not
+    occur in a derived network (the skip is removed, and its neighbours are connected at the narrower width).
     """
     check_operator(name)
     if name == "skip" and stride == 2:
@@ -38,7 +38,7 @@ def make_operator(name: str, in_channels: int, out_channels: int, stride: int = 
 
 
 def make_superkernel(name: str, in_channels: int, widths: Sequence[int], stride: int = 1) -> SearchableOperator:
-    """The searchable operator ``name`` for up to ``in_channels`` inputs and any output width of ``widths``."""
+    """The searchable operator ``name`` for up to ``in_channels`` input channels and any output width in ``widths``."""
     check_operator(name)
     if name == "skip":
         return SuperFactorizedReduce(in_channels, widths) if stride == 2 else SuperSkip()

@@ -1,4 +1,4 @@
-"""Parts of a network that run a second time in the backward pass, so that nothing within is kept for it."""
+"""Activation checkpointing: parts of a network run again in the backward pass instead of storing activations."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ T = TypeVar("T")
 
 
 def recomputed(function: Callable[..., T], *maps: Tensor, networks: Sequence[nn.Module]) -> T:
-    """``function(*maps)``, of which the backward pass finds only the maps.
+    """``function(*maps)`` with activation checkpointing: only ``maps`` are stored for the backward pass.
 
-    ``networks`` are what it runs: their norms take the maps into their running statistics in the first run only.
+    ``networks`` are the modules that it runs; their BatchNorms update running statistics only in the first run.
     """
     result: T = checkpoint(
         function,
         *maps,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), _same_statistics_after(networks)),
+        context_fn=lambda: (contextlib.nullcontext(), _restore_statistics(networks)),
     )
     return result
 
 
 @contextlib.contextmanager
-def _same_statistics_after(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Give norms that track statistics those back that they had; (untracked, they would save other tensors)."""
+def _restore_statistics(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Restore running statistics at exit. (Norms that do not track them save other tensors for backward.)"""
     norms = [module for network in networks for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     buffers = [buffer for norm in norms if norm.track_running_stats for buffer in norm.buffers()]
     before = [buffer.clone() for buffer in buffers]
     try:
         yield
-    finally:  # the second run is left by an exception, once it has made all that the backward pass reads
+    finally:  # checkpoint ends the second run by an exception when all needed tensors are recomputed
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)

@@ -1,7 +1,7 @@
 """Bilinear resampling.
 
-While small maps are learnt from on a CPU it is a product with the interpolation's matrices: the library's loops take up
-to four times as long there, and its backward pass, which scatters, up to nine times. On large maps the loops win.
+In training on a CPU, small maps are multiplied by interpolation matrices: PyTorch's loops take up to four times as
+long, and their backward pass, which scatters, up to nine times. On large maps the loops are faster.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WHOLE_UP_TO = 32
-"""Pixels of a map up to which one matrix takes all of it; above, rows and columns have one each."""
-ROWS_AND_COLUMNS_UP_TO = 4096
-"""Pixels up to which two matrices are faster than the library's loops."""
+ONE_MATRIX_UP_TO = 32
+"""Maps of up to this many pixels are resized by one matrix, larger ones by two, for rows and columns."""
+TWO_MATRICES_UP_TO = 4096
+"""Up to this many pixels two matrices are faster than PyTorch's loops."""
 
 
 def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Bilinear resampling of (N, C, h, w) to (N, C, *size), without aligned corners.
 
-    Without gradients, and where it is exported or compiled, it is the library's operation.
+    Without gradients, and in exported or compiled code, this is ``F.interpolate``.
     """
     height, width = size
-    if not _learnt_from(x) or x.shape[-2] * x.shape[-1] > ROWS_AND_COLUMNS_UP_TO:
+    if not _use_matrices(x) or x.shape[-2] * x.shape[-1] > TWO_MATRICES_UP_TO:
         return _interpolated(x, height, width)
     rows, columns = _matrix(x.shape[-2], height, x.dtype), _matrix(x.shape[-1], width, x.dtype)
     with torch.autocast("cpu", enabled=False):
-        if x.shape[-2] * x.shape[-1] > WHOLE_UP_TO:
+        if x.shape[-2] * x.shape[-1] > ONE_MATRIX_UP_TO:
             return torch.matmul(rows.t(), torch.matmul(x, columns))
         whole = _product_matrix(x.shape[-2], x.shape[-1], height, width, x.dtype)
         return torch.matmul(x.flatten(2), whole).view(*x.shape[:2], height, width)
@@ -44,18 +44,18 @@ def _interpolated(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
 
 
-def _learnt_from(x: Tensor) -> bool:
-    """Whether matrices may stand for the operation; in bf16 they would be rounded as well."""
+def _use_matrices(x: Tensor) -> bool:
+    """Whether matrices may replace ``F.interpolate``: not in bf16, in which the matrices would be rounded, too."""
     traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if traced or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
         return False
-    kept = x.requires_grad and torch.is_grad_enabled()
-    return kept and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    has_gradient = x.requires_grad and torch.is_grad_enabled()
+    return has_gradient and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 @functools.lru_cache(maxsize=256)
 def _matrix(source: int, target: int, dtype: torch.dtype) -> Tensor:
-    """(source, target): what the library makes of each unit vector."""
+    """(source, target): the interpolation of each unit vector."""
     with torch.inference_mode(False), torch.no_grad():
         unit = torch.eye(source, dtype=dtype)[:, None]
         return F.interpolate(unit, size=target, mode="linear", align_corners=False)[:, 0]
@@ -63,6 +63,6 @@ def _matrix(source: int, target: int, dtype: torch.dtype) -> Tensor:
 
 @functools.lru_cache(maxsize=256)
 def _product_matrix(height: int, width: int, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """(height * width, rows * columns): both directions at once."""
+    """(height * width, rows * columns): the matrix for both axes."""
     with torch.inference_mode(False), torch.no_grad():
         return torch.kron(_matrix(height, rows, dtype), _matrix(width, columns, dtype))

@@ -1,10 +1,10 @@
-"""Convolutions by leading slices of larger weights, which is what superkernels are made of.
+"""Convolutions with leading slices of larger weights, the basis of superkernels.
 
-Written out as ``F.conv2d(x, weight[:width, :channels])``, a narrow pass costs as much memory traffic as a wide one: the
-gradient of the slice is padded with zeros to the size of the whole weight before it is accumulated. With a
-:class:`GradientBuffer` the gradient is added to the slice in place. On a CPU it is also a matrix product over unfolded
-columns (im2col). On the small maps of the coarse scales that takes a seventh of the time of the library's convolution,
-and several convolutions of one map share the columns.
+With ``F.conv2d(x, weight[:width, :channels])``, training at a narrow width costs as much memory traffic as at the
+widest: the gradient of the slice is padded with zeros to the size of the weight before it is accumulated. A
+:class:`GradientBuffer` adds the gradient to the slice in place. On a CPU the weight gradient is also computed as a
+matrix product with unfolded columns (im2col). On the small maps of the coarse scales this takes a seventh of the time
+of PyTorch's convolution, and several convolutions of one map share the columns.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FUSE_FROM_PIXELS = 400
-"""On a CPU convolutions of one map are fused from this many output pixels on; below, concatenating large weights costs
-more than it saves."""
+"""On a CPU, convolutions of one map are fused from this number of output pixels on; below, concatenating large weights
+costs more than it saves."""
 FUSE_UP_TO_VALUES = 1_200_000
-"""Weights of up to this many values in total are always worth concatenating."""
+"""Weights of up to this many values in total are always concatenated."""
 
 
 class GradientBuffer:
-    """Accumulates the gradient of a weight of which passes read leading slices only.
+    """Accumulates the gradient of a weight of which only leading slices are used.
 
-    tensor: what gradients are added to, of the weight's shape, possibly of a lower precision; None until it is needed.
-        Its initial content belongs to the optimiser: zeros, or a momentum that has decayed already, which then becomes
-        the new momentum without memory for a gradient of its own.
-    filled: whether anything was added since the optimiser reset it.
+    tensor: the tensor to which gradients are added, with the shape of the weight and possibly a lower precision; None
+        until it is needed. The optimiser sets its initial content: zeros, or the decayed momentum, which then becomes
+        the new momentum without extra memory for the gradient.
+    filled: whether a gradient was added since the optimiser reset it.
     """
 
     def __init__(self, weight: Tensor, tensor: Tensor | None = None, dtype: torch.dtype | None = None) -> None:
-        """For the gradient of ``weight``; without ``tensor``, zeros of ``dtype`` are allocated at the first use."""
+        """``tensor`` None allocates zeros of ``dtype``, by default that of ``weight``, on first use."""
         self.tensor, self.filled = tensor, False
         self._dtype = weight.dtype if dtype is None else dtype
 
     @torch.no_grad()
     def accumulator(self, weight: Tensor) -> Tensor:
-        """The tensor to add a gradient of ``weight`` to; the buffer counts as filled from here on."""
+        """The tensor to which a gradient of ``weight`` is added; marks the buffer as filled."""
         if self.tensor is None:
             self.tensor = torch.zeros_like(weight, dtype=self._dtype)
         self.filled = True
@@ -56,12 +56,12 @@ def sliced_conv2d(
 ) -> Tensor:
     """Convolve (N, C, H, W) with slices of the weights and concatenate: (N, sum of widths, H', W'), "same" padding.
 
-    A weight (O, I, k, k) is read in its first C input channels and in the first ``widths`` of its O filters, by default
-    all of them.
+    Of each weight (O, I, k, k) the first C input channels are used, and the first filters as given by ``widths``, by
+    default all.
 
-    Where ``buffers`` has a :class:`GradientBuffer` for a weight, the backward pass adds the weight's gradient to it and
-    autograd gets none: ``torch.autograd.grad`` then reports the weight as unused. Under autocast the result is of the
-    lower precision.
+    If ``buffers`` has a :class:`GradientBuffer` for a weight, the backward pass adds the gradient to it instead of
+    returning it to autograd: ``torch.autograd.grad`` then reports the weight as unused. Under autocast the result has
+    the lower precision.
     """
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and x.dtype == torch.float32:
@@ -82,9 +82,9 @@ class _SlicedConv(torch.autograd.Function):
         buffers: list[GradientBuffer | None],
         *weights: Tensor,
     ) -> Tensor:
-        # Parameters outlive the graph, so they need not be saved.
+        # Parameters outlive the graph, so they are not saved for backward.
         ctx.weights, ctx.widths, ctx.buffers, ctx.stride, ctx.size = weights, widths, buffers, stride, x.shape
-        # Only the gradients of the weights read the input: without them it need not be kept.
+        # The input is needed only for the gradients of the weights.
         ctx.save_for_backward(x if any(ctx.needs_input_grad[4:]) else None)
         padding = weights[0].shape[-1] // 2
         kernels = _fused(x, stride, _slices(weights, widths, x))
@@ -98,22 +98,23 @@ class _SlicedConv(torch.autograd.Function):
         stride, padding = ctx.stride, weights[0].shape[-1] // 2
         to_input = None
         if ctx.needs_input_grad[0]:
-            blank = gradient.new_empty(ctx.size) if x is None else x  # its values do not matter
-            to_input = _towards_input(blank, gradient, _slices(weights, ctx.widths, blank), stride, padding)
+            like_input = gradient.new_empty(ctx.size) if x is None else x  # only its shape and type are used
+            slices = _slices(weights, ctx.widths, like_input)
+            to_input = _input_gradient(like_input, gradient, slices, stride, padding)
         to_weights: list[Tensor | None] = [None] * len(weights)
         if wanted := [index for index, want in enumerate(ctx.needs_input_grad[4:]) if want]:
             parts = gradient.split_with_sizes(ctx.widths, dim=1)
             gradient = gradient if len(wanted) == len(weights) else torch.cat([parts[i] for i in wanted], dim=1)
             targets = [_Slice(weights[i], ctx.widths[i], ctx.buffers[i]) for i in wanted]
-            found = _towards_weights(x, gradient, targets, stride, padding)
-            for index, of_weight in zip(wanted, found, strict=True):
-                to_weights[index] = of_weight
+            found = _weight_gradients(x, gradient, targets, stride, padding)
+            for index, weight_gradient in zip(wanted, found, strict=True):
+                to_weights[index] = weight_gradient
         return to_input, None, None, None, *to_weights
 
 
 @dataclass(frozen=True)
 class _Slice:
-    """The first ``width`` filters of a weight, and where their gradient goes; None is back to autograd."""
+    """The first ``width`` filters of a weight, and the buffer for their gradient (None: returned to autograd)."""
 
     weight: Tensor
     width: int
@@ -121,12 +122,12 @@ class _Slice:
 
 
 def _slices(weights: Sequence[Tensor], widths: Sequence[int], x: Tensor) -> list[Tensor]:
-    """What ``x`` is convolved with, of its type."""
+    """The slices of the weights for the input ``x``, in its type."""
     return [weight[:width, : x.shape[1]].to(x.dtype) for weight, width in zip(weights, widths, strict=True)]
 
 
 def _fused(x: Tensor, stride: int, slices: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The slices as they are convolved with: concatenated to one weight, or one by one."""
+    """The weights of the actual convolutions: the concatenated slices, or each slice."""
     pixels = x.shape[0] * x.shape[2] * x.shape[3] // stride**2
     small = sum(part.numel() for part in slices) <= FUSE_UP_TO_VALUES
     if len(slices) > 1 and (pixels >= FUSE_FROM_PIXELS or small or x.is_cuda):
@@ -134,8 +135,8 @@ def _fused(x: Tensor, stride: int, slices: Sequence[Tensor]) -> Sequence[Tensor]
     return slices
 
 
-def _towards_input(x: Tensor, gradient: Tensor, slices: Sequence[Tensor], stride: int, padding: int) -> Tensor:
-    """The gradient of the input ``x``, of which only the shape counts."""
+def _input_gradient(x: Tensor, gradient: Tensor, slices: Sequence[Tensor], stride: int, padding: int) -> Tensor:
+    """The gradient with respect to the input ``x``, of which only shape and type are used."""
     kernels = _fused(x, stride, slices)
     parts = gradient.split_with_sizes([kernel.shape[0] for kernel in kernels], dim=1)
     total = None
@@ -146,10 +147,10 @@ def _towards_input(x: Tensor, gradient: Tensor, slices: Sequence[Tensor], stride
     return total
 
 
-def _towards_weights(
+def _weight_gradients(
     x: Tensor, gradient: Tensor, targets: Sequence[_Slice], stride: int, padding: int
 ) -> list[Tensor | None]:
-    """The gradients of all weights; None for those that a buffer has taken."""
+    """The gradients of all weights; None for those that were added to a buffer."""
     widths, kernel = [target.width for target in targets], targets[0].weight.shape[2:]
     if x.device.type == "cpu":
         columns = _unfold(x, kernel[-1], stride, padding, gradient.shape[-2:])
@@ -164,7 +165,7 @@ def _towards_weights(
 
 
 def _add_product(target: _Slice, rows: Tensor, columns: Tensor) -> Tensor | None:
-    """:func:`_add` of the product of (width, P) and (P, C * k * k), without a temporary where possible."""
+    """:func:`_add` for the product of (width, P) and (P, C * k * k), without a temporary tensor if possible."""
     weight = target.weight
     if target.buffer is not None and weight.is_contiguous():
         total = target.buffer.accumulator(weight)
@@ -190,7 +191,7 @@ def _add(target: _Slice, gradient: Tensor) -> Tensor | None:
 
 
 def _unfold(x: Tensor, side: int, stride: int, padding: int, size: torch.Size) -> Tensor:
-    """(N * H * W, C * side * side): what the convolution reads for every pixel of its output of ``size`` (H, W)."""
+    """(N * H * W, C * side * side): the inputs of the convolution for every pixel of its output, ``size`` (H, W)."""
     padded = F.pad(x, (padding, padding, padding, padding)).contiguous()
     image, channel, row, column = padded.stride()
     windows = padded.as_strided(

@@ -1,8 +1,8 @@
-"""Superkernels: operators that hold the weights of their widest choice and run at any narrower one.
+"""Superkernels: operators that hold the weights of the widest choice and run at any width (FasterSeg, section 3.1.3).
 
-FasterSeg section 3.1.3. The width is an argument: ``forward(x, width)`` uses the leading ``width`` filters and the
-leading ``x.shape[1]`` input channels, and the BatchNorm that belongs to that width. ``extract`` copies a choice of
-widths into the plain operator of :mod:`dnas.ops.convolution`, which then computes the same function.
+The width is an argument: ``forward(x, width)`` uses the leading ``width`` filters, the leading ``x.shape[1]`` input
+channels, and the BatchNorm of that width. ``extract`` copies the slice for given widths into a plain operator of
+:mod:`dnas.ops.convolution`, which computes the same function.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dnas.ops.sliced_conv import GradientBuffer, sliced_conv2d
 
 
 class SwitchableBatchNorm2d(nn.ModuleDict):
-    """One BatchNorm per width, since the statistics of a narrow and of a wide choice differ.
+    """One BatchNorm per width, since statistics differ between widths.
 
     Yu et al. 2019, "Slimmable Neural Networks", section 3.3.
     """
@@ -31,12 +31,12 @@ class SwitchableBatchNorm2d(nn.ModuleDict):
         super().__init__({str(width): nn.BatchNorm2d(width) for width in sorted(set(widths))})
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, width, H, W) with the statistics of its width."""
+        """Normalise (N, width, H, W) by the BatchNorm of its width."""
         norm: Tensor = self.of(x.shape[1])(x)
         return norm
 
     def of(self, width: int) -> nn.BatchNorm2d:
-        """The norm of a width."""
+        """The BatchNorm for ``width``."""
         if str(width) not in self:
             raise ValueError(f"width {width} is none of the choices {', '.join(self)}")
         return cast("nn.BatchNorm2d", self[str(width)])
@@ -50,10 +50,10 @@ class SwitchableBatchNorm2d(nn.ModuleDict):
 
 @dataclass(frozen=True)
 class ConvolutionChain:
-    """Convolutions that run one after another, as part of an operator.
+    """Consecutive convolutions of an operator.
 
-    A cell runs the first convolutions of all its chains that read the same map as one. ``zoomed``: they read the map at
-    half its size, and the operator resizes their result to the size that its stride asks for.
+    A cell fuses the first convolutions of all chains that read the same map. ``zoomed``: they read the map at half its
+    size, and the operator resizes their result to the size given by its stride.
     """
 
     layers: tuple[SuperConvNormAct, ...]
@@ -61,9 +61,9 @@ class ConvolutionChain:
 
 
 class SearchableOperator(nn.Module, ABC):
-    """An operator of variable widths, and what a cell needs to know of it.
+    """An operator with variable width; the interface between operators and cells.
 
-    ``forward(x, width)`` takes (N, C, H, W) with C up to the widest input to (N, width, ceil(H / stride),
+    ``forward(x, width)`` maps (N, C, H, W), with C up to the widest input, to (N, width, ceil(H / stride),
     ceil(W / stride)).
     """
 
@@ -75,16 +75,16 @@ class SearchableOperator(nn.Module, ABC):
 
     @abstractmethod
     def extract(self, in_channels: int, width: int, keep: int | None = None) -> nn.Module:
-        """The plain operator that computes the same at these widths; all but the first ``keep`` outputs are dropped."""
+        """The plain operator with the weights for these widths, reduced to the first ``keep`` outputs."""
 
     def chain(self) -> ConvolutionChain | None:
-        """Its convolutions, where they are all that it does and end in a norm that can take the operator's weight."""
+        """Its convolutions, if it consists only of them and its last norm can absorb the operator's weight."""
         return None
 
     def add_weighted(self, total: Tensor | None, x: Tensor, width: int, weights: Sequence[Tensor | None]) -> Tensor:
-        """``total`` (None is zero) plus the operator's output on ``x`` times its weight.
+        """``total`` (None: zero) plus the operator's output for ``x`` times its weight.
 
-        ``weights``: one scalar for each of so many equal parts of the batch; None is 1.
+        ``weights``: one scalar for each of equal parts of the batch; None means 1.
         """
         out: Tensor = self(x, width)
         weight = weights[0] if len(weights) == 1 else _per_image(weights, out)
@@ -95,10 +95,10 @@ class SearchableOperator(nn.Module, ABC):
 
 
 class SlicedModule(nn.Module):
-    """A module that convolves with slices of its weights.
+    """A module that convolves with slices of its weights, the parameters named in ``sliced``.
 
-    ``gradient_buffers`` holds, by the name of the weight, where an optimiser wants the weight's gradient accumulated;
-    gradients of all other weights go to ``grad``.
+    ``gradient_buffers`` holds the buffers in which an optimiser accumulates gradients, by the name of the weight;
+    gradients of other weights are accumulated in ``grad``.
     """
 
     sliced: tuple[str, ...] = ("weight",)
@@ -109,7 +109,7 @@ class SlicedModule(nn.Module):
 
 
 class SuperConvNormAct(SlicedModule):
-    """Convolution of variable widths, BatchNorm of the width, ReLU."""
+    """Convolution with variable width, switchable BatchNorm, ReLU."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], kernel_size: int = 3, stride: int = 1) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class SuperConvNormAct(SlicedModule):
     def extract(self, inputs: Sequence[int], width: int, keep: int | None = None) -> ConvNormAct:
         """The plain convolution for the input channels ``inputs`` (indices) at ``width``.
 
-        ``keep`` drops all but the first outputs: what remains when nobody reads the others.
+        With ``keep``, only the first outputs are kept, for consumers that do not read the others.
         """
         keep = width if keep is None else keep
         plain = ConvNormAct(len(inputs), keep, self.kernel_size, self.stride).to(self.weight)
@@ -137,7 +137,7 @@ class SuperConvNormAct(SlicedModule):
 
 
 class SuperConvBlock(SearchableOperator):
-    """One or two 3x3 superkernel convolutions, all of the output width ("conv", "conv x2")."""
+    """One or two 3x3 superkernel convolutions with the same output width ("conv", "conv x2")."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], stride: int = 1, *, depth: int) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class SuperConvBlock(SearchableOperator):
         return x
 
     def chain(self) -> ConvolutionChain:
-        """All of it."""
+        """All of its convolutions."""
         return ConvolutionChain(tuple(cast("SuperConvNormAct", layer) for layer in self.layers))
 
     def extract(self, in_channels: int, width: int, keep: int | None = None) -> ConvBlock:
@@ -168,7 +168,7 @@ class SuperConvBlock(SearchableOperator):
 
 
 class SuperZoomedConv(SearchableOperator):
-    """Zoomed convolution of variable widths ("zoomed conv", "zoomed conv x2")."""
+    """Zoomed convolution with variable width ("zoomed conv", "zoomed conv x2")."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], stride: int = 1, *, depth: int) -> None:
         super().__init__()
@@ -191,10 +191,10 @@ class SuperZoomedConv(SearchableOperator):
 
 
 class SuperSkip(SearchableOperator):
-    """Skip connection of stride 1: the identity, cut or filled with zero channels to the requested width.
+    """Skip connection of stride 1: the identity, truncated or zero-padded to the requested number of channels.
 
-    It has no weights and adds no channels of its own, so a derived network can leave it out ("shrink" it, FasterSeg
-    section 3.4) and compute the same function.
+    It has no weights and computes no new channels, so a derived network can remove it ("shrink" it, FasterSeg, section
+    3.4) and compute the same function.
     """
 
     def forward(self, x: Tensor, width: int) -> Tensor:
@@ -202,14 +202,14 @@ class SuperSkip(SearchableOperator):
         return fit_channels(x, width)
 
     def extract(self, in_channels: int, width: int, keep: int | None = None) -> nn.Module:
-        """The identity. A derived network leaves it out; ``keep`` can only be the width, that of the input."""
+        """The identity; ``width``, ``in_channels`` and ``keep`` must be equal."""
         if in_channels != width or keep not in (None, width):
             raise ValueError(f"a skip of stride 1 cannot turn {in_channels} channels into {keep or width}")
         return nn.Identity()
 
 
 class SuperFactorizedReduce(SearchableOperator, SlicedModule):
-    """Skip connection of stride 2 of variable widths."""
+    """Skip connection of stride 2 with variable width."""
 
     sliced = ("even", "odd")
     stride = 2
@@ -228,12 +228,12 @@ class SuperFactorizedReduce(SearchableOperator, SlicedModule):
         return F.relu_(self.norm(self.halves(x, width)))
 
     def add_weighted(self, total: Tensor | None, x: Tensor, width: int, weights: Sequence[Tensor | None]) -> Tensor:
-        """``total`` plus the weighted output; the norm takes the weight."""
+        """``total`` plus the weighted output; the weight is folded into the norm."""
         out = fused_bn_relu(self.halves(x, width), [self.norm.of(width)], [weights])
         return out if total is None else total + out
 
     def halves(self, x: Tensor, width: int) -> Tensor:
-        """What is normalised: both convolutions side by side, (N, width, ceil(H / 2), ceil(W / 2))."""
+        """The input of the norm: both convolutions concatenated, (N, width, ceil(H / 2), ceil(W / 2))."""
         x = pad_to_even(x)
         buffers = self.gradient_buffers
         even = sliced_conv2d(x, [self.even], 2, [width - width // 2], [buffers.get("even")])
@@ -242,9 +242,9 @@ class SuperFactorizedReduce(SearchableOperator, SlicedModule):
 
     @torch.no_grad()
     def extract(self, in_channels: int, width: int, keep: int | None = None) -> FactorizedReduce:
-        """The plain operator at these widths. It makes all of its channels: ``keep`` can only be the width."""
+        """The plain operator at these widths; ``keep`` must be the width."""
         if keep not in (None, width):
-            raise ValueError(f"a skip of stride 2 makes all of its {width} channels, cannot keep {keep}")
+            raise ValueError(f"a skip of stride 2 has all of its {width} channels, cannot keep {keep}")
         plain = FactorizedReduce(in_channels, width).to(self.even)
         plain.even.weight.copy_(self.even[: width - width // 2, :in_channels])
         plain.odd.weight.copy_(self.odd[: width // 2, :in_channels])
@@ -260,7 +260,7 @@ def _per_image(weights: Sequence[Tensor | None], x: Tensor) -> Tensor:
 
 
 def fit_channels(x: Tensor, width: int) -> Tensor:
-    """The leading ``width`` channels of (N, C, H, W), with zero channels appended where C is smaller."""
+    """The leading ``width`` channels of (N, C, H, W), with zero channels appended if C is smaller."""
     channels = x.shape[1]
     if channels == width:
         return x
@@ -269,7 +269,7 @@ def fit_channels(x: Tensor, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SlicedParameter:
-    """A weight of which slices are read: ``name`` of ``module``."""
+    """The sliced weight ``name`` of ``module``."""
 
     module: SlicedModule
     name: str
@@ -289,7 +289,7 @@ class SlicedParameter:
 
 
 def sliced_parameters(network: nn.Module) -> Iterator[SlicedParameter]:
-    """All weights of superkernels in ``network``, in the order of its modules."""
+    """All sliced weights in ``network``, in module order."""
     for module in network.modules():
         if isinstance(module, SlicedModule):
             yield from (SlicedParameter(module, name) for name in module.sliced)

@@ -1,4 +1,4 @@
-"""Field-of-view arithmetic: of sequences of layers, and of any network by running it once."""
+"""Field-of-view arithmetic for sequences of layers, and for any network by tracing one forward pass."""
 
 from dnas.receptive_field.arithmetic import Field, Layer, field_of_layers
 from dnas.receptive_field.view import DeclaresLayer, dilation_bounds, field_of_outputs, fields_around

@@ -1,4 +1,4 @@
-"""Follows the field of view through a network while it runs, tensor by tensor."""
+"""Tracks the field of view of every tensor while a network runs."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from dnas.receptive_field.arithmetic import Field, Layer, join_fields
 
 
 class Fields(NamedTuple):
-    """Fields of the two axes of a feature map."""
+    """The fields of view along the two axes of a feature map."""
 
     height: Field
     width: Field
 
     @staticmethod
     def join(fields: Sequence[Fields]) -> Fields:
-        """Where paths meet."""
+        """The fields after paths are added or concatenated."""
         return Fields(join_fields(both.height for both in fields), join_fields(both.width for both in fields))
 
     def after(self, layer: Layer) -> Fields:
-        """Behind a layer with a square kernel."""
+        """The fields after a layer with a square kernel."""
         return Fields(self.height.after(layer), self.width.after(layer))
 
 
 class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While this mode is active, every tensor that is computed from a marked one has a field.
+    """While this mode is active, every tensor that is computed from a marked one gets a field of view.
 
-    Convolutions (transposed and deformable ones too, the latter without their offsets), poolings and interpolations
-    change it; whatever else combines tensors joins theirs. Global averages, as in squeeze and excitation, are no
-    window and leave it as it is: the papers do not count them either.
+    Convolutions (also transposed and deformable ones, the latter without their offsets), pooling and interpolation
+    change the field; any other operation joins the fields of its inputs. Global average pooling, as in squeeze and
+    excitation, does not change it, because the papers do not count it.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # A storage, not a tensor, has a field: views and in-place results share it, and no operation of a network
-        # gives two parts of one storage different fields. The storages are kept, so that no address is used twice.
+        # Fields belong to storages, not tensors: views and in-place results share them, and no operation of a network
+        # gives two parts of a storage different fields. Keeping the storages alive prevents the reuse of an address.
         self._fields: dict[int, tuple[Fields, torch.UntypedStorage]] = {}
 
     def mark(self, tensors: object, fields: Fields) -> None:
-        """Give ``tensors`` (any nesting) these fields."""
+        """Assign ``fields`` to ``tensors`` (any nesting)."""
         for leaf in tree_leaves(tensors):
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
@@ -71,7 +71,7 @@ _Rule = Callable[[Fields, Mapping[str, Any], Any], Fields]
 
 
 def _arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The arguments of an operation by their names in its schema, defaults included."""
+    """The arguments of an operation by name, defaults included."""
     named = {
         argument.name: argument.default_value for argument in func._schema.arguments if argument.has_default_value()
     }
@@ -80,7 +80,7 @@ def _arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | Non
 
 
 def _pair(value: Any, default: Any = 1) -> tuple[int, int]:
-    """A setting of a layer for the two axes; an empty one means the default."""
+    """A layer's setting for the two axes; an empty list means the default."""
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     values = values or (list(default) if isinstance(default, (list, tuple)) else [default])
     return values[0], values[-1]

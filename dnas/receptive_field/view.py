@@ -1,4 +1,4 @@
-"""The field of view of any network, and how far its convolutions may be dilated (RegSeg, section 3.1)."""
+"""The field of view of any network, and upper bounds of its dilation rates (RegSeg, section 3.1)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dnas.receptive_field.tracer import Fields, FieldTracer
 
 @runtime_checkable
 class DeclaresLayer(Protocol):
-    """A module that counts as one layer, whatever operations it is made of, such as a fractional convolution."""
+    """A module that counts as one layer regardless of its operations, such as a fractional convolution."""
 
     def field_layer(self) -> Layer:
-        """Kernel, stride and dilation rate, which need not be whole."""
+        """Kernel, stride and dilation rate, which may be fractional."""
 
 
 def field_of_outputs(network: nn.Module, *, input_size: tuple[int, int] = (64, 64), channels: int = 3) -> int:
-    """Field of view in pixels by the papers' recursion: the widest of all paths, the larger of the two axes.
+    """Field of view in pixels by the papers' recursion: the maximum over all paths and both axes.
 
-    The network runs once, as a copy in evaluation mode on the CPU (or on the meta device if it is
-    there), on an image of zeros (1, channels, H, W); ``input_size`` matters only to networks that refuse small images.
-    Convolutions, poolings and interpolations count; global averages do not. A module with a ``field_layer`` method
-    counts as what that returns.
+    A copy of the network in evaluation mode runs once on an image of zeros (1, channels, H, W), on the meta device if
+    the network is there, else on the CPU; ``input_size`` matters only to networks that reject small images.
+    Convolutions, pooling and interpolation count; global average pooling does not. A module with a ``field_layer``
+    method counts as the layer that this returns.
     """
     with _traced_copy(network) as (shadow, tracer, image):
         outputs = shadow(image(input_size, channels))
@@ -40,10 +40,10 @@ def field_of_outputs(network: nn.Module, *, input_size: tuple[int, int] = (64, 6
 def dilation_bounds(
     network: nn.Module, *, input_size: tuple[int, int] = (64, 64), channels: int = 3
 ) -> dict[str, float]:
-    """The largest dilation rate that leaves no gaps, k / s of the layers before, for each convolution by its name.
+    """For each convolution by name, the largest dilation rate that leaves no gaps: k / s of the preceding layers.
 
-    The names are those of ``network.named_modules()``; all ``nn.Conv2d`` with a kernel larger than 1 are listed, and
-    modules with a ``field_layer`` method. A layer that runs several times has the smallest of its bounds.
+    The names are those of ``network.named_modules()``; included are all ``nn.Conv2d`` with a kernel larger than 1 and
+    all modules with a ``field_layer`` method. A layer that runs several times gets the smallest of its bounds.
     """
     bounds: dict[str, float] = {}
     with _traced_copy(network) as (shadow, tracer, image), ExitStack() as hooks:
@@ -58,9 +58,9 @@ def dilation_bounds(
 def fields_around(
     network: nn.Module, layers: Iterable[str], *, input_size: tuple[int, int] = (64, 64), channels: int = 3
 ) -> dict[str, tuple[Field, Field]]:
-    """The fields before and after each of ``layers``, by name and in the order in which they run; see above.
+    """The fields before and after each of ``layers``, by name and in execution order; see :func:`field_of_outputs`.
 
-    Of the two axes the wider field counts; a layer that runs several times has those of the last.
+    The larger field of the two axes is returned; for a layer that runs several times, that of the last run.
     """
     found: dict[str, tuple[Field, Field]] = {}
     with _traced_copy(network) as (shadow, tracer, image), ExitStack() as hooks:
@@ -72,7 +72,7 @@ def fields_around(
 
 
 class _Images:
-    """Makes a marked image on the device of the traced copy."""
+    """Creates marked images on the device of the traced copy."""
 
     def __init__(self, tracer: FieldTracer, device: str) -> None:
         self.tracer = tracer
@@ -86,7 +86,7 @@ class _Images:
 
 @contextmanager
 def _traced_copy(network: nn.Module) -> Iterator[tuple[nn.Module, FieldTracer, _Images]]:
-    """A copy of ``network`` that can run, the active tracer, and a maker of marked images."""
+    """A copy of ``network`` to run, the active tracer, and a factory of marked images."""
     on_meta = any(parameter.is_meta for parameter in network.parameters())
     shadow = copy.deepcopy(network).eval()
     if not on_meta:
@@ -100,7 +100,7 @@ def _traced_copy(network: nn.Module) -> Iterator[tuple[nn.Module, FieldTracer, _
 
 
 def _layer_marker(tracer: FieldTracer, layer: Layer) -> Callable[[nn.Module, tuple[object, ...], object], None]:
-    """Forward hook: the output has the input's field behind ``layer``."""
+    """Forward hook: mark the output with the field of the input after ``layer``."""
 
     def mark(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         fields = tracer.find(inputs)
@@ -117,7 +117,7 @@ def _has_kernel(module: nn.Module) -> bool:
 def _bound_recorder(
     tracer: FieldTracer, bounds: dict[str, float], name: str
 ) -> Callable[[nn.Module, tuple[object, ...]], None]:
-    """Forward pre-hook: note the bound that the field of the input sets."""
+    """Forward pre-hook: record the bound set by the field of the input."""
 
     def record(module: nn.Module, inputs: tuple[object, ...]) -> None:
         fields = tracer.find(inputs)
@@ -131,16 +131,16 @@ def _bound_recorder(
 def _field_recorder(
     tracer: FieldTracer, found: dict[str, tuple[Field, Field]], name: str
 ) -> Callable[[nn.Module, tuple[object, ...], object], None]:
-    """Forward hook: note the fields of the input and the output."""
+    """Forward hook: record the fields of the input and the output."""
 
     def record(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         before, after = tracer.find(inputs), tracer.find(output)
         if before is not None and after is not None:
             found.pop(name, None)
-            found[name] = (max(before, key=_reach), max(after, key=_reach))
+            found[name] = (max(before, key=_kernel), max(after, key=_kernel))
 
     return record
 
 
-def _reach(field: Field) -> Fraction:
+def _kernel(field: Field) -> Fraction:
     return field.kernel

@@ -1,4 +1,4 @@
-"""Figures of a run and the self-contained HTML report."""
+"""Figures for runs, and the self-contained HTML report."""
 
 from dnas.report.blocks import Bar, Block, Definitions, Fact, Figure, Gallery, Picture, Section, Swatch, Table
 from dnas.report.charts import agreement_scatter, class_iou_bars

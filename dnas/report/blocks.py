@@ -1,4 +1,4 @@
-"""The building blocks of the page: a section is a title, a sentence, and figures, tables and galleries."""
+"""The building blocks of the page: a section has a title, a lead sentence, and figures, tables and galleries."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A drawing with the caption that says what to read from it: give ``svg`` (markup) or ``image`` (PNG or JPEG).
+    """A drawing with a caption that explains it: either ``svg`` (markup) or ``image`` (PNG or JPEG).
 
-    ``svg`` is put into the page as it is, so it must come from this package or another trusted drawing.
-    ``description`` is read out by screen readers. ``width`` (CSS pixels) keeps a wide drawing legible: on a narrower
-    page it scrolls sideways.
+    ``svg`` is inserted into the page unescaped, so it must come from a trusted source. ``description`` is the text for
+    screen readers. ``width`` (CSS pixels) keeps a wide drawing legible: on a narrower page it scrolls horizontally.
     """
 
     caption: str
@@ -33,12 +32,12 @@ class Figure:
 
     def __post_init__(self) -> None:
         if (self.svg is None) == (self.image is None):
-            raise ValueError("a figure needs either svg or image")
+            raise ValueError("expected exactly one of svg and image")
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A table cell that is also drawn as a bar: ``share`` (0 to 1) of the cell's width, ``text`` beside it."""
+    """A table cell with a bar: ``share`` (0 to 1) is the length of the bar, ``text`` the label beside it."""
 
     text: str
     share: float
@@ -46,7 +45,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of text or bars under ``header``; ``numeric`` columns (by index) are set flush right."""
+    """Rows of text or bars under ``header``; ``numeric`` columns (by index) are right-aligned."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str | Bar]]
@@ -56,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Definitions:
-    """Names and their values, set as a list; ``mono`` for values that are code (commands, keys)."""
+    """A list of names and values; ``mono`` selects a monospace font for code (commands, keys)."""
 
     items: Sequence[tuple[str, str]]
     mono: bool = False
@@ -72,7 +71,7 @@ class Swatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One picture of a gallery: encoded ``data`` (PNG or JPEG) and the words under it."""
+    """One picture of a gallery: encoded ``data`` (PNG or JPEG) and its caption."""
 
     data: bytes
     caption: str
@@ -80,7 +79,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Rows of pictures side by side under one caption, with a legend of colours."""
+    """A grid of pictures with a common caption and a colour legend."""
 
     rows: Sequence[Sequence[Picture]]
     caption: str
@@ -92,7 +91,7 @@ Block = Figure | Table | Definitions | Gallery
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page: ``lead`` is the sentence under the title."""
+    """A section of the page: ``lead`` is the sentence under the title."""
 
     title: str
     blocks: Sequence[Block]

@@ -61,7 +61,7 @@ def agreement_scatter(agreement: LatencyAgreement) -> Figure:
 
 @styled
 def class_iou_bars(class_iou: Mapping[str, Mapping[str, float | None]]) -> Figure:
-    """Horizontal bars of IoU (%) by class, one bar for each network; a class that never occurs is marked absent."""
+    """Horizontal bars of IoU (%) by class, one per network; a class that does not occur is marked absent."""
     classes = list(dict.fromkeys(name for values in class_iou.values() for name in values))
     figure = new_figure(7.6, 1.0 + len(classes) * max(0.3, 0.17 * len(class_iou) + 0.06))
     axes = figure.subplots()

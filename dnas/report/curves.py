@@ -1,4 +1,4 @@
-"""Curves of a search and of a retraining, drawn from the lines of their logs."""
+"""Curves of searches and retrainings, drawn from their logs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def field_of(record: Record, path: str) -> float:
 
 
 def step_series(records: Sequence[Record], path: str) -> tuple[Floats, Floats]:
-    """Time (epochs, fractional) and value of every step that has ``path``, averaged into at most 300 points."""
+    """Time (in epochs, fractional) and value of every step that logs ``path``, averaged to at most 300 points."""
     times, values = [], []
     steps = (record for record in records if record.get("kind") == "step")
     for epoch, group in groupby(steps, key=lambda record: int(record["epoch"])):
@@ -39,7 +39,7 @@ def step_series(records: Sequence[Record], path: str) -> tuple[Floats, Floats]:
 
 
 def epoch_series(records: Sequence[Record], path: str) -> tuple[Floats, Floats]:
-    """Number of finished epochs and value of every epoch that has ``path``."""
+    """Number of finished epochs and value of every epoch that logs ``path``."""
     epochs = [record for record in records if record.get("kind") == "epoch"]
     return _finite([int(record["epoch"]) + 1 for record in epochs], [field_of(record, path) for record in epochs])
 
@@ -58,7 +58,7 @@ def _thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _draw(axes: Axes, series: Mapping[str, tuple[Floats, Floats]]) -> None:
-    """Draw the series that have points, each in its own colour and dash; a short one also shows its points."""
+    """Draw the series that have points, each with its own colour and dash pattern; short ones with markers."""
     drawn = 0
     for index, (name, (x, y)) in zip(series_indices(list(series)), series.items(), strict=True):
         if len(x):
@@ -74,7 +74,7 @@ def _draw(axes: Axes, series: Mapping[str, tuple[Floats, Floats]]) -> None:
 
 
 def pretraining_epochs(records: Sequence[Record]) -> int:
-    """How many epochs the log spent in pretraining."""
+    """Number of pretraining epochs in the log."""
     return 1 + max((int(record["epoch"]) for record in records if record.get("phase") == "pretrain"), default=-1)
 
 
@@ -95,7 +95,7 @@ def _entropies(records: Sequence[Record], which: str) -> dict[str, tuple[Floats,
 def search_curves(records: Sequence[Record]) -> Figure:
     """Six panels over epochs: losses, validation mIoU, predicted latency, lambda, and both architectures' entropies.
 
-    The pretraining phase is shaded. ``records`` are the lines of the search's log.
+    The pretraining phase is shaded. ``records`` is the search's log.
     """
     figure = new_figure(10.4, 5.6)
     panels = figure.subplots(2, 3).ravel()
@@ -150,15 +150,15 @@ def search_curves(records: Sequence[Record]) -> Figure:
 
 
 def has_monitor(records: Sequence[Record]) -> bool:
-    """Whether the log tells what :func:`monitor_curves` draws."""
+    """Whether the log has the values that :func:`monitor_curves` draws."""
     return any(record.get("kind") == "epoch" and "skip_share" in record for record in records)
 
 
 @styled
 def monitor_curves(records: Sequence[Record]) -> Figure:
-    """Three panels over epochs: cells that prefer a skip, mean expansion ratios, the latency's part in the gradients.
+    """Three panels over epochs: cells that prefer a skip, mean expansion ratios, share of the latency gradient.
 
-    ``records`` are the lines of the search's log.
+    ``records`` is the search's log.
     """
     figure = new_figure(10.4, 2.9)
     names, kinds = (
@@ -173,7 +173,7 @@ def monitor_curves(records: Sequence[Record]) -> Figure:
         ),
         ("Mean expansion ratio", "ratio", {name: epoch_series(records, f"mean_ratio.{name}") for name in names}),
         (
-            "Latency in the student's gradient",
+            "Latency share of the student's gradient",
             "share (%)",
             {
                 label: _percent(epoch_series(records, f"latency_gradient.student.{kind}.share"))
@@ -195,16 +195,16 @@ def monitor_curves(records: Sequence[Record]) -> Figure:
 
 @styled
 def retraining_curves(records: Mapping[str, Sequence[Record]]) -> Figure:
-    """Three panels over epochs: training loss, validation mIoU and pixel accuracy of every network retrained.
+    """Three panels over epochs: training loss, validation mIoU and pixel accuracy of every retrained network.
 
-    ``records`` maps a network's name to the lines of its log.
+    ``records`` maps a network's name to its log.
     """
     figure = new_figure(10.4, 2.9)
     panels = figure.subplots(1, 3)
     contents: list[tuple[str, str, Callable[[Sequence[Record]], tuple[Floats, Floats]]]] = [
         ("Training loss", "loss", lambda lines: step_series(lines, "loss")),
         ("Validation mIoU", "mIoU (%)", lambda lines: _percent(epoch_series(lines, "miou"))),
-        ("Pixel accuracy", "pixels right (%)", lambda lines: _percent(epoch_series(lines, "pixel_accuracy"))),
+        ("Pixel accuracy", "correct pixels (%)", lambda lines: _percent(epoch_series(lines, "pixel_accuracy"))),
     ]
     for axes, (title, unit, read) in zip(panels, contents, strict=True):
         _draw(axes, {name: read(lines) for name, lines in records.items()})

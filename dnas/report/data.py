@@ -1,4 +1,4 @@
-"""What a report is made of: plain numbers, log records, graphs and arrays, whatever search produced them."""
+"""The content of a report: numbers, log records, graphs and arrays, independent of the search space."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class LatencySummary:
-    """The latency table in a few numbers.
+    """Summary of a latency table.
 
-    ``input_size`` is (height, width) in pixels, ``entries`` the number of operators priced, ``slowest`` the most
-    expensive ones as (key, ms) in falling order, ``details`` further provenance in the order to be shown.
+    ``input_size`` is (height, width) in pixels, ``entries`` the number of measured operators, ``slowest`` the slowest
+    of them as (key, ms) in descending order, ``details`` further provenance in display order.
     """
 
     device: str
@@ -33,10 +33,10 @@ class LatencySummary:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFigures:
-    """One row of the comparison; ``None`` where a figure was not measured.
+    """One row of the comparison; figures that were not measured are ``None``.
 
-    ``miou`` is a share (0 to 1), latencies (measured, predicted, and the target of the search) are in ms,
-    ``parameters`` and ``multiply_adds`` are counts for one image.
+    ``miou`` and ``pixel_accuracy`` are fractions (0 to 1), latencies (measured, predicted, and the target of the
+    search) are in ms, ``multiply_adds`` are those of one image.
     """
 
     name: str
@@ -51,9 +51,9 @@ class NetworkFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyAgreement:
-    """Whole networks, predicted from the table and measured (ms, same order), with the statistics of the check.
+    """Predicted and measured latencies of whole networks (ms, same order), with the statistics of the check.
 
-    ``mape`` is in percent. ``networks`` may name the points; those named in ``marked`` are drawn with their name.
+    ``mape`` is in percent. ``networks`` may name the points; those in ``marked`` are labelled with their name.
     """
 
     predicted_ms: Sequence[float]
@@ -67,7 +67,7 @@ class LatencyAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassLabels:
-    """Names and colours (red, green, blue, 0 to 255) of the classes, by class number."""
+    """Names and colours (red, green, blue, 0 to 255) of the classes, by class index."""
 
     names: Sequence[str]
     colours: Sequence[tuple[int, int, int]]
@@ -76,7 +76,7 @@ class ClassLabels:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An image (H, W, 3) uint8 with its prediction and, if known, ground truth (H, W) class numbers."""
+    """An image (H, W, 3) uint8 with its prediction and, if known, ground truth: (H, W) class indices."""
 
     name: str
     image: NDArray[np.uint8]
@@ -86,7 +86,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """What is needed to make the same run again: ``commands`` in order, the seed, versions, commit and more."""
+    """Information to reproduce a run: ``commands`` in order, seed, versions, commit and more."""
 
     commands: Sequence[str] = ()
     seed: int | None = None
@@ -97,12 +97,12 @@ class Reproduction:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """Everything that a report can show. Whatever is left empty leaves its section out.
+    """Everything that a report can show; sections without data are omitted.
 
     ``search`` holds the sections on the search, ``architectures`` the figures of the derived networks;
-    ``retrain_records`` (by network name) are the lines of a run's ``log.jsonl``; ``class_iou`` maps a network's name to
-    its IoU per class (0 to 1, ``None`` for a class that never occurs); ``extra`` sections are appended before the
-    footer as they are.
+    ``retrain_records`` (by network name) are the records of a run's ``log.jsonl``; ``class_iou`` maps a network's name
+    to its IoU per class (0 to 1, ``None`` for a class that does not occur); ``extra`` sections come before the
+    reproduction.
     """
 
     title: str

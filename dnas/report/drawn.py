@@ -1,4 +1,4 @@
-"""A drawing as a figure of the page."""
+"""Conversion of a matplotlib drawing to a figure of the page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ PIXELS_PER_INCH = 92
 
 
 def drawn(drawing: Drawing, caption: str, description: str) -> Figure:
-    """``description`` is what a screen reader says of it."""
+    """The drawing as a figure of the page; ``description`` is the text for screen readers."""
     width = round(float(drawing.get_figwidth()) * PIXELS_PER_INCH)
     return Figure(svg=svg_text(drawing), caption=caption, description=description, width=width)

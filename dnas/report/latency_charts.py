@@ -1,4 +1,4 @@
-"""Charts of latency tables: one table by operator, and two tables against each other."""
+"""Charts of latency tables: one table by operator, and a comparison of two tables."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Values = NDArray[np.float64]
 
 @styled
 def table_chart(latencies: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
-    """Each entry of a latency table: (median, 10th, 90th percentile) in ms by operator kind.
+    """All entries of a latency table: (median, 10th, 90th percentile) in ms by kind of operator.
 
-    Left every median on a logarithmic axis, a row an operator, with the median of the row; right how wide the
-    percentiles lie around each median, in percent: where the table can be trusted least.
+    The left panel shows every median on a logarithmic axis, one row per operator, with the median of the row. The right
+    panel shows the spread of the percentiles in percent of the median, a measure of the uncertainty.
     """
     names = list(latencies)
     figure = new_figure(8.6, 1.4 + 0.42 * len(names))
@@ -44,9 +44,11 @@ def table_chart(latencies: Mapping[str, Sequence[tuple[float, float, float]]]) -
 
 @styled
 def table_comparison(latencies: Mapping[str, Pairs], first: str, second: str) -> Figure:
-    """Two tables, named ``first`` and ``second``: by operator kind the latencies (ms) of the entries that both hold.
+    """Comparison of two tables, named ``first`` and ``second``.
 
-    Left the pairs on logarithmic axes with the line of equality; right the ratios second / first, a row an operator.
+    ``latencies`` holds the pairs of latencies (ms) of the entries in both tables, by kind of operator. The left panel
+    shows the pairs on logarithmic axes with the line of equality, the right panel the ratios second / first, one row
+    per operator.
     """
     names = list(latencies)
     figure = new_figure(9.0, max(3.8, 1.4 + 0.42 * len(names)))
@@ -71,7 +73,7 @@ def table_comparison(latencies: Mapping[str, Pairs], first: str, second: str) ->
 
 
 def _strip(axes: Axes, row: int, values: Values, colour: int) -> None:
-    """A row of points, spread a little so that they can be told apart, and their median."""
+    """A row of points, jittered to keep them distinguishable, and their median."""
     if not len(values):
         return
     offsets = 0.5 * (np.arange(len(values)) * 0.618 % 1 - 0.5)
@@ -80,7 +82,7 @@ def _strip(axes: Axes, row: int, values: Values, colour: int) -> None:
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """1, 2 and 5 of each power of ten as plain numbers on a logarithmic axis."""
+    """Label 1, 2 and 5 times each power of ten as plain numbers on a logarithmic axis."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside it: no network, no script, no font, no style sheet."""
+"""The report as one self-contained HTML file without external scripts, fonts or style sheets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dnas.report.style import THEME_VARIABLES
 
 
 def data_uri(image: bytes) -> str:
-    """PNG or JPEG bytes as a ``data:`` address; raises ``ValueError`` for anything else."""
+    """PNG or JPEG bytes as a ``data:`` URI; raises ``ValueError`` for anything else."""
     if image.startswith(b"\x89PNG"):
         kind = "png"
     elif image.startswith(b"\xff\xd8"):
@@ -30,10 +30,10 @@ def data_uri(image: bytes) -> str:
 
 
 def inline_svg(svg: str, prefix: str) -> Markup:
-    """An SVG drawing made ready for the page.
+    """Prepare an SVG drawing for the page.
 
-    Its colours become the page's variables (light and dark), its ids start with ``prefix`` so that several drawings do
-    not share one, and its size in points gives way to the width that the page has.
+    Colours are replaced by the page's variables (light and dark mode), ids get ``prefix`` so that they are unique on
+    the page, and the fixed size is removed so that the drawing scales with the page.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"(\sid=\")", rf"\g<1>{prefix}-", svg)
@@ -51,7 +51,7 @@ def anchor(title: str) -> str:
 
 
 def render_report(data: ReportData) -> str:
-    """The page as HTML text; every text of ``data`` is escaped."""
+    """The page as HTML; all text of ``data`` is escaped."""
     folder = resources.files("dnas.report") / "templates"
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

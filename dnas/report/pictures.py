@@ -1,4 +1,4 @@
-"""Example images: class maps in the dataset's colours, encoded small enough for one page."""
+"""Example images: class maps in the dataset's colours, downsized and encoded for the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WRONG = (213, 94, 0)
 
 
 def palette(labels: ClassLabels) -> NDArray[np.uint8]:
-    """Colours (256, 3) by class number; numbers without a class, the ignored one too, are black."""
+    """Colours (256, 3) by class index; ignored and undefined indices are black."""
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(labels.colours)] = np.asarray(labels.colours, dtype=np.uint8).reshape(-1, 3)
     table[labels.ignore] = 0
@@ -27,13 +27,13 @@ def palette(labels: ClassLabels) -> NDArray[np.uint8]:
 
 
 def colour_map(mask: NDArray[np.integer[Any]], labels: ClassLabels) -> NDArray[np.uint8]:
-    """Class numbers (H, W) as colours (H, W, 3) uint8."""
+    """Class indices (H, W) as colours (H, W, 3) uint8."""
     coloured: NDArray[np.uint8] = palette(labels)[mask]
     return coloured
 
 
 def mistakes(example: Example, labels: ClassLabels) -> NDArray[np.uint8]:
-    """The image in grey (H, W, 3) uint8 with every wrong pixel in vermilion; ignored pixels are never wrong."""
+    """The image in grey (H, W, 3) uint8 with every wrong pixel in vermilion; ignored pixels do not count as wrong."""
     if example.truth is None:
         raise ValueError("mistakes need the ground truth")
     grey = example.image.mean(axis=2, keepdims=True) * 0.55 + 100
@@ -44,7 +44,7 @@ def mistakes(example: Example, labels: ClassLabels) -> NDArray[np.uint8]:
 
 
 def wrong_share(example: Example, labels: ClassLabels) -> float:
-    """The share of the labelled pixels of an example that are predicted wrongly; 0 where none is labelled."""
+    """The fraction of labelled pixels with a wrong prediction; 0 if no pixel is labelled."""
     if example.truth is None:
         raise ValueError("mistakes need the ground truth")
     counted = example.truth != labels.ignore
@@ -53,14 +53,14 @@ def wrong_share(example: Example, labels: ClassLabels) -> float:
 
 
 def classes_present(examples: Sequence[Example], labels: ClassLabels) -> list[int]:
-    """The class numbers that occur in any prediction or ground truth, rising."""
+    """The class indices that occur in any prediction or ground truth, in ascending order."""
     masks = [mask for example in examples for mask in (example.prediction, example.truth) if mask is not None]
     seen = {int(number) for mask in masks for number in np.unique(mask)}
     return sorted(number for number in seen if 0 <= number < len(labels.names))
 
 
 def any_ignored(examples: Sequence[Example], labels: ClassLabels) -> bool:
-    """Whether any ground truth has pixels that do not count."""
+    """Whether any ground truth has ignored pixels."""
     return any(bool((example.truth == labels.ignore).any()) for example in examples if example.truth is not None)
 
 
@@ -70,7 +70,7 @@ def encode_photo(image: NDArray[np.uint8]) -> bytes:
 
 
 def encode_map(mask: NDArray[np.integer[Any]], labels: ClassLabels) -> bytes:
-    """Class numbers (H, W) as a PNG in the classes' exact colours, at most 480 pixels wide."""
+    """Class indices (H, W) as a PNG in the exact colours of the classes, at most 480 pixels wide."""
     picture = Image.fromarray(mask.astype(np.uint8))
     picture.putpalette(palette(labels).tobytes())
     return _encode(_shrink(picture, Image.Resampling.NEAREST), format="PNG", optimize=True)
@@ -90,7 +90,7 @@ def _encode(picture: Image.Image, **options: Any) -> bytes:
 
 @styled
 def examples_sheet(examples: Sequence[Example], labels: ClassLabels) -> Figure:
-    """Image, ground truth and prediction side by side, a row for each example: a picture for a README."""
+    """Image, ground truth and prediction side by side, one row per example, as a single figure."""
     if not examples:
         raise ValueError("no examples to draw")
     with_truth = any(example.truth is not None for example in examples)

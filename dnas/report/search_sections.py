@@ -11,16 +11,16 @@ from dnas.report.style import svg_text
 
 
 def search_section(records: Sequence[Record]) -> Section | None:
-    """Curves over the epochs, and what the monitor warned of."""
+    """Curves over the epochs, and the warnings of the collapse monitor; None without records."""
     if not records:
         return None
-    shaded = " The shaded epochs pretrain the weights alone." if curves.pretraining_epochs(records) else ""
+    shaded = " The shaded epochs pretrain only the weights." if curves.pretraining_epochs(records) else ""
     blocks: list[Block] = [
         Figure(
             svg=svg_text(curves.search_curves(records)),
-            caption="A healthy search keeps its mIoU while the predicted latency moves to the target and the entropies "
-            "fall: an entropy of 1 is no decision, 0 is a decision made. An entropy that stays near 1 means that the "
-            f"derived choice was nearly a tie.{shaded}",
+            caption="In a healthy search the mIoU stays high while the predicted latency approaches the target and the "
+            "entropies decrease. An entropy of 1 is a uniform distribution, 0 a one-hot choice. If it stays near 1, "
+            f"the derived choice is almost a tie.{shaded}",
             description="Curves of loss, mIoU, predicted latency, latency weight and entropies over the epochs",
             width=960,
         )
@@ -29,36 +29,36 @@ def search_section(records: Sequence[Record]) -> Section | None:
         blocks.append(
             Figure(
                 svg=svg_text(curves.monitor_curves(records)),
-                caption="The signs of a collapse: nearly all cells prefer to be skipped, the widths go to the smallest "
-                "ratio, and the latency makes nearly all of a gradient, so that accuracy has no say.",
+                caption="Signs of a collapse: almost all cells prefer a skip, the expansion ratios approach the "
+                "smallest, and the latency dominates the gradients, so that accuracy has no influence.",
                 description="Curves of skipped cells, mean expansion ratio and the latency's share of the gradients",
                 width=960,
             )
         )
-    warned = _warnings(records)
-    if warned is not None:
-        blocks.append(warned)
+    warnings = _warnings(records)
+    if warnings is not None:
+        blocks.append(warnings)
     lead = "Weights and architecture parameters, trained on two disjoint halves of the training images."
     return Section(title="Search", lead=lead, blocks=blocks)
 
 
 def _warnings(records: Sequence[Record]) -> Table | None:
-    """Every warning once, with the epochs that it lasted and the reason that was given when it began."""
-    begun: dict[tuple[str, int], tuple[int, str]] = {}
-    standing: dict[str, int] = {}
+    """Every warning once, with its range of epochs and its first reason."""
+    found: dict[tuple[str, int], tuple[int, str]] = {}  # (name, first epoch): (last epoch, reason)
+    active: dict[str, int] = {}  # name: first epoch
     for record in records:
         if record.get("kind") != "epoch":
             continue
         epoch, warnings = int(record["epoch"]) + 1, record.get("warnings") or {}
-        standing = {name: standing.get(name, epoch) for name in warnings}
+        active = {name: active.get(name, epoch) for name in warnings}
         for name, reason in warnings.items():
-            key = name, standing[name]
-            begun[key] = epoch, begun[key][1] if key in begun else str(reason)
-    if not begun:
+            key = name, active[name]
+            found[key] = epoch, found[key][1] if key in found else str(reason)
+    if not found:
         return None
     rows = [
         (name, f"{first}" if first == last else f"{first} to {last}", reason)
-        for (name, first), (last, reason) in begun.items()
+        for (name, first), (last, reason) in found.items()
     ]
-    caption = "The search looked as if it collapsed. See the curves above before trusting what was derived from it."
+    caption = "The search showed signs of a collapse. Check the curves above before you use the derived network."
     return Table(header=("warning", "epochs", "reason"), rows=rows, caption=caption)

@@ -1,4 +1,4 @@
-"""From the data of a report to the sections of its page; a section without data is left out."""
+"""The sections of the page, built from the data of a report; sections without data are omitted."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dnas.report.style import svg_text
 
 
 def headline(network: NetworkFigures) -> tuple[Fact, ...]:
-    """The summary numbers of one network, as the page's header shows them; what was not measured is left out."""
+    """The summary figures of one network for the page's header; figures that were not measured are omitted."""
     facts = []
     if network.miou is not None:
         facts.append(Fact("mIoU", percent(network.miou), "%", f"{network.name}, validation"))
     if network.latency_ms is not None:
         facts.append(Fact("Latency", format_ms(network.latency_ms), "ms", f"{network.name}, measured"))
-        facts.append(Fact("Speed", three_digits(1000 / network.latency_ms), "FPS", "one image at a time"))
+        facts.append(Fact("Speed", three_digits(1000 / network.latency_ms), "FPS", "batch size 1"))
     if network.parameters is not None:
         value, unit = format_count(network.parameters)
         facts.append(Fact("Parameters", value, unit, network.name))
@@ -36,7 +36,7 @@ def headline(network: NetworkFigures) -> tuple[Fact, ...]:
 
 
 def build_sections(data: ReportData) -> list[Section]:
-    """The sections that ``data`` has something for, in the order of the work: device to network."""
+    """The sections for which ``data`` has content, results first."""
     sections: list[Section | None] = [
         _comparison(data.networks),
         _architectures(data),
@@ -70,7 +70,7 @@ def _comparison(networks: Sequence[NetworkFigures]) -> Section | None:
         header=tuple(shown),
         rows=list(zip(*shown.values(), strict=True)),
         numeric=range(1, len(shown)),
-        caption="Latency is the median of one image at a time; predicted is the sum of the latency table's entries.",
+        caption="Latency is the median at batch size 1; predicted is the sum of the latency table's entries.",
     )
     return Section(
         title="Teacher and student" if len(networks) > 1 else "Result",
@@ -82,7 +82,7 @@ def _comparison(networks: Sequence[NetworkFigures]) -> Section | None:
 def _architectures(data: ReportData) -> Section | None:
     if not data.architectures:
         return None
-    lead = "What the search decided, part by part."
+    lead = "The architectures that the search chose."
     return Section(title="Derived architecture", lead=lead, blocks=list(data.architectures))
 
 
@@ -98,23 +98,23 @@ def _examples(data: ReportData) -> Section | None:
             Gallery(
                 rows=[_example_row(example, labels) for example in data.examples],
                 legend=legend,
-                caption="Where prediction and ground truth differ, the last picture shows the pixel in orange; thin "
-                "objects and the borders between classes are the usual places.",
+                caption="In the last picture, pixels with a wrong prediction are orange. Mistakes are most common at "
+                "thin objects and class borders.",
             )
         )
     if data.class_iou:
         blocks.append(
             Figure(
                 svg=svg_text(charts.class_iou_bars(data.class_iou)),
-                caption="IoU by class on the validation images. Short bars are the classes that hold the mean down; an "
-                "absent class has no pixel in prediction or ground truth and does not count in the mean.",
+                caption="IoU by class on the validation images. A class marked absent has no pixel in prediction or "
+                "ground truth and does not count in the mean.",
                 description="Bars of the intersection over union of every class",
                 width=700,
             )
         )
     if not blocks:
         return None
-    return Section(title="Predictions", lead="Validation images that the networks never trained on.", blocks=blocks)
+    return Section(title="Predictions", lead="Validation images, which were not used for training.", blocks=blocks)
 
 
 def _example_row(example: Example, labels: ClassLabels) -> list[Picture]:
@@ -138,16 +138,16 @@ def _retraining(data: ReportData) -> Section | None:
         return None
     figure = Figure(
         svg=svg_text(curves.retraining_curves(records)),
-        caption="Training of the derived networks from scratch. A mIoU still rising at the end says that more epochs "
-        "would help; a loss that falls while the mIoU does not rise says that the network is overfitting. A student "
-        "trained with distillation counts its distance from the teacher in its loss, so losses are not on one scale.",
+        caption="Training of the derived networks from scratch. If the mIoU still rises at the end, more epochs would "
+        "help; if the loss falls while the mIoU stalls, the network is overfitting. The loss of a student trained with "
+        "distillation includes the distillation loss, so the losses are not comparable.",
         description="Curves of loss, mIoU and pixel accuracy over the epochs of retraining",
         width=960,
     )
-    return Section(title="Retraining", lead=f"{_and(list(records))} trained from scratch.", blocks=[figure])
+    return Section(title="Retraining", lead=f"{_enumeration(list(records))} trained from scratch.", blocks=[figure])
 
 
-def _and(names: Sequence[str]) -> str:
+def _enumeration(names: Sequence[str]) -> str:
     text = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
     return text[:1].upper() + text[1:]
 
@@ -168,8 +168,8 @@ def _latency_table(latency: LatencySummary | None) -> Section | None:
                 header=("slowest operators", "ms"),
                 rows=[(key, Bar(format_ms(ms), ms / longest)) for key, ms in latency.slowest],
                 numeric=(1,),
-                caption="The dearest single operators, inputs as channels × height × width: replacing one of these by "
-                "a skip or a zoomed convolution saves most.",
+                caption="The slowest operators, with inputs as channels × height × width. Replacing one of these by a "
+                "skip or a zoomed convolution saves most.",
             )
         )
     return Section(title="Latency table", lead="Every operator of the space, measured on this device.", blocks=blocks)
@@ -180,13 +180,14 @@ def _agreement(data: ReportData) -> Section | None:
         return None
     figure = Figure(
         svg=svg_text(charts.agreement_scatter(data.agreement)),
-        caption="Whole networks, their latency predicted as the sum of the table's entries and then measured. On the "
-        "dashed line both agree; a cloud parallel to it is a constant offset that leaves the ranking, which the "
-        "search uses, intact. MAPE is the mean absolute percentage error.",
+        caption="Latency of whole networks, predicted as the sum of the table's entries and measured. On the dashed "
+        "line both are equal. Points parallel to it indicate a constant offset, which does not change the ranking that "
+        "the search uses. MAPE is the mean absolute percentage error.",
         description="Scatter of predicted against measured latency",
         width=560,
     )
-    return Section(title="Predicted and measured latency", lead="Is adding up operators good enough?", blocks=[figure])
+    lead = "Accuracy of the latencies that the table predicts."
+    return Section(title="Predicted and measured latency", lead=lead, blocks=[figure])
 
 
 def _reproduction(reproduction: Reproduction | None) -> Section | None:
@@ -201,4 +202,5 @@ def _reproduction(reproduction: Reproduction | None) -> Section | None:
         blocks.append(Definitions(items=[("$", command) for command in reproduction.commands], mono=True))
     if items:
         blocks.append(Definitions(items=items))
-    return Section(title="Reproduction", lead="The same commands, seed and versions give the same run.", blocks=blocks)
+    lead = "The same commands, seed and versions reproduce the run."
+    return Section(title="Reproduction", lead=lead, blocks=blocks)

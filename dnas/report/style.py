@@ -1,4 +1,4 @@
-"""How the drawings look, and how a drawing becomes SVG or PNG: the same input gives the same bytes."""
+"""Style of the drawings, and their conversion to SVG and PNG; equal drawings give equal bytes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ PURPLE = "#a9578c"
 AMBER = "#c98a00"
 SKY = "#3d9bd6"
 
-# Okabe and Ito's colours (amber and purple darkened for thin lines): told apart with any of the common colour
-# deficiencies, and each with its own line style besides.
+# Okabe and Ito's colours (amber and purple darkened for thin lines): distinguishable with common colour vision
+# deficiencies. Each also has its own line style.
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY)
 LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (8, 2)))
 
-# The page replaces each of these by its CSS variable, so that drawings follow light and dark mode.
+# The page replaces each colour by its CSS variable, so that drawings follow light and dark mode.
 THEME_VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -88,13 +88,13 @@ _PARAMETERS: dict[str, Any] = {
 
 @contextmanager
 def _drawing() -> Iterator[None]:
-    """Matplotlib's defaults with the report's look, for the length of one drawing; settings of the caller come back."""
+    """Context with matplotlib's defaults and the report's style; the caller's settings are restored at exit."""
     defaults: dict[str, Any] = {
         str(key): value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")
     }
-    parameters: Any = {**defaults, **_PARAMETERS}  # the keys' literal types differ from one matplotlib to the next
+    parameters: Any = {**defaults, **_PARAMETERS}  # the keys' literal types differ between matplotlib versions
     with warnings.catch_warnings():
-        # Class names in any script are fine: the browser draws them, matplotlib only lacks the glyph's width.
+        # Class names may be in any script: the browser draws them, matplotlib lacks only the glyphs' widths.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font", category=UserWarning)
         warnings.simplefilter("ignore", matplotlib.MatplotlibDeprecationWarning)
         with matplotlib.rc_context(parameters):
@@ -102,7 +102,7 @@ def _drawing() -> Iterator[None]:
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Decorator of a function that draws: it runs with the report's look, whatever the user's matplotlibrc says."""
+    """Decorator for drawing functions: apply the report's style instead of the user's matplotlibrc."""
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -128,21 +128,21 @@ def save_svg(figure: Figure, path: str | Path) -> None:
 
 
 def save_png(figure: Figure, path: str | Path, *, dots_per_inch: int = 150) -> None:
-    """Write the figure as a PNG file on a white ground, atomically."""
+    """Write the figure as a PNG file with a white background, atomically."""
     data = png_bytes(figure, dots_per_inch=dots_per_inch)
     write_atomically(path, lambda file: file.write(data))
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as SVG or PNG, whichever the name of the file says; any other is a :class:`UserError`."""
+    """Write a figure as SVG or PNG, depending on the suffix of ``path``; :class:`UserError` for any other suffix."""
     save = {".svg": save_svg, ".png": save_png}.get(path.suffix)
     if save is None:
-        raise UserError(f"{path}: expected a name that ends in .svg or .png")
+        raise UserError(f"{path}: expected a file name that ends in .svg or .png")
     save(figure, path)
 
 
 def png_bytes(figure: Figure, *, dots_per_inch: int = 150) -> bytes:
-    """The figure as a PNG file on a white ground; equal figures give equal bytes."""
+    """The figure as PNG with a white background; equal figures give equal bytes."""
     stream = io.BytesIO()
     with _drawing():
         figure.savefig(stream, format="png", dpi=dots_per_inch, facecolor="white", metadata={"Software": None})
@@ -150,31 +150,31 @@ def png_bytes(figure: Figure, *, dots_per_inch: int = 150) -> bytes:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of ``width`` by ``height`` inches whose parts are spaced by themselves."""
+    """An empty figure of ``width`` by ``height`` inches with automatic layout."""
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, wspace=0.04, hspace=0.04)
     return figure
 
 
 def series_indices(names: Sequence[str]) -> list[int]:
-    """The number of each series' colour: student and teacher keep theirs in every chart, others take the next free."""
+    """The style index of each series: student and teacher have fixed ones in every chart, others get the next free."""
     fixed = {"student": 0, "teacher": 1}
     free = (index for index in itertools.count() if index not in [fixed[name] for name in names if name in fixed])
     return [fixed[name] if name in fixed else next(free) for name in names]
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and dash of the series number ``index``."""
+    """Colour and dash pattern of series ``index``."""
     return {"color": SERIES[index % len(SERIES)], "linestyle": LINE_STYLES[index % len(LINE_STYLES)]}
 
 
 def legend_text(name: str) -> str:
-    """``name`` as a legend entry: matplotlib drops those that start with an underscore."""
+    """``name`` as a legend entry; matplotlib would drop one that starts with an underscore."""
     return f"\u200b{name}" if name.startswith("_") else name
 
 
 def label_axes(axes: Axes, *, title: str, x: str, y: str) -> None:
-    """Set title and axis labels (with their units)."""
+    """Set the title and the axis labels (with units)."""
     axes.set_title(title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -77,8 +77,8 @@ class RunFolder:
     ) -> RunFolder:
         """Begin a run of ``kind`` ("search" or "retrain") in ``path``, or resume the one there.
 
-        With ``resume`` a folder without a run begins one (the process may have been killed before it came that far).
-        ``upgrade`` brings the configuration of a run that an earlier version wrote into today's form.
+        With ``resume`` a folder without a run begins one (the process may have been killed before it was created).
+        ``upgrade`` converts a run's configuration that an earlier version wrote to the current format.
         Raises :class:`UserError` when the folder holds a run and ``resume`` is false; when the run there is of another
         kind, seed or configuration (names the first dotted key that differs); when another process uses it.
         """

@@ -1,6 +1,6 @@
-"""Runtimes other than PyTorch: trace a module, export it to ONNX, run it in ONNX Runtime, OpenVINO or TensorRT.
+"""Runtimes other than PyTorch: tracing, conversion to ONNX, and modules for ONNX Runtime, OpenVINO and TensorRT.
 
-Measuring latencies and exporting networks both use this package.
+Latency measurement and export both use this package.
 """
 
 from dnas.runtimes.onnx_model import onnx_content, operator_onnx

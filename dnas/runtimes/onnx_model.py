@@ -1,4 +1,4 @@
-"""Exporting a ``torch.export`` program to ONNX."""
+"""Conversion of a ``torch.export`` program to ONNX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dnas.errors import UserError
 from dnas.runtimes.trace import quiet_torch, trace_operator
 
 OPSET = 20
-BFLOAT16_OPSET = 22  # the first in which convolutions take bfloat16
+BFLOAT16_OPSET = 22  # the first with bfloat16 convolutions
 
 
 def onnx_content(
@@ -23,8 +23,8 @@ def onnx_content(
     metadata: Mapping[str, str] | None = None,
     opset: int = OPSET,
 ) -> bytes:
-    """The program as the content of an ONNX file, checked, without paths of this machine."""
-    import onnx  # not needed by a search, which imports this module for its latency table
+    """The program as the content of a valid ONNX file without paths of this machine."""
+    import onnx  # a search imports this module for its latency table but does not need onnx
 
     try:
         with quiet_torch():
@@ -49,7 +49,7 @@ def onnx_content(
 
 
 def operator_onnx(module: nn.Module, shapes: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32) -> bytes:
-    """A module with inputs of these shapes as ONNX, BatchNorms folded; inputs, weights and outputs have ``dtype``."""
+    """A module with inputs of ``shapes`` as ONNX, BatchNorms folded; inputs, weights and outputs have ``dtype``."""
     program = trace_operator(module, shapes, dtype=dtype)
     with torch.inference_mode(False):
         names = [f"input_{index}" for index in range(len(shapes))]
@@ -57,7 +57,7 @@ def operator_onnx(module: nn.Module, shapes: Sequence[Sequence[int]], dtype: tor
 
 
 def _strip(model: Any) -> None:
-    """Drop the exporter's metadata: stack traces with paths of this machine, larger than a small network."""
+    """Remove the exporter's metadata: stack traces with paths of this machine, which can exceed the weights."""
     for holder in [model, model.graph, *model.functions]:
         _strip_graph(holder)
 

@@ -1,6 +1,6 @@
 """ONNX Runtime as a module.
 
-The package is imported when it is used: a search imports this module for its latency table but does not need it.
+``onnxruntime`` is imported on use: a search imports this module for its latency table but does not need the package.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class OnnxModule(OpaqueModule):
     ) -> None:
         """``model``: path or content of a file. ``threads``: CPU threads of one operator, None for one per core.
 
-        On CUDA, ``tf32`` allows TF32 in float32 convolutions, and ``stream`` is the stream of the session, None for its
-        own.
+        On CUDA, ``tf32`` allows TF32 in float32 convolutions, and ``stream`` is the stream of the session; with None
+        the session creates one.
         """
         import onnxruntime
 
         super().__init__(torch.device(device))
-        onnxruntime.disable_telemetry_events()  # measurements are private
+        onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
@@ -92,8 +92,8 @@ class OnnxModule(OpaqueModule):
             return run
         side = self.stream
         if side is None:
-            raise ValueError("a session on CUDA needs a stream of PyTorch to be bound")
-        # The host must not wait for the device in every call, as it does not for other backends.
+            raise ValueError("bind: a session on CUDA needs a PyTorch stream")
+        # Calls must not synchronise host and device, as with other backends.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
         def queue(_held: object = held) -> tuple[torch.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Shared by all runtimes: a module that PyTorch does not copy or move, and work on a second CUDA stream."""
+"""Base class of runtime modules, and work on a second CUDA stream."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-# Runs once on inputs and outputs that were bound before and returns the outputs, the same tensors in every call.
+# Runs once on bound inputs and outputs; returns the outputs, the same tensors in every call.
 BoundRun = Callable[[], tuple[torch.Tensor, ...]]
 
 
 class OpaqueModule(nn.Module):
-    """A module that wraps something PyTorch cannot copy, move or set to eval mode."""
+    """A module around a runtime, which PyTorch cannot copy, move or set to eval mode."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -25,10 +25,10 @@ class OpaqueModule(nn.Module):
 
 
 def beside_current_stream(enqueue: Callable[[], object], side: torch.cuda.Stream) -> None:
-    """Queue work on the stream ``side``, after the work on the current stream and before what is queued there next.
+    """Enqueue work on the stream ``side``, ordered between earlier and later work on the current stream.
 
-    On the default stream some runtimes synchronise with the host in every call, so they get another one. Events on the
-    current stream around this call still enclose the work.
+    Some runtimes synchronise with the host in every call on the default stream, so they need another one. Events on the
+    current stream before and after this call enclose the work.
     """
     current = torch.cuda.current_stream(side.device)
     side.wait_stream(current)

@@ -1,4 +1,4 @@
-"""OpenVINO as a module: an optional runtime for CPUs, with a fixed precision."""
+"""OpenVINO as a module: an optional runtime for CPUs, with explicit precision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
 
 
 def import_openvino() -> Any:
-    """The ``openvino`` package; :class:`UserError` naming the extra when it is not installed."""
+    """The ``openvino`` package; :class:`UserError` naming the extra if it is not installed."""
     try:
         with _without("openvino_telemetry"):
             openvino = importlib.import_module("openvino")
@@ -32,16 +32,16 @@ def import_openvino() -> Any:
 
 @functools.cache
 def _core(openvino: Any) -> Any:
-    """The only ``Core`` of this process, which is kept for good: without one OpenVINO unloads its libraries.
+    """The only ``Core`` of this process, kept until it ends: without a ``Core``, OpenVINO unloads its libraries.
 
-    Their fork handlers would stay registered, and crash the process when it forks.
+    Their fork handlers would stay registered and crash the process when it forks.
     """
     return openvino.Core()
 
 
 @contextmanager
 def _without(package: str) -> Iterator[None]:
-    """Hide ``package``: importing OpenVINO would otherwise send telemetry from a thread of its own."""
+    """Hide ``package`` during an import: OpenVINO would send telemetry from a background thread."""
     hidden = sys.modules.get(package)
     sys.modules[package] = None  # type: ignore[assignment]
     try:
@@ -62,9 +62,9 @@ class OpenVinoModule(OpaqueModule):
     """A model compiled by OpenVINO for the CPU, for one request at a time."""
 
     def __init__(self, model: bytes, precision: str = "fp32", threads: int | None = None) -> None:
-        """``model`` is the content of an ONNX file; ``threads`` None leaves their number to OpenVINO.
+        """``model`` is the content of an ONNX file; with ``threads`` None OpenVINO chooses their number.
 
-        The precision is fixed: by default OpenVINO computes float32 models in bfloat16 if the CPU supports it.
+        ``precision`` is enforced: by default OpenVINO computes float32 models in bfloat16 if the CPU supports it.
         """
         super().__init__(torch.device("cpu"))
         self._openvino = import_openvino()

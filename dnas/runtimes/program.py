@@ -15,7 +15,7 @@ class ProgramModule(OpaqueModule):
 
     def __init__(self, program: ExportedProgram, device: str | torch.device = "cpu") -> None:
         super().__init__(torch.device(device))
-        # In a tuple, where nn.Module does not see it: the graph refuses eval(), and its mixed types must not be cast.
+        # The tuple hides it from nn.Module: the graph does not support eval(), and its mixed types must not be cast.
         self._graph = (unguarded_module(move_to_device_pass(program, self.device)),)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

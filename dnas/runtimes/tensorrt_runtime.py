@@ -16,7 +16,7 @@ _DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16
 
 
 def import_tensorrt() -> Any:
-    """The ``tensorrt`` package; :class:`UserError` naming the extra when it is not installed."""
+    """The ``tensorrt`` package; :class:`UserError` naming the extra if it is not installed."""
     try:
         return importlib.import_module("tensorrt")
     except ImportError:
@@ -26,8 +26,8 @@ def import_tensorrt() -> Any:
 def build_engine(trt: Any, model: bytes, workspace_bytes: int = WORKSPACE_BYTES, *, tf32: bool = False) -> bytes:
     """The serialised engine for the content of an ONNX file, built for the current CUDA device.
 
-    The network is strongly typed, in the types of the ONNX file: TensorRT 11 supports nothing else, and TensorRT 10
-    then does not lower the precision. ``tf32`` allows TF32 in float32 layers.
+    The network is strongly typed, with the types of the ONNX file: TensorRT 11 supports nothing else, and it keeps
+    TensorRT 10 from lowering the precision. ``tf32`` allows TF32 in float32 layers.
     """
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
@@ -77,12 +77,12 @@ class TensorRTModule(OpaqueModule):
         (logits,) = self._connect([images])
         stream = torch.cuda.current_stream(self.device)
         self._enqueue(stream)
-        # The engine reads the images after this call returns: their memory must not be reused before.
+        # The engine may read the images after this call returns, so their memory must not be reused earlier.
         images.record_stream(stream)
         return logits
 
     def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
-        """A function that queues the engine once on these inputs, which are on its device and have its types."""
+        """A function that enqueues one run on these inputs, which are on the engine's device and have its types."""
         held = [tensor.contiguous() for tensor in inputs]
         outputs = self._connect(held)
         new_stream: Any = torch.cuda.Stream
@@ -95,7 +95,7 @@ class TensorRTModule(OpaqueModule):
         return queue
 
     def _connect(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Set the addresses of the engine's inputs, in the order of its ONNX file, and of new outputs."""
+        """Set the addresses of the engine's inputs, in the order of the ONNX file, and of newly allocated outputs."""
         outputs = tuple(
             torch.empty(tuple(self._engine.get_tensor_shape(name)), device=self.device, dtype=self._dtype(name))
             for name in self.outputs

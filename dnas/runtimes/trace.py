@@ -1,7 +1,7 @@
-"""Exporting a network to a ``torch.export`` program, with BatchNorms folded into the convolutions before them.
+"""Tracing a network as a ``torch.export`` program, with BatchNorms folded into the preceding convolutions.
 
-The folding works on the exported graph. ``torch.fx.experimental.optimization.fuse`` needs a module that torch.fx can
-trace symbolically, which the networks here are not, as they read the sizes of their inputs.
+The folding works on the exported graph. ``torch.fx.experimental.optimization.fuse`` needs symbolic tracing, which does
+not work for networks that read the sizes of their inputs.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def trace(
     fold_batch_norm: bool = True,
     precision: str = "fp32",
 ) -> ExportedProgram:
-    """The network in eval mode on the CPU as a program of images (batch, 3, height, width).
+    """The network in eval mode on the CPU as a program for images (batch, 3, height, width).
 
-    ``batch`` None leaves the batch size open. Precision ``fp16`` computes in half precision and keeps float32 images
-    and logits. The network itself is not changed. Raises :class:`UserError` if it cannot be traced.
+    ``batch`` None makes the batch size dynamic. Precision ``fp16`` computes in half precision with float32 images and
+    logits. The network is not changed. Raises :class:`UserError` if it cannot be traced.
     """
     height, width = input_size
     if height < 1 or width < 1 or (batch is not None and batch < 1):
         raise UserError(f"input size {height}x{width}, batch {batch}: expected integers of at least 1")
     if precision not in _DTYPES:
-        raise UserError(f"export precision {precision!r} is unknown, known: {', '.join(_DTYPES)}")
+        raise UserError(f"unknown export precision {precision!r}, expected one of {', '.join(_DTYPES)}")
     module = copy.deepcopy(network).eval().requires_grad_(False).to("cpu", torch.float32)
-    # A dynamic batch is traced at 2: torch.export treats sizes 0 and 1 as constants.
+    # A dynamic batch is traced with size 2: torch.export treats sizes 0 and 1 as constants.
     images = torch.zeros(2 if batch is None else batch, 3, height, width)
     program = _export(module, (images,), dynamic=batch is None)
     if fold_batch_norm:
@@ -57,12 +57,12 @@ def trace(
 def trace_operator(
     module: nn.Module, shapes: Sequence[Sequence[int]], *, dtype: torch.dtype = torch.float32
 ) -> ExportedProgram:
-    """A module of one or several inputs, of these shapes (N, C, H, W), in eval mode on the CPU, BatchNorms folded.
+    """A module with one or more inputs of ``shapes`` (N, C, H, W), in eval mode on the CPU, BatchNorms folded.
 
-    Unlike in :func:`trace`, inputs and outputs have ``dtype`` too: an operator inside a network converts nothing. The
-    module itself is not changed. Raises :class:`UserError` if it cannot be traced.
+    Unlike in :func:`trace`, inputs and outputs also have ``dtype``: an operator inside a network converts no types. The
+    module is not changed. Raises :class:`UserError` if it cannot be traced.
     """
-    # Measuring runs in inference mode, whose tensors torch.export cannot trace.
+    # Measurements run in inference mode, whose tensors torch.export cannot trace.
     with torch.inference_mode(False):
         copied = copy.deepcopy(module).eval().requires_grad_(False).to("cpu", torch.float32)
         inputs = tuple(torch.zeros(tuple(shape)) for shape in shapes)
@@ -79,14 +79,14 @@ def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamic: boo
         with quiet_torch(), torch.no_grad():
             return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
-        kind = "with an open batch size " if dynamic else ""
+        kind = "with a dynamic batch size " if dynamic else ""
         size = "x".join(map(str, inputs[0].shape[2:]))
         reason = str(error).strip().splitlines()[:1]
         raise UserError(f"the network cannot be traced {kind}at {size}: {''.join(reason)[:300]}") from error
 
 
 class _Cast(nn.Module):
-    """A traced program that computes in ``dtype``, with float32 input and output."""
+    """A traced program that computes in ``dtype`` with float32 input and output."""
 
     def __init__(self, program: ExportedProgram, dtype: torch.dtype) -> None:
         super().__init__()
@@ -99,15 +99,15 @@ class _Cast(nn.Module):
 
 
 def unguarded_module(program: ExportedProgram) -> GraphModule:
-    """The program as a module that runs its graph without checking the shapes of the inputs."""
+    """The program as a module that runs the graph without checking input shapes."""
     module = program.module(check_guards=False)
     if not isinstance(module, GraphModule):
-        raise TypeError(f"expected a graph, torch.export gave {type(module).__name__}")
+        raise TypeError(f"torch.export: expected a GraphModule, given {type(module).__name__}")
     return module
 
 
 def _folded(program: ExportedProgram) -> GraphModule:
-    """The program's graph, with a BatchNorm folded into a convolution if it is the only one that reads it."""
+    """The program's graph with each BatchNorm folded into a convolution if it is the convolution's only reader."""
     module = unguarded_module(program)
     count = 0
     for node in list(module.graph.nodes):
@@ -126,7 +126,7 @@ def _folded(program: ExportedProgram) -> GraphModule:
 def _fold(module: GraphModule, convolution: Node, norm: Node, name: str) -> None:
     def value(argument: Any) -> torch.Tensor:
         tensor: torch.Tensor = attrgetter(argument.target)(module)
-        return tensor.double()  # so that the weights are rounded once
+        return tensor.double()  # so that the folded weights are rounded only once
 
     def optional(argument: Any) -> torch.Tensor | None:
         return None if argument is None else value(argument)
@@ -156,7 +156,7 @@ def _fold(module: GraphModule, convolution: Node, norm: Node, name: str) -> None
 
 @contextmanager
 def quiet_torch() -> Iterator[None]:
-    """Suppress warnings of the exporter about its own code (deprecations, optional packages)."""
+    """Suppress the exporter's warnings about its own code (deprecations, optional packages)."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def settled_objects() -> Iterator[None]:
-    """Within, the collector only examines objects made since, not the million that imports leave.
+    """Context in which the garbage collector ignores all objects that exist at its start, about a million.
 
-    Otherwise it does so in every third or fourth step of a search, for a third of a second with all threads waiting.
+    Otherwise it examines them in every third or fourth step of a search, which blocks all threads for a third of a
+    second.
     """
-    if gc.get_freeze_count():  # another caller has decided
+    if gc.get_freeze_count():  # already frozen by another caller
         yield
         return
     gc.freeze()

@@ -1,4 +1,4 @@
-"""How a discrete network is retrained: the typed configuration."""
+"""The typed configuration of a retraining."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import nn
 
 
 class HasParameterGroups(Protocol):
-    """An optimiser, or what accelerate wraps around one."""
+    """An optimiser, or accelerate's wrapper around one."""
 
     param_groups: list[dict[str, Any]]
 
@@ -52,7 +52,7 @@ def make_sgd(
 
 @contextlib.contextmanager
 def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within, the parameters (which otherwise are all trained) require no gradient, and nothing is saved for one."""
+    """Context in which the parameters require no gradients; afterwards all of them require gradients."""
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)

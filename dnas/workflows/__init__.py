@@ -1,1 +1,1 @@
-"""The jobs as functions: what the commands of ``dnas`` do, for commands and scripts alike."""
+"""The jobs of dnas as functions, used by the commands and the scripts."""

@@ -1,4 +1,4 @@
-"""Predicted against measured: whole networks of a space on the device of a table."""
+"""Checking a latency table: predicted against measured latencies of whole networks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dnas.report import LatencyAgreement, agreement_scatter, save_figure
 from dnas.workflows.measuring import setup_of
 from search_spaces import SearchSpace
 
-_DRAWN_FOR_EACH = 10
+_CANDIDATES_PER_NETWORK = 10
 
 
 @dataclass(frozen=True)
 class PricedNetwork:
-    """A network: what tells it from others, the latency in ms that the table predicts, and how to make it."""
+    """A network with its identity (equal for equal networks), predicted latency in ms, and builder."""
 
     identity: str
     predicted_ms: float
@@ -37,12 +37,13 @@ def sampled_networks(
 ) -> dict[str, PricedNetwork]:
     """``count`` networks of ``space`` by name, evenly spread over the predicted latencies of ten times as many.
 
-    All are different, and none is one of ``but``. A small space may hold fewer.
+    All are different, and none is in ``but``. A small space may have fewer.
     """
-    priced = _pricer(table, space)
-    drawn = [priced(architecture) for architecture in deriver_of(space).draw(_DRAWN_FOR_EACH * count, seed)]
-    known = {network.identity for network in but}
-    networks = list({found.identity: found for found in drawn if found.identity not in known}.values())
+    predict = _predictor(table, space)
+    architectures = deriver_of(space).draw(_CANDIDATES_PER_NETWORK * count, seed)
+    candidates = [predict(architecture) for architecture in architectures]
+    excluded = {network.identity for network in but}
+    networks = list({found.identity: found for found in candidates if found.identity not in excluded}.values())
     chosen = spread_evenly([network.predicted_ms for network in networks], count)
     return {f"sampled {number + 1}": networks[index] for number, index in enumerate(chosen)}
 
@@ -50,35 +51,34 @@ def sampled_networks(
 def priced_networks(
     table: LatencyTable, space: SearchSpace[Any], architectures: Mapping[str, Architecture]
 ) -> dict[str, PricedNetwork]:
-    """``architectures`` with their predicted latencies; one that is not of ``space`` raises :class:`UserError`."""
-    priced = _pricer(table, space)
+    """``architectures`` with predicted latencies; raises :class:`UserError` if one is not in ``space``."""
+    predict = _predictor(table, space)
 
     def named(name: str, architecture: Architecture) -> PricedNetwork:
         try:
-            return priced(architecture)
+            return predict(architecture)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
 
     return {name: named(name, architecture) for name, architecture in architectures.items()}
 
 
-def _pricer(table: LatencyTable, space: SearchSpace[Any]) -> Callable[[Architecture], PricedNetwork]:
+def _predictor(table: LatencyTable, space: SearchSpace[Any]) -> Callable[[Architecture], PricedNetwork]:
     deriver = deriver_of(space)
 
-    def priced(architecture: Architecture) -> PricedNetwork:
+    def predict(architecture: Architecture) -> PricedNetwork:
         predicted = deriver.predict_ms(architecture, table)
         return PricedNetwork(identity(architecture), predicted, partial(architecture.build, space.num_classes))
 
-    return priced
+    return predict
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Latencies in ms of the same networks, and how well they agree.
+    """Predicted and measured latencies of networks in ms, and their agreement.
 
-    ``repeated`` are those of a second measurement, ``noise`` its agreement with the first: the best that a prediction
-    can be expected to do. ``correction`` was fitted on other networks, ``corrected`` is the agreement of the
-    predictions that it was applied to.
+    ``repeated`` is a second measurement and ``noise`` its agreement with the first, which predictions cannot exceed.
+    ``correction`` was fitted on other networks; ``corrected`` is the agreement of the corrected predictions.
     """
 
     names: tuple[str, ...]
@@ -95,7 +95,7 @@ class CheckResult:
         return zip(self.names, self.predicted, self.measured, strict=True)
 
     def lines(self) -> Iterator[str]:
-        """Every network and the statistics, for people."""
+        """Every network and the statistics as readable lines."""
         for index, (name, predicted, measured) in enumerate(self.rows()):
             again = f"   again {self.repeated[index]:8.3f} ms" if self.repeated else ""
             yield f"  {name:<14} predicted {predicted:8.3f} ms   measured {measured:8.3f} ms{again}"
@@ -110,7 +110,7 @@ class CheckResult:
             )
 
     def to_mapping(self) -> dict[str, Any]:
-        """The statistics, and every network."""
+        """The statistics and every network, for JSON."""
         rows = [{"name": n, "predicted_ms": p, "measured_ms": m} for n, p, m in self.rows()]
         for row, again in zip(rows, self.repeated, strict=False):
             row["repeated_ms"] = again
@@ -122,7 +122,7 @@ class CheckResult:
         return content
 
     def for_report(self) -> LatencyAgreement:
-        """As the report draws it."""
+        """The data for the report."""
         found = self.agreement
         return LatencyAgreement(
             predicted_ms=self.predicted,
@@ -135,7 +135,7 @@ class CheckResult:
         )
 
     def save_figure(self, path: Path) -> None:
-        """The scatter of predicted against measured."""
+        """Save the scatter plot of predicted against measured latencies."""
         save_figure(agreement_scatter(self.for_report()), path)
 
 
@@ -152,11 +152,11 @@ def check_table(
     allow_mismatch: bool = False,
     progress: Progress | None = None,
 ) -> CheckResult:
-    """Measure sampled networks of ``space``, and those ``derived``, the way the table's operators were measured.
+    """Measure sampled and ``derived`` networks of ``space`` with the settings of the table.
 
-    The sampled ones are spread evenly over the latencies that the table predicts. ``repeat`` measures all of them a
-    second time, in rounds of their own. ``fit`` is how many further networks serve to fit a correction, 0 for none;
-    they take part in nothing else.
+    The sampled networks are evenly spread over the predicted latencies. ``repeat`` measures all networks a second time,
+    in separate rounds. ``fit`` is the number of further networks for fitting a correction, 0 for none; they are not
+    part of the check.
     """
     setup = setup_of(table, space.input_size, allow_mismatch=allow_mismatch)
     checked = sampled_networks(table, space, networks, seed) if networks else {}
@@ -164,16 +164,16 @@ def check_table(
     fitting = sampled_networks(table, space, fit, seed + 1, but=checked.values()) if fit else {}
     networks_by_name = {**checked, **{f"fitting {name}": network for name, network in fitting.items()}}
 
-    def measured(which: Mapping[str, PricedNetwork], order: int) -> dict[str, float]:
+    def measure(which: Mapping[str, PricedNetwork], order_seed: int) -> dict[str, float]:
         builders = {name: network.build for name, network in which.items()}
-        found = measure_networks(builders, space.input_size, setup, effort=effort, seed=order, progress=progress)
+        found = measure_networks(builders, space.input_size, setup, effort=effort, seed=order_seed, progress=progress)
         return {name: entry.median for name, entry in found.items()}
 
-    first = measured(networks_by_name, seed)
-    again = measured(checked, seed + 1) if repeat else {}
+    first = measure(networks_by_name, seed)
+    second = measure(checked, seed + 1) if repeat else {}
     names = tuple(checked)
     predicted = tuple(checked[name].predicted_ms for name in names)
-    latencies, repeated = tuple(first[name] for name in names), tuple(again[name] for name in names if again)
+    latencies, repeated = tuple(first[name] for name in names), tuple(second[name] for name in names if second)
     correction = None
     if fitting:
         correction = fit_correction(

@@ -1,4 +1,4 @@
-"""From a finished search, or a file of searched parameters, to a discrete network."""
+"""Derivation of a discrete network from a search or from a file of architecture parameters."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from search_spaces import space_from
 
 
 def deriver_of_run(path: Path) -> tuple[RunFolder, Deriver[Any]]:
-    """The run folder of a search and what derives its networks."""
+    """The run folder of a search, and the deriver for its space."""
     run = RunFolder.open(path, "search")
     return run, deriver_of(space_from(run.configuration.get("space", {}), str(path / "configuration.yaml")))
 
 
 def derive_network(source: Path, options: DeriveOptions, *, measure: bool = False) -> Derivation:
-    """The discrete network of the run folder of a search, or of a file of searched parameters.
+    """Derive the discrete network from the run folder of a search or from a file of architecture parameters.
 
-    With ``measure`` it is measured on this machine as its latency table was, which needs the table of this device.
+    ``measure`` also measures its latency, with the settings of the latency table; this needs the table's device.
     """
     if not source.exists():
-        raise UserError(f"{source}: no such run folder of dnas search, and no such file of FasterSeg's logits")
+        raise UserError(f"{source}: no such run folder of dnas search, or file of FasterSeg's logits")
     if source.is_file():
         derivation = derive_file(source, options)
     else:
@@ -37,7 +37,7 @@ def derive_network(source: Path, options: DeriveOptions, *, measure: bool = Fals
 
 
 def measure_architecture(architecture: Architecture, table: LatencyTable, effort: Effort | None = None) -> float:
-    """The median latency in ms of a network, measured the way the table's operators were."""
+    """The median latency of a network in ms, measured with the settings of the table."""
     size, classes = architecture.input_size, architecture.num_classes
     if size is None or classes is None:
         size, classes = table.provenance.input_size, classes or 19
@@ -47,19 +47,19 @@ def measure_architecture(architecture: Architecture, table: LatencyTable, effort
 
 
 def _with_target(derivation: Derivation) -> Derivation:
-    """The same with the latency target in the architecture's provenance, where the report looks for it."""
+    """Add the latency target to the provenance of the architecture, from which the report reads it."""
     if derivation.target_ms is None or "target_ms" in derivation.architecture.provenance:
         return derivation
-    told = derivation.architecture.with_provenance(target_ms=derivation.target_ms, predicted_ms=derivation.latency_ms)
-    return dataclasses.replace(derivation, architecture=told)
+    latencies = {"target_ms": derivation.target_ms, "predicted_ms": derivation.latency_ms}
+    return dataclasses.replace(derivation, architecture=derivation.architecture.with_provenance(**latencies))
 
 
 def _measured(derivation: Derivation, source: Path, table: LatencyTable | None) -> Derivation:
-    """The same with its latency on the table's device, which is also noted in the architecture's provenance."""
+    """Add the measured latency to the derivation and to the provenance of the architecture."""
     if table is None and (source / TABLE).exists():
         table = LatencyTable.load(source / TABLE)
     if table is None:
-        raise UserError("--measure: give the latency table of this device, --table")
+        raise UserError("--measure: needs the latency table of this device; give --table")
     measured = measure_architecture(derivation.architecture, table)
     architecture = derivation.architecture.with_provenance(measured_ms=f"{measured:.6f}")
     return dataclasses.replace(derivation, architecture=architecture, measured_ms=measured)

@@ -1,4 +1,4 @@
-"""Measuring on this machine as a latency table was measured."""
+"""Measuring with the settings of a latency table."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dnas.latency import LatencyTable, MeasurementSetup, make_setup
 
 
 def setup_of(table: LatencyTable, input_size: tuple[int, int], *, allow_mismatch: bool = False) -> MeasurementSetup:
-    """The device of the table's kind in this machine, driven as the table's was.
+    """The measurement setup of ``table`` on this machine.
 
-    Raises :class:`UserError` where it is another device, or the table is for images of another size, unless allowed.
+    Raises :class:`UserError` if the table is of another device or for another input size, unless ``allow_mismatch``.
     """
     provenance = table.provenance
     device = provenance.device.type

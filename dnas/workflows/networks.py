@@ -1,4 +1,4 @@
-"""Networks by whatever names them, and the images that they are trained and scored on."""
+"""Loading networks by name, architecture file or run folder, and opening their images."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def open_splits(config: DataConfig) -> tuple[SegmentationDataset, SegmentationDa
 
 
 def require_classes(found: int, expected: int, data: str, wanted_by: str) -> None:
-    """Raise :class:`UserError` unless the data has as many classes as something was made for."""
+    """Raise :class:`UserError` unless the data has the expected number of classes."""
     if found != expected:
-        raise UserError(f"{data} has {found} classes, {wanted_by} is for {expected}: use the data it is for")
+        raise UserError(f"{data} has {found} classes, {wanted_by} expects {expected}; use matching data")
 
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network by name, architecture file or run; what is not known of it is None."""
+    """A network loaded by name, from an architecture file or from a run; unknown properties are None."""
 
     name: str
     network: nn.Module
@@ -43,9 +43,9 @@ class LoadedNetwork:
 
 
 def load_network(reference: str, num_classes: int | None = None) -> LoadedNetwork:
-    """The network of a run of ``dnas retrain``, an architecture file, or a published network's name.
+    """The network of a run of ``dnas retrain``, of an architecture file, or a published network by name.
 
-    A run gives the best weights, the others fresh ones for ``num_classes`` (19, as in Cityscapes, if not given).
+    A network of a run has its best weights, any other random ones for ``num_classes`` (default: 19, as in Cityscapes).
     """
     path = Path(reference)
     if path.is_dir():
@@ -60,12 +60,12 @@ def load_network(reference: str, num_classes: int | None = None) -> LoadedNetwor
             reference, create_network(reference, classes), classes, network_facts(reference).input_size
         )
     raise UserError(
-        f"{reference}: no run folder, no architecture file, and no network; networks: {', '.join(list_networks())}"
+        f"{reference}: no run folder, architecture file or known network; networks: {', '.join(list_networks())}"
     )
 
 
 def build_network(description: Mapping[str, Any], num_classes: int, source: str) -> nn.Module:
-    """The network that a retraining's configuration describes: by its architecture, or by name."""
+    """The network described in the configuration of a retraining, by architecture or by name."""
     if "name" in description:
         return create_network(str(description["name"]), num_classes)
     return architecture_from(description.get("architecture", {}), source).build(num_classes)
@@ -82,7 +82,7 @@ def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source}: not the configuration of a retraining ({error!r})") from None
     if num_classes not in (None, len(names)):
-        raise UserError(f"{path}: was trained for {len(names)} classes, not {num_classes}")
+        raise UserError(f"{path}: was trained for {len(names)} classes, given {num_classes}")
     network = build_network(description, len(names), source)
     load_into(network, run.load_weights("best"), path)
     return LoadedNetwork(

@@ -1,4 +1,4 @@
-"""From run folders to the content of a report."""
+"""Gathering the content of a report from run folders."""
 
 from __future__ import annotations
 
@@ -47,10 +47,9 @@ def gather_report(
     title: str = "dnas",
     commands: tuple[str, ...] = (),
 ) -> ReportData:
-    """Everything that the given runs can show; at least one must be given.
+    """The content of a report on the given runs; at least one must be given.
 
-    Networks are evaluated, benchmarked and checked against the latency table here and now, on this machine's CPU or
-    the device of the table.
+    This evaluates the networks on the CPU, and measures their latencies on the device of the table or on the CPU.
     """
     if search_run is None and student is None and teacher is None:
         raise UserError("report: give at least one of --search, --student and --teacher")
@@ -88,9 +87,9 @@ def gather_report(
 def write_pictures(
     data: ReportData, folder: Path, search_run: Path | None = None, networks: tuple[Path | None, ...] = ()
 ) -> None:
-    """The figures of a report as PNG files, for a README or a talk.
+    """Write the figures of a report as PNG files.
 
-    ``search_run`` and ``networks`` are the run folders that the report is about.
+    ``search_run`` and ``networks`` are the run folders of the report.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if search_run is not None:
@@ -110,7 +109,7 @@ def write_pictures(
 
 
 def _drawn(name: str, architecture: Architecture) -> Figure:
-    description = f"The parts of the derived {name}, {architecture.graph().number_of_nodes()} in all"
+    description = f"Graph of the derived {name} with {architecture.graph().number_of_nodes()} nodes"
     return drawn(architecture.drawing(), architecture.caption(name), description)
 
 
@@ -120,7 +119,7 @@ def _table_of(search_run: Path | None) -> LatencyTable | None:
 
 
 def _architecture_of(found: LoadedNetwork) -> Architecture | None:
-    """The architecture of a retrained network; None for a network by name."""
+    """The architecture of a retrained network; None for a published network."""
     described = found.run.configuration["network"].get("architecture") if found.run else None
     return None if described is None else architecture_from(described, found.name)
 
@@ -129,12 +128,12 @@ def _check(
     deriver: Deriver[Any], table: LatencyTable, architectures: dict[str, Architecture], networks: int
 ) -> CheckResult:
     effort = Effort(rounds=5, time_per_entry=0.3)
-    derived = {name: found for name, found in architectures.items() if _is_of(deriver, found, table)}
+    derived = {name: found for name, found in architectures.items() if _is_in_space(deriver, found, table)}
     return check_table(table, deriver.space, networks, derived=derived, effort=effort)
 
 
-def _is_of(deriver: Deriver[Any], architecture: Architecture, table: LatencyTable) -> bool:
-    """Whether a network is one of the space's."""
+def _is_in_space(deriver: Deriver[Any], architecture: Architecture, table: LatencyTable) -> bool:
+    """Whether an architecture is in the search space."""
     try:
         deriver.predict_ms(architecture, table)
     except UserError:
@@ -180,7 +179,7 @@ def _figures(
 
 
 def _examples(found: LoadedNetwork, count: int) -> list[Example]:
-    """Predictions on validation images spread over the split."""
+    """Predictions on evenly spaced validation images."""
     assert found.augmentation is not None
     data, transform = _validation_data(found), eval_transform(found.augmentation)
     chosen = [i * len(data) // max(1, count) for i in range(min(count, len(data)))]

@@ -1,4 +1,4 @@
-"""Training a network on images, in a run folder."""
+"""Training a network from scratch in a run folder."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def run_retraining(
     tensorboard: bool = False,
     progress: Progress | None = None,
 ) -> RetrainResult:
-    """Train a network from scratch; ``network`` is {"architecture": {...}} or {"name": ...}, as the run keeps it.
+    """Train a network from scratch; ``network`` is {"architecture": {...}} or {"name": ...}, as stored in the run.
 
-    ``num_classes`` is what it was searched for: data with another number is refused unless ``transfer``.
+    ``num_classes`` is the number of classes of the search; other data raises :class:`UserError` unless ``transfer``.
     """
     chosen = resolve_device(device)
     splits = open_splits(data)
@@ -45,7 +45,7 @@ def run_retraining(
     if num_classes is not None and num_classes != labels.num_classes and not transfer:
         raise UserError(
             f"{splits[0].name} has {labels.num_classes} classes, {source} was searched for {num_classes}: "
-            "use the data it is for, or say --transfer"
+            "use data with the same classes, or give --transfer"
         )
     if teacher is not None:
         require_classes(labels.num_classes, teacher.num_classes, splits[0].name, f"the teacher {teacher.name}")

@@ -1,4 +1,4 @@
-"""Searching a space on images, in a run folder."""
+"""Searching a space in a run folder."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def run_search(
     tensorboard: bool = False,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """Search ``space`` on ``data`` under the latencies of ``table``, in the run folder ``out``, which keeps the table.
+    """Search ``space`` on ``data`` with the latencies of ``table``; the run folder ``out`` gets a copy of the table.
 
-    Everything that could fail later is checked first: the table's size, device and entries, the latency target, the
-    number of classes. A space that can do without prices takes None.
+    Everything that could fail later is checked first: input size, device and entries of the table, the latency target,
+    and the number of classes. ``table`` may be None if the space does not require one.
     """
     chosen = resolve_device(device)
-    _check_prices(space, table, allow_mismatch)
+    _check_table(space, table, allow_mismatch)
     deriver = deriver_of(space)
     target = space.latency_target(table, deriver)
     splits = open_splits(data)
@@ -57,15 +57,15 @@ def run_search(
         return result
 
 
-def _check_prices(space: SearchSpace[Any], table: LatencyTable | None, allow_mismatch: bool) -> None:
-    """Raise :class:`UserError` unless ``table`` holds what ``space`` needs."""
+def _check_table(space: SearchSpace[Any], table: LatencyTable | None, allow_mismatch: bool) -> None:
+    """Raise :class:`UserError` unless ``table`` has all entries that ``space`` needs."""
     if table is None:
         if space.requires_table:
             raise UserError(
-                f"{space.name}: its search is priced: give --table, a file of dnas latency build {space.name}"
+                f"{space.name}: the search needs a latency table: give --table, from dnas latency build {space.name}"
             )
         return
-    # Compared with the device of the table's kind, or the CPU where this machine has none of that kind.
+    # Compare with the device of the table's type, or with the CPU if this machine has no such device.
     kind = table.provenance.device.type
     here = "cpu" if kind == "cuda" and not torch.cuda.is_available() else kind
     table.check_usable(input_size=space.input_size, device=here, allow_mismatch=allow_mismatch)

@@ -1,4 +1,4 @@
-"""The four jobs through the command line, in miniature, and what every command says to a mistake."""
+"""The four jobs through the command line on small data, and the messages of all commands for user errors."""
 
 import json
 
@@ -37,7 +37,7 @@ def run(capsys, *arguments):
 
 
 def fail(capsys, *arguments):
-    """Run a command that must fail for a user's mistake; returns its one line."""
+    """Run a command that must fail with a user error; returns its one-line message."""
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
     printed = capsys.readouterr()
@@ -49,7 +49,7 @@ def fail(capsys, *arguments):
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    """A folder in which the four jobs have run."""
+    """A folder with the results of the four jobs."""
     folder = tmp_path_factory.mktemp("jobs")
     (folder / "space.yaml").write_text(SPACE)
     space, table = str(folder / "space.yaml"), str(folder / "table.json")
@@ -122,7 +122,7 @@ def test_the_run_folder_keeps_the_choice_of_branches(jobs, tmp_path, capsys):
 
 @pytest.mark.parametrize("share", [0.1, 0.8])
 def test_derive_leads_the_student_to_another_target(jobs, tmp_path, capsys, share):
-    """Between the fastest and the slowest network of the space by the table, low and high."""
+    """A low and a high target between the fastest and the slowest network of the space."""
     table, space = LatencyTable.load(jobs / "table.json"), load_space(str(jobs / "space.yaml"))
     bounds = latency_bounds(space.plan(), table.lookup)
     fastest, slowest = min(p[0].latency_ms for p in bounds.values()), max(p[1].latency_ms for p in bounds.values())
@@ -244,7 +244,7 @@ def test_networks_json_holds_the_contract(capsys):
 
 
 def test_a_mistake_is_one_line_and_status_two(jobs, tmp_path, capsys):
-    """Missing files, truncated and foreign ones, unknown keys and names, wrong class counts: for every command."""
+    """For every command: missing, truncated and foreign files, unknown keys and names, wrong numbers of classes."""
     space, table, out = jobs / "space.yaml", jobs / "table.json", tmp_path / "out"
     cut = tmp_path / "cut.json"
     cut.write_bytes(table.read_bytes()[:-100])

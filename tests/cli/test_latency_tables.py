@@ -1,4 +1,4 @@
-"""``dnas latency`` on finished tables, and durations."""
+"""``dnas latency`` for existing tables, and durations."""
 
 import csv
 import dataclasses
@@ -42,7 +42,7 @@ def key(operator, channels, **extras):
 
 @pytest.fixture
 def tables(tmp_path):
-    """Tables a and b: each convolution of b takes twice as long, each skip half as long; one entry each of its own."""
+    """Tables a and b: in b convolutions take twice as long and skips half as long; each has one entry of its own."""
     provenance = start_provenance(make_setup("cpu"), Effort(), space="small", input_size=(64, 128), command=None)
     first = {key("conv", c, dilation=2): entry(c) for c in (1, 2, 3)} | {key("skip", c): entry(c) for c in (1, 2)}
     second = {name: entry(found.median * (2 if "conv" in name else 0.5), 200) for name, found in first.items()}
@@ -132,9 +132,9 @@ def test_a_table_is_a_file_or_a_shipped_name(tmp_path, monkeypatch, capsys):
 
     for name in latency_tables.table_names():
         assert LatencyTable.load(find_table(name)).entries
-    with pytest.raises(UserError, match="one of those that ship"):
+    with pytest.raises(UserError, match="one of the bundled tables"):
         find_table("nothing_of_this_name")
-    assert "one of those that ship" in fail(capsys, "latency", "show", "nothing_of_this_name")
+    assert "one of the bundled tables" in fail(capsys, "latency", "show", "nothing_of_this_name")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").write_text("{}")
     assert find_table("plain").read_text() == "{}"
@@ -156,7 +156,7 @@ def test_a_budget_and_all_settings_are_in_the_command_but_no_folder(tmp_path, ca
     )
     wrong = ["--out", tmp_path / "u.json", "--budget", "soon"]
     assert "duration 'soon'" in fail(capsys, "latency", "build", space, *wrong)
-    # What is missing later is measured by the command of the table, where the table is now.
+    # The command for missing entries names the current path of the table.
     moved = out.rename(tmp_path / "moved.json")
     with pytest.raises(UserError) as caught:
         LatencyTable.load(moved).lookup(OperatorSpec("conv", ((3, 8, 16),), 7, 2))

@@ -1,4 +1,4 @@
-"""FasterSeg's published files through the command line: import, derive by both rules, and use what came out."""
+"""FasterSeg's published files through the command line: import, derive by both rules, use the results."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_mistakes_are_one_line(logits, tmp_path, capsys):
     with RunFolder.create(tmp_path / "run", "search", {"preset": "x", "space": space}, 0, False):
         pass
     message = fail(capsys, "derive", tmp_path / "run", "--out", out, "--rule", "published-code")
-    assert "contains no weights named architecture" in message  # both rules take runs, but this one has not begun
+    assert "contains no weights named architecture" in message  # accepted for runs, but this one is empty
     assert "no such run folder" in fail(capsys, "derive", tmp_path / "none.pt", "--out", out)
     assert "not a FasterSeg latency table" in fail(capsys, "latency", "import", logits, "--out", tmp_path / "t.json")
     assert not out.exists()
@@ -115,7 +115,7 @@ def test_the_published_results_come_out(published, tmp_path, capsys):
         for branch in content["branches"]:
             rows = tuple((cell["operator"], cell["scale"], cell["ratio"]) for cell in branch["cells"])
             assert rows == TABLE_7.get(branch["scale"], rows)
-    assert Architecture.load(out).num_classes is None  # goes with any dataset
+    assert Architecture.load(out).num_classes is None  # fits any dataset
 
 
 def test_a_table_of_another_size_is_refused(published, tmp_path, capsys):

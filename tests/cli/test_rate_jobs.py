@@ -1,4 +1,4 @@
-"""The four jobs on a search of dilation rates, through the command line."""
+"""The four jobs for a search of dilation rates, through the command line."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_the_report_plots_the_rates(jobs):
         (1, 2, [0, 1]),
         (2, 4, [0, 1]),
     ]
-    # There are two validation images, so that those kept are those that the log scores.
+    # There are two validation images, so the kept predictions are those that the log scores.
     scores = [record["miou"]["network"] for record in run.records("epoch")]
     assert [snapshot.miou for snapshot in taken[1:]] == pytest.approx(scores)
     assert all(0 <= snapshot.top_right <= 1 for snapshot in taken)
@@ -128,13 +128,13 @@ def test_fasterseg_wants_a_table(tmp_path, capsys):
 
 
 def test_rates_are_led_to_a_latency_target(jobs, capsys):
-    """From a table made by hand, in which a rate costs what it is: rounding alone would miss the target."""
+    """With a handmade table whose latencies equal the rates: rounding alone would miss the target."""
     space = load_space(str(jobs / "space.yaml"))
     provenance = start_provenance(make_setup("cpu"), Effort(), space="x", input_size=space.input_size, command=None)
     prices = {item.spec.key: float(dict(item.spec.extras).get("dilation", 40)) for item in space.inventory()}
     entries = {key: Measurement(ms, ms, ms, 1, 1) for key, ms in prices.items()}
     LatencyTable(provenance, entries).save(jobs / "made.json")
-    # Four rates from 1 to 4: networks take 40 to 52 ms.
+    # Four rates from 1 to 4: latencies of 40 to 52 ms.
     options = ["--data", str(jobs / "data.yaml"), "--device", "cpu", "--table", str(jobs / "made.json")]
     for target in (41.0, 46.0):
         run = str(jobs / f"to_{target}")

@@ -1,4 +1,4 @@
-"""Searches with a latency target and with every number of branches, from a table made by hand to derived networks."""
+"""Searches with a latency target and any number of branches, from a handmade table to derived networks."""
 
 import zlib
 
@@ -35,7 +35,7 @@ DATA = DataConfig(dataset="rectangles", size=(64, 64), images={"train": 8, "val"
 
 
 def price(item):
-    """Wider is slower; some noise that follows no pattern."""
+    """Latency grows with the width, plus irregular noise."""
     spec = item.spec
     channels = sum(shape[0] for shape in spec.inputs) + spec.out_channels
     cost = {"skip": 0.001, "conv": 0.01, "conv_x2": 0.02, "zoomed_conv": 0.005, "zoomed_conv_x2": 0.009}
@@ -43,7 +43,7 @@ def price(item):
 
 
 def space_of(**changes):
-    """The space with other values by dotted key."""
+    """The space with values changed by dotted key."""
     values = {key: dict(part) if isinstance(part, dict) else part for key, part in SPACE.items()}
     for key, value in changes.items():
         *section, name = key.split("__")
@@ -60,7 +60,7 @@ def table_of(space):
 
 @pytest.mark.parametrize("share", [0.15, 0.75])
 def test_the_derived_student_has_the_latency_asked_for(tmp_path, share):
-    """A low and a high target: the student of the run is within 5 % of it, and the run folder says how."""
+    """With a low and a high target the student is within 5 % of it, and the run folder says how it was reached."""
     free = space_of()
     table = table_of(free)
     bounds = latency_bounds(free.plan(), table.lookup).values()
@@ -83,14 +83,14 @@ def test_the_derived_student_has_the_latency_asked_for(tmp_path, share):
     assert epochs[-1]["derived"]["outputs"].keys() == {"8_16", "8_32", "16_32"}
     argmax = {"_".join(map(str, score.branches)): score.argmax_ms for score in derivation.scores}
     assert epochs[-1]["derived"]["outputs"] == pytest.approx(argmax)
-    # Towards a slow network lambda was negative, towards a fast one positive.
+    # Lambda is negative for a slow target and positive for a fast one.
     weights = [step["latency_weight"] for step in RunFolder.open(tmp_path / "run").records("step")]
     assert min(weights) < 0 if share > 0.5 else max(weights) > 0.01
 
 
 @pytest.mark.parametrize(("count", "combinations"), [(1, {(8,), (16,), (32,)}), (3, {(8, 16, 32)})])
 def test_one_and_three_branches_are_scored_too(tmp_path, count, combinations):
-    """Two are what every other test has."""
+    """All other tests have two branches."""
     space = space_of(network__branches=count, search__search_epochs=1)
     table = table_of(space)
     run_search(space, DATA, table, tmp_path / "run", device="cpu")

@@ -1,4 +1,4 @@
-"""A search space from outside, known by its entry points alone, through all commands."""
+"""An external search space, known only by its entry points, through all commands."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ DATA = {"dataset": "rectangles", "size": [64, 64], "images": {"train": 8, "val":
 
 @pytest.fixture(autouse=True, scope="module")
 def plugin():
-    """The package as if it were installed."""
+    """Makes the package importable as if it were installed."""
     sys.path.insert(0, str(PLUGIN))
     yield
     sys.path.remove(str(PLUGIN))
@@ -33,7 +33,7 @@ def plugin():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A table, and a search with a latency target in the middle of what the space can do, up to a trained network."""
+    """A table, a search with a latency target in the middle of the space's range, and a retrained network."""
     folder = tmp_path_factory.mktemp("stacked")
     (folder / "data.yaml").write_text(dump_yaml(DATA))
     (folder / "free.yaml").write_text(dump_yaml(SPACE))
@@ -68,7 +68,7 @@ def test_the_derived_network_is_led_to_the_target(folder, capsys):
     assert Architecture.load(folder / "b.yaml").kind == "stacked"
     steps = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     weights = {step["latency_weight"] for step in steps if step.get("phase") == "search" and step["kind"] == "step"}
-    assert len(weights) > 1  # the controller is at work
+    assert len(weights) > 1  # the controller changes it
 
 
 def test_it_is_scored_exported_and_checked(folder, capsys):

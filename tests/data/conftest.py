@@ -12,7 +12,7 @@ Writer = Callable[..., Path]
 
 @pytest.fixture
 def write() -> Writer:
-    """Write an array as an image file, making its folders; the suffix chooses the format."""
+    """Write an array as an image file and create its folders; the suffix determines the format."""
 
     def write_array(path: Path, array: np.ndarray, mode: str | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,8 +43,8 @@ def test_overrides_are_checked_like_the_rest():
     [
         ("nowhere", "unknown data, expected a YAML file, one of bdd100k, camvid"),
         ("nothing.yaml", "no such data configuration"),
-        ("camvid", "give camvid:DIR"),
-        ("camvid:", "the folder is empty"),
+        ("camvid", "use camvid:DIR"),
+        ("camvid:", "given no folder"),
         ("streets:here", "takes no folder"),
         ("other:here", "unknown data"),
     ],

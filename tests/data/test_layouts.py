@@ -189,7 +189,7 @@ def test_bad_content_is_found_when_read_and_check_dataset_collects_it(make_folde
 def test_a_colour_mask_where_indices_are_expected_is_refused(tmp_path: Path, write, picture):
     write(tmp_path / "train" / "images" / "a.png", picture(0, SIZE))
     write(tmp_path / "train" / "labels" / "a.png", picture(1, SIZE))
-    with pytest.raises(UserError, match="a mask of colours, expected class indices"):
+    with pytest.raises(UserError, match="a colour mask, expected class indices"):
         open_dataset(DataConfig(dataset="camvid", root=str(tmp_path)), "train")[0]
 
 
@@ -202,7 +202,7 @@ def test_a_size_resizes_image_and_mask_and_the_cache_changes_nothing(make_folder
             image, mask = cached[index]
             assert torch.equal(image, plain[index][0])
             assert torch.equal(mask, plain[index][1])
-            image.zero_()  # what is given out is a copy
+            image.zero_()  # returned images are copies
             mask.zero_()
     shutil.rmtree(root / "train")
     assert cached[0][0].any()

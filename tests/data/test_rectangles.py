@@ -52,7 +52,7 @@ def test_the_foot_shows_the_class_of_its_column_and_the_label_has_full_height():
 
 
 def test_thin_and_wide_rectangles_and_all_classes_occur():
-    """At the paper's size the widths start at its thinnest, 8 pixels (RegSeg, version 3, section 3.6)."""
+    """At the paper's image size the smallest width is 8 pixels (RegSeg, version 3, section 3.6)."""
     bars = [random_bars(1024, LABELS.num_classes, seed) for seed in range(60)]
     widths = [wide for item in bars for wide in item.width]
     assert 8 <= min(widths) <= 9
@@ -71,8 +71,8 @@ def test_the_top_quarter_counts_rectangles_only():
     labels = torch.zeros(2, 16, 8, dtype=torch.int64)
     labels[:, :, 2:4] = 3
     prediction = torch.zeros_like(labels)
-    prediction[0, :4, 2] = 3  # right; the ground beside it does not count
-    prediction[1, 4:, 2:4] = 3  # right, but below the quarter
+    prediction[0, :4, 2] = 3  # correct; the background beside it does not count
+    prediction[1, 4:, 2:4] = 3  # correct, but below the quarter
     assert top_quarter(prediction, labels) == (4, 16)
     assert top_quarter(labels, labels) == (16, 16)
     assert top_quarter(prediction[0], labels[0]) == (4, 8)

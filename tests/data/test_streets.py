@@ -41,7 +41,7 @@ def test_classes_lie_where_a_street_has_them(scenes):
 
 
 def test_colour_alone_does_not_tell_pavement_from_road(scenes):
-    """The mean colours of both surfaces overlap over the scenes, so that a network has to look at the place."""
+    """The mean colours of both surfaces overlap between scenes, so a network has to use the position."""
     means = {
         kind: np.array([image[mask == kind].mean() for image, mask in scenes if (mask == kind).sum() > 200])
         for kind in (Kind.ROAD, Kind.PAVEMENT)
@@ -51,7 +51,7 @@ def test_colour_alone_does_not_tell_pavement_from_road(scenes):
 
 
 def test_poles_are_thin(scenes):
-    """Runs of pole pixels along a row are mostly a few pixels long."""
+    """Most horizontal runs of pole pixels are a few pixels long."""
     runs = []
     for _, mask in scenes:
         padded = np.pad((mask[:48] == Kind.POLE).astype(np.int8), ((0, 0), (1, 1)))
@@ -93,7 +93,7 @@ def test_any_size_is_a_full_scene(seed: int, height: int, width: int):
 @settings(deadline=None)
 @given(bend=st.floats(-0.004, 0.004), depth=st.floats(2, 60), distance=st.floats(2, 12))
 def test_a_ray_meets_the_frontage_where_the_camera_sees_it(bend: float, depth: float, distance: float):
-    """The ray through the projection of a frontage point comes back with its depth, or with a nearer crossing."""
+    """The ray through the projection of a frontage point returns its depth, or that of a nearer intersection."""
     camera = Camera(focal=200, centre=100, horizon=50, eye=1.5, bend=bend)
     column, _ = camera.project(distance, 0, depth)
     slope = np.array([(column - camera.centre) / camera.focal], np.float64)

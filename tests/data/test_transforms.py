@@ -14,7 +14,7 @@ from dnas.errors import UserError
 
 
 def coded(height: int, width: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """An image whose red channel is its mask, so that a misalignment of the two shows."""
+    """An image whose red channel is its mask, which reveals a misalignment of the two."""
     mask = (torch.arange(height)[:, None] // 4 * 16 + torch.arange(width) // 4).to(torch.uint8)
     return tv_tensors.Image(mask.repeat(3, 1, 1)), tv_tensors.Mask(mask)
 
@@ -77,7 +77,7 @@ def test_scaled_crops_keep_their_size_and_labels(seed: int, low: float, extra: f
 
 
 def test_a_scaled_crop_equals_scaling_first_and_cropping_then():
-    """The window is cut before resizing; inside, away from its border, that is the same picture."""
+    """The crop comes before resizing; away from its border the result is the same."""
     torch.manual_seed(0)
     smooth = F.gaussian_blur(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), [9, 9])
     pair = tv_tensors.Image(smooth), tv_tensors.Mask(torch.zeros(64, 64, dtype=torch.uint8))

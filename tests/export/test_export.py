@@ -19,13 +19,13 @@ NOTES = {"class_names": ["road", "sky", "Zaun ß"], "mean": [0.5, 0.4, 0.3], "st
 
 
 class TwoScales(nn.Module):
-    """Convolutions at two scales with bilinear down- and upsampling, in the manner of a zoomed convolution."""
+    """Convolutions at two scales with bilinear down- and upsampling, like a zoomed convolution."""
 
     def __init__(self, classes: int = 3) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
         self.zoomed = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8, affine=False), nn.ReLU())
-        self.alone = nn.BatchNorm2d(8)  # follows no convolution: stays
+        self.alone = nn.BatchNorm2d(8)  # follows no convolution and is not folded
         self.head = nn.Conv2d(8, classes, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ class TwoScales(nn.Module):
 
 @pytest.fixture(scope="module")
 def network() -> TwoScales:
-    """In training mode, its BatchNorm statistics far from 0 and 1: an export that forgets eval mode shows."""
+    """In training mode, with BatchNorm statistics far from 0 and 1, which reveals an export without eval mode."""
     torch.manual_seed(0)
     module = TwoScales().train()
     with torch.no_grad():
@@ -290,7 +290,7 @@ def test_benchmark_errors_name_what_was_given(network: TwoScales, onnx_path: Pat
         ((shattered,), {}, "not a valid torch.export file"),
         ((tmp_path / "none.onnx",), {}, "no such ONNX file"),
         ((tmp_path / "none.pt2",), {}, "no such torch.export file"),
-        ((tmp_path / "a.tflite",), {}, r"known: \.onnx, \.pt2"),
+        ((tmp_path / "a.tflite",), {}, r"expected one of \.onnx, \.pt2"),
     ]
     for arguments, options, message in cases:
         with pytest.raises(UserError, match=message):

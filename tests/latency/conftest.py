@@ -9,7 +9,7 @@ from dnas.progress import NoProgress
 
 
 class Updates(NoProgress):
-    """Keeps what a bar would show, and acts as Ctrl-C after ``stop_at`` visits."""
+    """Records the updates of a progress bar, and acts like Ctrl-C after ``stop_at`` visits."""
 
     def __init__(self, stop_at=None):
         self.stop_at, self.seen = stop_at, []
@@ -22,7 +22,7 @@ class Updates(NoProgress):
 
 @pytest.fixture
 def watch():
-    """``watch()`` is a progress that keeps its updates in ``seen``, ``watch(3)`` stops the work at the third."""
+    """``watch()`` is a progress that records its updates in ``seen``; ``watch(3)`` stops at the third visit."""
     return Updates
 
 
@@ -33,7 +33,7 @@ def setup():
 
 @pytest.fixture
 def quick():
-    """The least effort: what is measured does not matter."""
+    """The least effort, as the measured values do not matter."""
     return Effort(rounds=2, time_per_entry=0.002, warm_up_s=0, extra_rounds=0)
 
 

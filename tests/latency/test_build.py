@@ -130,7 +130,7 @@ def test_a_damaged_journal_costs_only_the_damaged_lines(build, tmp_path, watch):
 
 
 def test_what_was_measured_within_a_budget_goes_on(build, watch):
-    """Coarse first; the next sitting only adds what is missing to the whole number of rounds."""
+    """Coarse first; the next session only adds the missing rounds."""
     with pytest.raises(BuildInterrupted):
         build(inventory(6), budget_s=0.0, progress=watch(4))
     progress = watch()
@@ -192,7 +192,7 @@ BUILDER = textwrap.dedent(
 
 
 class Builders:
-    """A process that makes builders of tables, one after the other; each is killed or left to finish."""
+    """A process that starts table builds, one after the other; each is killed or runs to its end."""
 
     def __init__(self):
         self.process = subprocess.Popen(
@@ -229,7 +229,7 @@ def builders():
 
 
 def test_killed_at_twenty_random_moments_nothing_is_lost(tmp_path, builders):
-    """SIGKILL after some visits: every visit that was reported stands in the journal, and the build goes on."""
+    """SIGKILL after some visits: all reported visits are in the journal, and the build continues."""
     out, rng, kept = tmp_path / "t.json", random.Random(0), 0
     for _ in range(20):
         builder, lines = builders.start(0.002, out)
@@ -239,7 +239,7 @@ def test_killed_at_twenty_random_moments_nothing_is_lost(tmp_path, builders):
         os.kill(builder, signal.SIGKILL)
         lines += builders.rest()
         now = sum(map(len, Journal(tmp_path / "t.json.journal.jsonl").rounds.values()))
-        # The visit that was about to be reported when the signal came may be on disk already.
+        # A visit that was not reported yet when the signal arrived may already be on disk.
         assert kept + len(lines) <= now <= kept + len(lines) + 1
         kept = now
         assert not out.exists()

@@ -9,7 +9,7 @@ from dnas.latency.check import spread_evenly
 
 
 def test_agreement_of_known_numbers():
-    """Worked by hand: deviations (-1, 0, 1) and (-2, 1, 1) give r = 3 / sqrt(2 * 6); ranks 1 2 3 and 1 2.5 2.5."""
+    """Computed by hand: deviations (-1, 0, 1) and (-2, 1, 1) give r = 3 / sqrt(2 * 6); ranks 1 2 3 and 1 2.5 2.5."""
     found = agreement([1.0, 2.0, 3.0], [1.0, 4.0, 4.0])
     assert found.networks == 3
     assert found.pearson == pytest.approx(3 / 12**0.5)

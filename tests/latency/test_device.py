@@ -1,4 +1,4 @@
-"""Devices that are not here: their clocks, caches and throttling, played by stand-ins."""
+"""Clocks, caches and throttling of devices that this machine lacks, with stand-ins."""
 
 import sys
 import types
@@ -17,12 +17,12 @@ GPU = torch.device("cuda", 1)
 
 
 class NVMLError(Exception):
-    """As NVML raises for a question that a GPU cannot answer."""
+    """NVML's error for a query that a GPU does not support."""
 
 
 @pytest.fixture
 def nvml(monkeypatch):
-    """NVML with one GPU, which throttles by the bits in ``reasons``."""
+    """NVML with one GPU, whose throttle reasons are the bits in ``reasons``."""
     fake = types.SimpleNamespace(
         NVMLError=NVMLError,
         NVML_CLOCK_SM=0,
@@ -54,7 +54,7 @@ def nvml(monkeypatch):
 
 @pytest.mark.parametrize(("reasons", "throttled"), [(0, False), (1, False), (8, True), (32, True), (33, True)])
 def test_a_gpu_throttles_when_nvml_says_so(nvml, reasons, throttled):
-    """Bits that are no slowdown (1: the GPU is idle) do not count."""
+    """Bits that do not mean a slowdown (1: the GPU is idle) do not count."""
     probe = throttle_probe(GPU)
     nvml.reasons = reasons
     assert probe() == throttled
@@ -80,7 +80,7 @@ def test_without_nvml_nothing_is_known(monkeypatch):
 
 
 class FakeCuda:
-    """A GPU as PyTorch shows it: work is queued, and events note the time at which the device reaches them."""
+    """A GPU as seen through PyTorch: work is queued, and events record the time at which the device reaches them."""
 
     def __init__(self):
         self.now = 0.0
@@ -127,7 +127,7 @@ def test_mps_is_waited_for(monkeypatch):
 
 @pytest.fixture
 def cpus(tmp_path):
-    """Four CPUs of two last-level caches, as the kernel lists them."""
+    """Four CPUs with two last-level caches, as listed by the kernel."""
     for cpu in range(4):
         for index, (level, size, shared) in enumerate([(1, "32K", cpu), (2, "1M", cpu), (3, "16384K", cpu // 2)]):
             folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{index}"

@@ -1,4 +1,4 @@
-"""Backends of other runtimes: what they refuse, and that they compute what PyTorch does before they are timed."""
+"""Backends of other runtimes: refused settings, and the comparison with PyTorch before timing."""
 
 import sys
 
@@ -19,7 +19,7 @@ CASES = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
 
 @pytest.fixture(params=CASES, ids=["-".join(case) for case in CASES])
 def exported(request):
-    """A setup of each backend and precision that this machine has."""
+    """A setup for each backend and precision that this machine supports."""
     backend, precision = request.param
     setup = make_setup("cpu", backend=backend, precision=precision, threads=1)
     try:
@@ -31,7 +31,7 @@ def exported(request):
 
 @pytest.fixture(scope="module")
 def operators():
-    """One item of each operator of a space, those of several inputs included."""
+    """One item per operator of a space, including those with several inputs."""
     found = {item.spec.operator: item for item in load_space("fasterseg_demo", []).inventory()}
     assert {len(item.spec.inputs) for item in found.values()} >= {1, 2}
     return found

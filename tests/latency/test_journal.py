@@ -5,7 +5,7 @@ import json
 from dnas.latency.journal import Journal
 from dnas.latency.statistics import Round
 
-# A journal as the first release wrote it.
+# A journal in the format of the first release.
 FIRST_FORMAT = (
     '{"crc": 3247577011, "record": {"format":"dnas latency journal","schema_version":1,"provenance":{"spa'
     'ce":"small","input_size":[64,64],"device":{"type":"cpu","name":"Example CPU","memory_bytes":85899345'

@@ -13,7 +13,7 @@ from dnas.latency.setup import pinned
 
 
 class Sum(nn.Module):
-    """Takes two inputs and remembers how it was called."""
+    """Takes two inputs and records how it was called."""
 
     def __init__(self, seen):
         super().__init__()
@@ -132,7 +132,7 @@ def test_what_cannot_be_is_refused(options, message, quick):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_module_computes_the_same():
-    """Two modules of one class: each keeps its own compiled code and weights."""
+    """Two modules of the same class have separate compiled code and weights."""
     setup = make_setup("cpu", backend="compiled")
     for width in (3, 5):
         module = nn.Sequential(nn.Conv2d(2, width, 3), nn.ReLU())

@@ -1,4 +1,4 @@
-"""Progress and budgets on a clock that the test moves."""
+"""Progress and budgets with a clock that the test advances."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def visit(pace, clock, seconds, name, entry=ROUND):
 
 
 def test_first_visits_are_dearer_than_later_ones(clock):
-    """Making four modules takes 3 s each, coming back to them 1 s; three rounds are 4 * 3 + 8 * 1 = 20 s."""
+    """The first visit of each of four modules takes 3 s, later ones 1 s: three rounds take 4 * 3 + 8 * 1 = 20 s."""
     pace = Pace(NAMES, Effort(rounds=3), clock=clock)
     assert (pace.done, pace.total, pace.left_s) == (0, 12, 0)
     for name in NAMES:

@@ -1,4 +1,4 @@
-"""What a table says of where it comes from."""
+"""The provenance of a table."""
 
 import getpass
 import json

@@ -46,7 +46,7 @@ def test_other_text_is_no_key(text):
 
 @given(specs, st.data())
 def test_a_key_is_canonical(spec, data):
-    """A changed character gives another spec or an error, never the same spec from two texts."""
+    """A changed character gives another spec or an error; no two texts give the same spec."""
     at = data.draw(st.integers(0, len(spec.key) - 1))
     changed = spec.key[:at] + data.draw(st.characters(min_codepoint=32, max_codepoint=126)) + spec.key[at + 1 :]
     with contextlib.suppress(UserError):

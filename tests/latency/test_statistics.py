@@ -1,4 +1,4 @@
-"""A fake clock: the operator itself moves it, so every figure is known beforehand."""
+"""Statistics with a fake clock that the operator advances, so that all figures are known."""
 
 import itertools
 import random
@@ -22,7 +22,7 @@ from dnas.latency.statistics import (
 
 
 class FakeDevice:
-    """Calls take the given seconds in turn; the first one of all takes longer, as real ones do."""
+    """Calls take the given seconds in turn; the very first call takes longer, as on real devices."""
 
     def __init__(self, *seconds, first=0.0):
         self.now, self.calls, self.first = 100.0, 0, first
@@ -74,7 +74,7 @@ def test_a_round_of_a_steady_module():
 
 
 class CachingDevice:
-    """A call takes 5 ms when another wrote the caches since, 1 ms else; a flush takes 40 ms (the first one 90)."""
+    """A call takes 5 ms with cold caches and 1 ms otherwise; a flush takes 40 ms (the first one 90 ms)."""
 
     def __init__(self):
         self.now, self.cold, self.flushes, self.waits = 0.0, True, 0, 0
@@ -102,7 +102,7 @@ def test_a_cold_call_is_timed_without_the_flush_before_it(cold, latency):
     effort = Effort(rounds=1, time_per_entry=0.5, warm_up_s=0.1)
     entry = time_round(device.stopwatch(cold), device.run, effort)
     assert entry.samples_ms == pytest.approx([latency] * len(entry.samples_ms))
-    # The flushes count as time spent: the warm-up and the round take what they may, not ten times that.
+    # Flushes count as time spent: warm-up and round stay within their limits.
     assert 0.5 <= device.now <= 1.3
     assert bool(device.flushes) == cold
 
@@ -172,7 +172,7 @@ def test_rounds_are_interleaved_in_new_seeded_orders():
 
 
 def test_drift_spreads_over_all():
-    """A device that slows by a half during the list gives equal modules nearly equal latencies."""
+    """Equal modules get nearly equal latencies although the device becomes slower by half during the list."""
     visits = itertools.count()
     names = [f"m{number}" for number in range(50)]
     effort = Effort(rounds=9, extra_rounds=0, tolerance=10)
@@ -201,7 +201,7 @@ def test_with_time_enough_a_budget_changes_nothing_but_the_order():
 
 
 def test_a_single_sample_is_least_certain():
-    """Its spread is 0, which says nothing: a slow module must not pass for a quiet one."""
+    """Its spread of 0 is meaningless: a slow module must not count as a precise one."""
     effort = Effort()
     assert uncertainty([constant(5)], effort) == float("inf")
     wide, narrow = Round((1.0, 1.5, 2.0), 1), Round((1.0, 1.01, 1.02), 1)
@@ -210,7 +210,7 @@ def test_a_single_sample_is_least_certain():
 
 
 def refined_within(budget_s):
-    """Forty modules on a fake clock, every fourth one noisy: rounds by name, and the seconds it took."""
+    """Forty modules with a fake clock, every fourth one noisy: rounds by name, and the elapsed seconds."""
     clock, noise = FakeDevice(0.05), random.Random(0)
     names = [f"{'noisy' if number % 4 == 0 else 'quiet'}{number}" for number in range(40)]
 

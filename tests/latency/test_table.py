@@ -54,7 +54,7 @@ def test_what_is_saved_is_loaded(table, tmp_path, entries):
 @settings(max_examples=50)
 @given(st.dictionaries(keys, measurements, max_size=6), st.dictionaries(keys, measurements, max_size=6), st.data())
 def test_a_comparison_loses_no_entry(table_provenance, first, second, data):
-    """Merged both ways, and compared: every entry is somewhere, and which of two wins does not hang on the order."""
+    """Merged in both orders and compared: no entry is lost, and the choice between two does not depend on the order."""
     shared = data.draw(st.lists(st.sampled_from(sorted(first)), unique=True)) if first else []
     second |= {key: first[key] for key in shared}
     one, other = LatencyTable(table_provenance, first), LatencyTable(table_provenance, second)
@@ -69,7 +69,7 @@ def test_a_comparison_loses_no_entry(table_provenance, first, second, data):
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Damage a file: cut it, flip a bit, change, drop or repeat bytes, swap a value for one of another kind."""
+    """Damage a file: truncate it, flip a bit, change, drop or repeat bytes, or change the type of a value."""
     at, length = rng.randrange(len(data)), rng.randrange(1, 40)
     digits = [place for place, byte in enumerate(data) if chr(byte).isdigit()]
     digit = rng.choice(digits)
@@ -113,7 +113,7 @@ def load_or_message(path):
 
 
 def rewrite(path, change):
-    """Change the parsed file and put the right checksum on it, as another program might."""
+    """Change the parsed file and update its checksum, as another program might."""
     values = json.loads(path.read_text())
     change(values)
     values["checksum"] = checksum({name: values.get(name) for name in ("provenance", "entries")})

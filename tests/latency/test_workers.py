@@ -1,4 +1,4 @@
-"""Several processes measure one list: here two on the CPU, as on a machine with two GPUs."""
+"""Several processes measure one list: two on the CPU instead of two GPUs."""
 
 import os
 import pickle
@@ -53,7 +53,7 @@ def test_two_workers_go_on_where_two_were_interrupted_and_one_table_holds_all(bu
 
 
 class Fatal(nn.Module):
-    """Ends the process that runs it, as a crash of a driver does."""
+    """Ends the process that runs it, like the crash of a driver."""
 
     def forward(self, images):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -65,7 +65,7 @@ class Greedy(nn.Module):
         raise torch.OutOfMemoryError("no room")
 
 
-# Workers import this file by this name; the tests themselves run under another one.
+# Workers import this file by this name; the tests run under another name.
 HERE = "worker_modules"
 
 
@@ -148,14 +148,14 @@ def running(pid):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see processes")
 def test_killed_with_workers_nothing_is_lost_and_nobody_goes_on(tmp_path):
-    """SIGKILL of the builder: reported rounds stand in the journal, and the workers end by themselves."""
+    """SIGKILL of the builder: reported rounds are in the journal, and the workers end by themselves."""
     out, script = tmp_path / "t.json", tmp_path / "builder.py"
     script.write_text(BUILDER)
     with subprocess.Popen([sys.executable, script, out], stdout=subprocess.PIPE, text=True) as builder:
         lines = [builder.stdout.readline() for _ in range(30)]
         workers = descendants(builder.pid)
         builder.send_signal(signal.SIGKILL)
-        lines += builder.stdout.readlines()  # until the last of the workers has closed it
+        lines += builder.stdout.readlines()  # until the last worker has closed it
     assert len(workers) >= 2
     deadline = time.monotonic() + 20
     while any(map(running, workers)):

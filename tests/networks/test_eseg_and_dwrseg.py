@@ -1,4 +1,4 @@
-"""Parts of DWRSeg and ESeg against what their papers say of them."""
+"""Parts of DWRSeg and ESeg against the figures of their papers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields of view of RegSeg's papers, and the recursion against the support of a gradient."""
+"""Fields of view from RegSeg's papers, and the recursion against the support of a gradient."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_table_4_of_regseg(rates: list[tuple[int, ...]], printed: int) -> None:
 
 def test_figure_2_of_regseg() -> None:
     # DeepLabv3+ on RegNetY-600MF with output stride 16. Row 10 of Table 4 is this backbone too and prints 607, but
-    # the recursion gives 479, as Fig. 2 of version 3 says: 7 blocks of rate 1 and 3 of rate 2 after the first at 1/16
-    # (the row's "8*(1,1)" counts that one).
+    # the recursion gives 479, as does Fig. 2 of version 3: 7 blocks of rate 1 and 3 of rate 2 after the first at 1/16
+    # (which the row's "8*(1,1)" includes).
     backbone = TO_SIXTEENTH + 7 * [(3, 1)] + 3 * [(3, 1, 2)]
     assert field_of_layers(TO_SIXTEENTH).pixels == 63
     assert field_of_layers(backbone).pixels == 479
@@ -59,7 +59,7 @@ def test_regnet_of_figure_2_itself() -> None:
 
 @st.composite
 def _layers(draw: st.DrawFn) -> list[Layer]:
-    """Up to four layers whose dilation rates leave no gaps (nor does a stride: no 1x1 convolution has one)."""
+    """Up to four layers that leave no gaps: bounded dilation rates, and no 1x1 convolution with a stride."""
     layers: list[Layer] = []
     for _ in range(draw(st.integers(1, 4))):
         bound = int(field_of_layers(layers).largest_dilation)
@@ -85,7 +85,7 @@ def test_network_is_the_support_of_the_gradient() -> None:
     )
     for block in network:
         if isinstance(block, DBlock):
-            block.attention = nn.Identity()  # its global average sees everything
+            block.attention = nn.Identity()  # its global average reads the whole image
     _fill_with_ones(network)
     field = field_of_view(network, channels=1)
     assert field == field_of_layers([(3, 2), (3, 2), (3, 1, 2), (3, 1, 3)]).pixels == 47
@@ -93,7 +93,7 @@ def test_network_is_the_support_of_the_gradient() -> None:
 
 
 def test_any_network() -> None:
-    """ResNet-18: its known receptive field; nothing of the network changes."""
+    """ResNet-18: its known receptive field; the network is not changed."""
     resnet = torchvision.models.resnet18(weights=None)
     features = nn.Sequential(*list(resnet.children())[:-2])
     before = {key: value.clone() for key, value in features.state_dict().items()}
@@ -138,7 +138,7 @@ def test_fields_around_layers_come_in_the_order_in_which_they_run() -> None:
     fractional = make_fractional(network, "1", upper=8.0)
     with torch.no_grad():
         next(iter(fractional_layers(fractional).values())).dilation.fill_(2.5)
-    assert fields_around(fractional, ["1"])["1"][1].pixels == 3 + 2 * 3 * 2  # as wide as the next whole rate
+    assert fields_around(fractional, ["1"])["1"][1].pixels == 3 + 2 * 3 * 2  # as wide as the next integer rate
 
 
 def test_bounds_of_dilation() -> None:
@@ -152,7 +152,7 @@ def test_bounds_of_dilation() -> None:
 
 
 def test_global_averages_do_not_count() -> None:
-    """LR-ASPP: its gate sees everything; two bilinear steps, from 1/16 and from 1/8, add a value each."""
+    """LR-ASPP: its gate reads the whole image; two bilinear upsamplings, from 1/16 and 1/8, add one value each."""
     with torch.device("meta"):
         network = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
     assert field_of_view(network) == field_of_view(network.backbone) + 16 + 8
@@ -167,14 +167,14 @@ def _ones(layer: Layer) -> nn.Conv2d:
 
 
 def _fill_with_ones(module: nn.Module) -> None:
-    """All weights 1, in double precision: then no path cancels another, and ReLU passes everything."""
+    """Set all weights to 1, in float64: no path cancels another, and ReLU is the identity."""
     module.double().eval()
     for name, parameter in module.named_parameters():
         nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
 
 def _support(module: nn.Module, size: tuple[int, int]) -> int:
-    """Height in pixels of the part of an image that a value in the middle of the output depends on."""
+    """Height in pixels of the image region that a value in the middle of the output depends on."""
     image = torch.ones(1, 1, *size, dtype=torch.float64, requires_grad=True)
     output = module(image)
     output[..., output.shape[-2] // 2, output.shape[-1] // 2].sum().backward()

@@ -1,4 +1,4 @@
-"""Networks by name beyond the published ones."""
+"""Unpublished networks by name."""
 
 import pytest
 import torch

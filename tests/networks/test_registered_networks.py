@@ -1,4 +1,4 @@
-"""Every registered network, whatever it is: a new one is tested without a new test."""
+"""Tests of every registered network; a new network is tested without a new test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def _printing(figure: str) -> list[str]:
-    """The networks whose paper prints this figure."""
+    """The networks whose paper gives this figure."""
     return [name for name in list_networks() if getattr(network_facts(name), figure) is not None]
 
 
@@ -40,7 +40,7 @@ def test_logits_have_the_size_of_the_image_and_are_deterministic(network: nn.Mod
 def test_every_parameter_learns(network: nn.Module) -> None:
     network.train()
     network.zero_grad(set_to_none=True)
-    # A weight a pixel and class: the sum alone is constant behind a BatchNorm.
+    # One random weight per pixel and class: the plain sum is constant after a BatchNorm.
     logits = network(torch.randn(2, 3, *SMALL))
     (logits * torch.randn_like(logits)).sum().backward()
     without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
@@ -86,7 +86,7 @@ def test_field_of_view_is_that_of_the_paper(name: str) -> None:
 
 
 def _check(counted: int, printed: float, half_digit: float, stated_deviation: float) -> None:
-    """To the printed digit, or off by what the facts of the network state, within 0.05 %."""
+    """Equal to the last printed digit, or off by the stated deviation within 0.05 %."""
     if stated_deviation == 0:
         assert abs(counted - printed) <= half_digit
     else:

@@ -29,7 +29,7 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize("classes", [0, -1, True, 2.0])
 def test_classes_must_be_a_positive_number(classes: int) -> None:
-    with pytest.raises(UserError, match="expected a whole number of at least 1"):
+    with pytest.raises(UserError, match="expected an integer of at least 1"):
         create_network("regseg", classes)
 
 
@@ -40,7 +40,7 @@ def test_a_name_can_be_given_once() -> None:
     def one(num_classes: int) -> nn.Module:
         return nn.Conv2d(3, num_classes, 1)
 
-    with pytest.raises(ValueError, match="'one' is registered already"):
+    with pytest.raises(ValueError, match="'one' is already registered"):
         registry.register("one", FACTS)(one)
     assert registry.names() == ["one"]
     assert isinstance(registry.create("one", 7), nn.Conv2d)
@@ -56,5 +56,5 @@ def test_a_printed_figure_knows_its_precision(text: str, value: float, half_digi
 
 
 def test_a_deviation_from_the_paper_needs_a_reason() -> None:
-    with pytest.raises(ValueError, match="needs its reason"):
+    with pytest.raises(ValueError, match="needs a reason"):
         PaperFacts(source="none", input_size=(64, 64), parameters_off=0.1)

@@ -39,7 +39,7 @@ def test_equal_rates_are_one_convolution_unless_asked() -> None:
 
 
 def test_groups_that_cannot_be_shared_out() -> None:
-    with pytest.raises(ValueError, match="3 groups, which 2 branches cannot share"):
+    with pytest.raises(ValueError, match="3 groups, not divisible among 2 branches"):
         DilatedConv(48, (1, 2))
     with pytest.raises(ValueError, match="groups of width 16"):
         DilatedConv(40, (1, 2))
@@ -74,7 +74,7 @@ def test_rates_change_neither_parameters_nor_multiply_adds() -> None:
     ("rates", "message"),
     [
         ([(1, 1)] * 12, "given 12 blocks, RegSeg has 13"),
-        ([(1, 1)] * 12 + [(1, 0)], "block 13: given 0, expected a whole number >= 1"),
+        ([(1, 1)] * 12 + [(1, 0)], "block 13: given 0, expected an integer >= 1"),
         ([(1, 1.5)] + [(1, 1)] * 12, r"block 1: given 1\.5"),
         ([(1, 2, 3)] * 13, "given 3 branches, expected 1, 2 or 4"),
     ],

@@ -12,7 +12,7 @@ SIZES = [(8, 10), (7, 9), (9, 4), (1, 1)]
 
 
 def conv_by_hand(module, x, stride=1):
-    """Conv, BatchNorm in eval mode and ReLU, written out."""
+    """Convolution, BatchNorm in eval mode and ReLU, written out."""
     conv, norm = module.conv, module.norm
     size = conv.weight.shape[-1]
     y = F.conv2d(F.pad(x, (size // 2,) * 4), conv.weight, stride=stride)
@@ -58,7 +58,7 @@ def test_zoomed_convolution_is_down_convolve_up(size, depth):
     torch.testing.assert_close(keep(x), expected)
     reduce = ZoomedConv(3, 5, 2, depth=depth).double().eval()
     reduce.load_state_dict(keep.state_dict())
-    torch.testing.assert_close(reduce(x), small)  # with stride 2 the map stays small
+    torch.testing.assert_close(reduce(x), small)  # with stride 2 the map is not upsampled
 
 
 def test_halving_an_even_map_averages_blocks_of_four():
@@ -68,7 +68,7 @@ def test_halving_an_even_map_averages_blocks_of_four():
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 9), (7, 8), (1, 5)])
 def test_factorized_reduce_reads_two_pixels_of_every_block(size):
-    """Channel by channel: the first half reads pixel (0, 0) of each 2x2 block, the second (1, 1), zero when outside."""
+    """The first half of the channels reads pixel (0, 0) of each 2x2 block, the second (1, 1), zero if outside."""
     torch.manual_seed(0)
     module = randomised(FactorizedReduce(3, 5))
     x = torch.randn(2, 3, *size, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""BatchNorm, ReLU and weight in one function, for concatenated maps, against the plain modules."""
+"""BatchNorm, ReLU and weight as one function for concatenated maps, against separate modules."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Resampling by matrices against the library's, forward and backward."""
+"""Resampling by matrices against ``F.interpolate``, forward and backward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutions by leading slices of weights, against the plain convolution of the slice."""
+"""Convolutions with leading slices of weights, against ``F.conv2d`` with the slice."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from dnas.ops import GradientBuffer, sliced_conv, sliced_conv2d
 
 @pytest.fixture(params=[0, sliced_conv.FUSE_UP_TO_VALUES], ids=["apart", "fused"], autouse=True)
 def fusing(request, monkeypatch):
-    """Small maps are convolved with weights above and below the limit."""
+    """Convolve small maps with weights above and below the limit for concatenation."""
     monkeypatch.setattr(sliced_conv, "FUSE_UP_TO_VALUES", request.param)
 
 
@@ -18,7 +18,7 @@ def close(found, expected):
 
 
 def gradients(result, leaves, upstream):
-    """As ``backward()`` leaves them."""
+    """The gradients after ``backward()``."""
     for leaf in leaves:
         leaf.grad = None
     result.backward(upstream)
@@ -139,7 +139,7 @@ def test_gradients_towards_other_tensors_leave_frozen_weights_alone():
 
 
 def test_what_wants_no_gradient_is_not_kept():
-    """Frozen weights: the input, which only their gradients read, is not saved."""
+    """With frozen weights the input, needed only for their gradients, is not saved."""
     x = torch.randn(2, 3, 8, 8, requires_grad=True)
     for wanted in (True, False):
         weight = torch.randn(4, 3, 3, 3, requires_grad=wanted)

@@ -1,4 +1,4 @@
-"""Every operator, as a superkernel at each width, against the plain operator that it extracts."""
+"""Every operator: the superkernel at each width against the plain operator that it extracts."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ WEIGHTED = [(name, stride) for name in OPERATORS for stride in (1, 2) if (name, 
 
 
 def trained(module):
-    """Double precision, with BatchNorms that differ by channel and width, as after training."""
+    """In float64, with BatchNorms that differ by channel and width, as after training."""
     for norm in module.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(norm.running_mean, -0.5, 0.5)
@@ -45,7 +45,7 @@ def test_a_superkernel_is_its_extract_at_every_width(name, stride, training):
                 expected = module(x, width)
                 assert expected.shape == (2, width, *out_size(size, stride))
                 torch.testing.assert_close(plain(x), expected, rtol=1e-12, atol=1e-12)
-                after = module.extract(channels, width).state_dict()  # the statistics move alike, too
+                after = module.extract(channels, width).state_dict()  # the running statistics are updated equally, too
                 for key, value in plain.state_dict().items():
                     torch.testing.assert_close(value, after[key], rtol=1e-12, atol=1e-12)
 
@@ -74,7 +74,7 @@ def test_outputs_that_nobody_reads_can_be_left_out(name, stride):
 
 
 def test_a_reducing_skip_makes_all_of_its_channels():
-    with pytest.raises(ValueError, match="makes all of its 16 channels"):
+    with pytest.raises(ValueError, match="has all of its 16 channels"):
         superkernel("skip", 2).extract(5, 16, 6)
     assert superkernel("skip", 2).extract(5, 16, 16).even.weight.shape == (8, 5, 1, 1)
 

@@ -1,4 +1,4 @@
-"""Charts of latency tables: every entry is drawn where it belongs, and nothing breaks on odd tables."""
+"""Charts of latency tables: every entry is drawn at its position; unusual tables raise no error."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from dnas.report import svg_text, table_chart, table_comparison
 
 
 def points(axes):
-    """The coordinates of all points of an axes, one array (n, 2) a collection."""
+    """The coordinates of all points of an axes, one array (n, 2) per collection."""
     return [np.asarray(collection.get_offsets()) for collection in axes.collections]
 
 

@@ -49,7 +49,7 @@ VOID = {"meta", "img", "link", "br", "hr", "input"}
 
 
 class Checker(HTMLParser):
-    """Every tag closed in order, ids unique, and every address that the page would load."""
+    """Checks that tags are closed in order; collects ids and the addresses that the page would load."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ OPERATORS = ("stem", "skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2",
 
 
 def graph() -> nx.DiGraph:
-    """Stem, a shared cell, and branches 16 and 32 that meet again; node names hostile to drawing software."""
+    """Stem, a shared cell, and branches 16 and 32 that merge in the head; with hostile node names."""
     drawn = nx.DiGraph()
     cells = [
         ("stem", "stem", 8, 0, 16, (16, 32)),
@@ -279,7 +279,7 @@ def test_missing_sections_are_left_out() -> None:
 
 
 def test_warnings_are_told(page: str) -> None:
-    assert page.count("student.skips") == 1  # a warning that lasts is one row, with the reason it began with
+    assert page.count("student.skips") == 1  # a warning over several epochs is one row, with its first reason
 
 
 def test_a_target_is_shown_beside_prediction_and_measurement() -> None:

@@ -43,7 +43,7 @@ def test_a_folder_with_a_run_is_not_overwritten(run):
 
 
 def test_resuming_where_nothing_was_begun_begins(tmp_path):
-    """A process may be killed before it has written anything, or the configuration alone."""
+    """A process may be killed before it has written anything, or after only the configuration."""
     path = tmp_path / "deep" / "run"
     path.mkdir(parents=True)
     (path / "configuration.yaml").write_text("half: wri")
@@ -75,7 +75,7 @@ def test_resuming_another_run_names_the_difference(run, change, message):
     with pytest.raises(UserError) as caught:
         _create(run.path, resume=True, **change)
     assert message in str(caught.value)
-    # A refusal lets the folder go.
+    # A refused run releases the folder.
     _create(run.path, resume=True).close()
 
 
@@ -153,7 +153,7 @@ def test_a_malicious_state_is_refused_and_not_run(run, tmp_path, write):
     with pytest.raises(UserError, match="not a readable training state"):
         run.load_state()
     assert not target.exists()
-    # The trap is a real one.
+    # The malicious pickle does execute code when it is unpickled normally.
     with contextlib.suppress(RuntimeError):
         torch.load(run.path / "state.pt", weights_only=False)
     assert target.exists()

@@ -42,5 +42,5 @@ def test_handlers_come_back_and_other_threads_are_spared():
 
 
 def test_interrupted_is_a_keyboard_interrupt():
-    """Code that lets Ctrl-C through lets it through too."""
+    """Code that does not catch KeyboardInterrupt does not catch it either."""
     assert issubclass(Interrupted, KeyboardInterrupt)

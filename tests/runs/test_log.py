@@ -57,7 +57,7 @@ def test_what_is_not_finite_is_refused_by_name(run, value):
 @settings(max_examples=40, deadline=None)
 @given(cut=st.integers(0, 400))
 def test_a_log_cut_anywhere_is_read_and_goes_on(tmp_path_factory, cut):
-    """Whatever the last byte that reached the disk, whole lines stay and the next record has a line of its own."""
+    """Wherever the file was cut, complete lines are kept and the next record starts on a new line."""
     path = tmp_path_factory.mktemp("run")
     with _open(path) as run:
         for record in RECORDS:
@@ -79,6 +79,6 @@ def test_damage_within_a_log_is_named(run):
         log.write_bytes(lines[0] + damage + b"".join(lines[1:]))
         with pytest.raises(UserError, match=r"log\.jsonl: line 2 is no log record"):
             run.records()
-    # At the end it is what a crash of the machine leaves.
+    # At the end, a damaged line is the result of a crash of the machine.
     log.write_bytes(lines[0] + b"\0\0\0\n")
     assert run.records() == RECORDS[:1]

@@ -13,7 +13,7 @@ def _draw():
 
 
 def test_the_generators_go_on_where_they_were(tmp_path):
-    random.gauss(0, 1)  # leaves a second value in the generator
+    random.gauss(0, 1)  # keeps a second value in the generator
     with RunFolder.create(tmp_path, "search", {}, 0, device="cpu") as run:
         run.save_state({"rng": rng_state()}, 1)
         expected = _draw()

@@ -6,7 +6,7 @@ from dnas.runtimes import import_openvino
 
 
 class Join(nn.Module):
-    """Two inputs at two scales, in the manner of a step that fuses branches: folded and lone BatchNorms, upsampling."""
+    """Two inputs at two scales, like a step that fuses branches: folded and unfolded BatchNorms, upsampling."""
 
     def __init__(self):
         super().__init__()

@@ -54,7 +54,7 @@ def test_onnx_runtime_runs_on_bound_memory(join, shapes):
     run = OnnxModule(operator_onnx(join, batched(shapes)), "cpu", 1).bind(inputs)
     with torch.no_grad():
         torch.testing.assert_close(run()[0], join(*inputs), atol=1e-5, rtol=1e-4)
-        inputs[0].mul_(3)  # the session reads this very memory
+        inputs[0].mul_(3)  # the session reads the same memory
         torch.testing.assert_close(run()[0], join(*inputs), atol=1e-5, rtol=1e-4)
     assert run()[0].data_ptr() == run()[0].data_ptr()
 
@@ -91,7 +91,7 @@ def capabilities(openvino):
 
 
 def test_openvino_left_alone_would_choose_a_precision_of_its_own(openvino):
-    """Why the precision is pinned: the default depends on the CPU."""
+    """The default depends on the CPU; therefore the precision is set explicitly."""
     model = openvino.Core().read_model(operator_onnx(nn.Conv2d(2, 2, 1), [(1, 2, 4, 4)]))
     default = openvino.Core().compile_model(model, "CPU").get_property("INFERENCE_PRECISION_HINT")
     assert default == (openvino.Type.bf16 if "BF16" in capabilities(openvino) else openvino.Type.f32)
@@ -118,7 +118,7 @@ def test_an_absent_runtime_names_its_extra(monkeypatch, load, package):
 
 
 class FakeTensorRT:
-    """What :func:`build_engine` asks of TensorRT's builder API, writing down what it is told."""
+    """The part of TensorRT's builder API that :func:`build_engine` uses; records its calls."""
 
     __version__ = "11.0"
 

@@ -40,7 +40,7 @@ def test_every_old_key_has_its_place():
 def test_old_files_and_overrides_are_read_with_a_note(tmp_path):
     path = tmp_path / "old.yaml"
     path.write_text(dump_yaml(OLD))
-    with pytest.warns(OldFormatWarning, match=r"target.select_ms is called branch_selection.reference_ms now") as notes:
+    with pytest.warns(OldFormatWarning, match=r"target.select_ms was renamed to branch_selection.reference_ms") as notes:
         space = load_space(str(path), ["target.target_ms=3.0", "search.passes_at_once=1"])
     assert "search.passes_at_once is ignored" in str(notes[0].message)
     assert isinstance(space, FasterSegSpace)
@@ -85,7 +85,7 @@ def test_the_note_is_one_line_of_the_command_line(tmp_path, capsys):
     command = ["search", "fasterseg_demo", "--data", "streets", "--out", str(tmp_path / "r")]
     assert main([*command, "--set", "target.target_ms=3"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "dnas: note: fasterseg_demo: target.target_ms is called latency_target_ms now"
+    assert lines[0] == "dnas: note: fasterseg_demo: target.target_ms was renamed to latency_target_ms"
     assert len(lines) == 2
 
 

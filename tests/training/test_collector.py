@@ -1,4 +1,4 @@
-"""The garbage collector leaves settled objects alone, and only for as long as it was told."""
+"""The garbage collector ignores existing objects, but only within the context."""
 
 import gc
 

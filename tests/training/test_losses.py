@@ -24,7 +24,7 @@ def _example(seed: int, ignored: float = 0.2, classes: int = 5, dtype: torch.dty
 
 
 def _ohem_by_loop(logits: torch.Tensor, labels: torch.Tensor, threshold: float, min_kept: float) -> float:
-    """The rule as regseg_v3 section 4.2 words it, pixel by pixel."""
+    """The rule of regseg_v3, section 4.2, pixel by pixel."""
     losses = []
     for n, y, x in torch.cartesian_prod(*(torch.arange(size) for size in labels.shape)).tolist():
         label = int(labels[n, y, x])
@@ -99,7 +99,7 @@ def test_a_scaled_loss_reaches_small_half_precision_logits():
     logits = torch.zeros(1, 2, 8, 8, dtype=torch.float16, requires_grad=True)
     labels = torch.zeros(1, 512, 512, dtype=torch.int64)
     loss = OhemCrossEntropy(None)(logits, labels)
-    (1e-6 * loss * 2**16 * 2**8).backward()  # pixel by pixel the gradient is below the smallest half
+    (1e-6 * loss * 2**16 * 2**8).backward()  # the gradient of each pixel is below the smallest float16
     assert logits.grad is not None
     assert logits.grad.dtype == torch.float16
     assert torch.allclose(logits.grad.sum(dim=(2, 3))[0], torch.tensor([-0.5, 0.5]).half() * 16.777, atol=0.05)
@@ -198,7 +198,7 @@ def test_distillation_equals_torch_distributions(direction, temperature):
 
 
 def test_distillation_is_a_mean_over_pixels_alone():
-    """The published code divides by the number of classes too, 19 times too weak on Cityscapes."""
+    """The published code also divides by the number of classes, which is 19 times too weak on Cityscapes."""
     student, _ = _example(10)
     teacher, _ = _example(11)
     by_torch = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="sum", log_target=True) / (2 * 6 * 7)

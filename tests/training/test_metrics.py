@@ -16,7 +16,7 @@ LABELS = Labels(names=NAMES, colours=tuple((index, index, index) for index in ra
 
 
 class Pictures(SegmentationDataset):
-    """Images of the given sizes whose red channel tells the class of each pixel."""
+    """Images of the given sizes whose red channel encodes the class of each pixel."""
 
     def __init__(self, sizes, seed=0):
         super().__init__(name="pictures", split="val", labels=LABELS, count=len(sizes), size=None, cache=False)
@@ -37,7 +37,7 @@ class Pictures(SegmentationDataset):
 
 
 class Guess(nn.Module):
-    """Coarse logits that depend on the image; never predicts the class "car" where it is not asked to."""
+    """Coarse logits that depend on the image."""
 
     def __init__(self, classes=5):
         super().__init__()
@@ -73,7 +73,7 @@ def test_miou_equals_a_numpy_confusion_matrix_with_absent_classes():
     generator = torch.Generator().manual_seed(2)
     metrics, pairs = SegmentationMetrics(NAMES), []
     for count in (3, 1):
-        # Class 3 occurs in the labels only, 2 in the predictions only, 4 in neither; some pixels are ignored.
+        # Class 3 occurs only in the labels, 2 only in the predictions, 4 in neither; some pixels are ignored.
         predictions = torch.tensor([0, 1, 2])[torch.randint(3, (count, 9, 7), generator=generator)]
         labels = torch.tensor([0, 1, 3, 255])[torch.randint(4, (count, 9, 7), generator=generator)]
         metrics.update(predictions, labels)
@@ -128,7 +128,7 @@ def test_evaluate_mixes_odd_sizes_and_batches(batch_size, channels_last):
 
 
 def _check_nearly(evaluation, pairs):
-    """Convolutions of other batch sizes and layouts round differently: a few pixels may change sides."""
+    """Convolutions round differently for other batch sizes and layouts: the class of a few pixels may change."""
     iou, accuracy = _by_numpy(pairs)
     assert evaluation.miou == pytest.approx(np.nanmean(iou), abs=2e-3)
     assert evaluation.pixel_accuracy == pytest.approx(accuracy, abs=2e-3)

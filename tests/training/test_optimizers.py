@@ -1,4 +1,4 @@
-"""Fused SGD and clipping against torch's plain forms."""
+"""Fused SGD and clipping against torch's unfused implementations."""
 
 import copy
 

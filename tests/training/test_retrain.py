@@ -24,7 +24,7 @@ CLASSES = 6
 
 
 class Tiny(nn.Module):
-    """Convolution, BatchNorm, dropout (so that random numbers matter) and, while training, auxiliary heads."""
+    """Convolution, BatchNorm, dropout (so that random numbers matter) and, in training mode, auxiliary heads."""
 
     def __init__(self, classes=CLASSES, heads=0, seed=0):
         super().__init__()
@@ -69,7 +69,7 @@ def _retrain(path, config, *, resume=False, network=None, teacher=None, progress
 
 
 def _lasting(path):
-    """The log without what no two runs share."""
+    """The log without values that differ between equal runs."""
     passing = ("seconds", "peak_memory_mb")
     records = RunFolder.open(path).records()
     return [{key: value for key, value in record.items() if key not in passing} for record in records]
@@ -110,7 +110,7 @@ def test_a_run_leaves_its_log_its_weights_and_a_result(tmp_path):
 def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
     config = _config(epochs=1)
     _retrain(tmp_path / "a", config)
-    torch.rand(7)  # whatever the caller drew before
+    torch.rand(7)  # regardless of earlier random numbers
     _retrain(tmp_path / "b", config)
     _assert_same_run(tmp_path / "a", tmp_path / "b")
     with _run(tmp_path / "c", config, seed=6) as run:
@@ -173,7 +173,7 @@ def test_options_resume_to_the_same_end(tmp_path, values):
 
 
 class _InterruptAt(NoProgress):
-    """Presses Ctrl-C once, after a number of training steps."""
+    """Simulates Ctrl-C once, after a number of training steps."""
 
     def __init__(self, step):
         self.left = step
@@ -190,10 +190,10 @@ class _InterruptAt(NoProgress):
 
 
 MOMENTS = [
-    ("truncate_log", 1, 0),  # before anything
-    ("log", 7, 1),  # in the middle of the second epoch, and of a line
+    ("truncate_log", 1, 0),  # before the first step
+    ("log", 7, 1),  # in the middle of the second epoch and of a log line
     ("save_weights", 3, 1),  # between the second epoch's record and its weights
-    ("save_state", 3, 2),  # with everything of the last epoch written but the state
+    ("save_state", 3, 2),  # after everything of the last epoch is written except the state
 ]
 """(method of the run folder, its how manieth call is the last, epochs finished by then)"""
 
@@ -257,7 +257,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def children(tmp_path_factory):
-    """A folder of runs that other processes made: one named after each of MOMENTS, and "together"."""
+    """A folder with runs of other processes: one for each of MOMENTS, and "together"."""
     path = tmp_path_factory.mktemp("children")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -314,7 +314,7 @@ def test_mistakes_are_named(tmp_path):
 
 
 def test_the_last_batch_of_one_image_is_dropped(tmp_path):
-    """BatchNorm over one value a channel is an error in torch."""
+    """BatchNorm over one value per channel is an error in torch."""
 
     class Pooled(Tiny):
         def forward(self, images):
@@ -331,7 +331,7 @@ def test_the_log_is_plain_json_lines(whole):
 
 
 class Plain(nn.Module):
-    """No BatchNorm and no dropout: a batch computes the same in one process and shared by two."""
+    """No BatchNorm and no dropout: one process and two processes compute the same for a batch."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Procedural road scenes: :mod:`layout` draws a street, :mod:`backdrop` what stands still, :mod:`things` the rest."""
+"""Procedural road scenes: :mod:`layout` samples a street, :mod:`backdrop` renders it, :mod:`things` adds objects."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What stands still in a street, pixel by pixel: sky, skyline, ground, houses, fences and greens.
+"""Rendering the background of a street per pixel: sky, skyline, ground, houses, fences and vegetation.
 
-Each column of the image is a ray that meets the frontage of one side at a known depth, and each row below the horizon
-the ground at a known depth, so every texture is a function of metres.
+The depth at which each image column's ray hits the frontage is known, and so is the depth of the ground in each row
+below the horizon. Textures are therefore functions of positions in metres.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PAINT = (214.0, 214.0, 206.0)
 
 @dataclass(frozen=True)
 class Backdrop:
-    """image: float32 (H, W, 3) in 0..255. mask: uint8 (H, W). depth: of what limits the street in each column (W,)."""
+    """image: float32 (H, W, 3) in 0..255. mask: uint8 (H, W). depth: of the frontage in each column (W,)."""
 
     image: Floats
     mask: npt.NDArray[np.uint8]
@@ -31,7 +31,7 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class _Surfaces:
-    """What has been painted so far: image (H, W, 3), mask (H, W), and the depth of each pixel (H, W), 0 for the sky."""
+    """The rendering so far: image (H, W, 3), mask (H, W), and the depth of each pixel (H, W), 0 for the sky."""
 
     image: Floats
     mask: npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ class _Surfaces:
 def render_backdrop(
     street: Street, light: Light, camera: Camera, size: tuple[int, int], shadows: Floats, rng: np.random.Generator
 ) -> Backdrop:
-    """The street without what stands or moves on it; ``shadows`` (H, W) darken its ground."""
+    """Render the street without objects; ``shadows`` (H, W) is the brightness of its ground under their shadows."""
     height, width = size
     rows = np.arange(height, dtype=np.float32) + 0.5
     slope = (np.arange(width, dtype=np.float32) + 0.5 - camera.centre) / camera.focal
@@ -52,20 +52,20 @@ def render_backdrop(
     seen = _Surfaces(image, mask, np.zeros(size, np.float32))
     _ground(seen, street, light, camera, slope, rows, shadows, tile)
     _walls(seen, columns, camera, rows, tile)
-    _greens(seen, columns, camera, rows, tile)
+    _vegetation(seen, columns, camera, rows, tile)
     fog = 1 - np.exp(-light.fog * seen.depth)
     return Backdrop(_mix(image, light.haze, fog[..., None]), mask, columns.line)
 
 
 def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> Floats:
-    """Noise of mean 0 and about unit deviation (H, W) whose features are as large as ``cells`` of them fill it."""
+    """Smooth noise (H, W) of mean 0 and about unit deviation, interpolated from a grid of ``cells`` random values."""
     coarse = rng.normal(0, 1, cells).astype(np.float32)
     picture = Image.fromarray(coarse).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(picture, np.float32)
 
 
 def _noise_tile(rng: np.random.Generator) -> Floats:
-    """(64, 64) noise with fine and middling grain, looked up by metres for every surface."""
+    """(64, 64) noise with fine and medium grain, the texture of all surfaces, indexed by positions in metres."""
     fine = rng.normal(0, 1, (_TILE, _TILE)).astype(np.float32)
     return 0.6 * fine + 0.8 * smooth_noise(rng, (_TILE, _TILE), (12, 12))
 
@@ -76,7 +76,7 @@ def _grain(tile: Floats, across: Floats, along: Floats) -> Floats:
 
 
 def _mix(image: Floats, colour: Floats | RGB, share: Floats | float) -> Floats:
-    """``image`` with ``share`` of ``colour`` in it."""
+    """Blend ``image`` with ``share`` (0 to 1) of ``colour``."""
     mixed: Floats = (np.asarray(colour, np.float32) - image) * share
     mixed += image
     return mixed
@@ -100,7 +100,7 @@ def _sky(
 def _skyline(
     image: Floats, mask: npt.NDArray[np.uint8], light: Light, camera: Camera, rng: np.random.Generator
 ) -> None:
-    """Distant houses and trees along the horizon, each of its own width and height, faint in the haze."""
+    """Distant houses and trees along the horizon, of random widths and heights, faded by the haze."""
     width = image.shape[1]
     edges = np.cumsum(rng.uniform(0.015, 0.07, 60)) * width
     block = np.minimum(np.searchsorted(edges, np.arange(width)), 59)
@@ -149,7 +149,7 @@ def _ground(
 
 
 def _paving(street: Street, lateral: Floats, depth: Floats, camera: Camera) -> Floats:
-    """Brightness of the pavement: a pale kerbstone, and joints between the slabs as far as they can be seen."""
+    """Brightness of the pavement: light kerbstones, and joints between the slabs if they are close enough."""
     beyond = np.maximum(street.kerb_left - lateral, lateral - street.kerb_right)
     visible = np.clip(camera.focal / depth / 40, 0, 1)
     joints = ((beyond / 0.8) % 1 < 0.07) | ((depth / 0.8) % 1 < 0.07)
@@ -158,7 +158,7 @@ def _paving(street: Street, lateral: Floats, depth: Floats, camera: Camera) -> F
 
 
 def _markings(street: Street, lateral: Floats, depth: Floats, road: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Where the road is painted: a dashed middle line, edge lines, a crossing."""
+    """Mask of the road markings: a dashed centre line, edge lines, a crossing."""
     paint = np.zeros(lateral.shape, bool)
     if street.markings:
         paint |= (np.abs(lateral - street.middle) < 0.09) & (depth % 7 < 3.5)
@@ -169,7 +169,7 @@ def _markings(street: Street, lateral: Floats, depth: Floats, road: npt.NDArray[
 
 
 def _cast_shadows(street: Street, light: Light, lateral: Floats, depth: Floats) -> Floats:
-    """Brightness of the ground under the shadows of the frontage that stands towards the sun."""
+    """Brightness of the ground under the shadows of the frontage on the side of the sun."""
     if light.sun == 0:
         return np.ones_like(lateral)
     side = street.left if light.sun < 0 else street.right
@@ -187,7 +187,7 @@ def _walls(seen: _Surfaces, columns: Columns, camera: Camera, rows: Floats, tile
     elevation = camera.eye + (camera.horizon - rows)[:, None] * depth / camera.focal
     inside = (elevation >= 0) & (elevation < columns.top[hit])
     bay, storey = columns.bay[hit], columns.storey[hit]
-    # Windows smaller than a few pixels blend into the wall, as a lens would do it.
+    # Windows smaller than a few pixels blend into the wall, as in a photo.
     sharp = np.clip(camera.focal * bay / depth / 7, 0, 1)
     across, up = (along / bay) % 1, (elevation / storey) % 1
     window = (np.abs(across - 0.5) < 0.24) & (np.abs(up - 0.55) < 0.27) & (elevation < columns.top[hit] - 0.7)
@@ -200,7 +200,7 @@ def _walls(seen: _Surfaces, columns: Columns, camera: Camera, rows: Floats, tile
     _paint(seen, hit, depth, inside, wall, Kind.BUILDING)
 
 
-def _greens(seen: _Surfaces, columns: Columns, camera: Camera, rows: Floats, tile: Floats) -> None:
+def _vegetation(seen: _Surfaces, columns: Columns, camera: Camera, rows: Floats, tile: Floats) -> None:
     hit = np.flatnonzero(columns.open)
     if not len(hit):
         return
@@ -229,9 +229,9 @@ def _paint(
     colours: Floats,
     kind: Kind,
 ) -> None:
-    """Put ``colours`` (H, K, 3) and ``depth`` (K,) where ``inside`` (H, K) into the K ``columns``."""
-    rows, places = np.nonzero(inside)
-    across = columns[places]
-    seen.image[rows, across] = colours[rows, places]
+    """Write ``colours`` (H, K, 3) and ``depth`` (K,) into the K ``columns`` where ``inside`` (H, K) is true."""
+    rows, positions = np.nonzero(inside)
+    across = columns[positions]
+    seen.image[rows, across] = colours[rows, positions]
     seen.mask[rows, across] = kind
-    seen.depth[rows, across] = depth[places]
+    seen.depth[rows, across] = depth[positions]

@@ -1,4 +1,4 @@
-"""The camera of a scene, and the classes by name."""
+"""The camera of a scene, and the class indices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FAR = 140.0
 
 
 class Kind(IntEnum):
-    """The classes, with their indices in CamVid."""
+    """The CamVid classes with their indices."""
 
     SKY = 0
     BUILDING = 1
@@ -29,9 +29,9 @@ class Kind(IntEnum):
 class Camera:
     """A pinhole camera that looks along a street, which may bend.
 
-    Lengths are metres: ``lateral`` to the right of the camera, ``elevation`` above the ground, ``depth`` ahead. The
-    middle of the street at depth z is shifted by ``bend * z**2``. Pixels: ``centre`` and ``horizon`` are the column and
-    the row of the vanishing point, ``focal`` the focal length.
+    Coordinates are in metres: ``lateral`` to the right of the camera, ``elevation`` above the ground, ``depth`` ahead.
+    ``eye`` is the elevation of the camera. The middle of the street at depth z is shifted by ``bend * z**2``. In
+    pixels, ``centre`` and ``horizon`` are column and row of the vanishing point, and ``focal`` is the focal length.
     """
 
     focal: float
@@ -46,5 +46,5 @@ class Camera:
         return column, self.horizon + self.focal * (self.eye - elevation) / depth
 
     def zoomed(self, factor: float) -> Camera:
-        """The same camera with ``factor`` times as many pixels a side."""
+        """The same camera with ``factor`` times the resolution per axis."""
         return Camera(self.focal * factor, self.centre * factor, self.horizon * factor, self.eye, self.bend)

@@ -1,4 +1,4 @@
-"""Drawing on image and mask at once, in the colours that light and air leave of an object."""
+"""Drawing objects on image and mask at once, with colours faded by the haze."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dnas.data.streets.layout import RGB, Floats, Light
 
 Points = Sequence[tuple[float, float]]
 DETAIL = 2
-"""Pixels of the canvas per pixel of the image, along each side: edges come out soft, as through a lens."""
+"""Supersampling factor of the canvas per axis, for anti-aliased edges."""
 
 
 def shaded(colour: RGB, factor: float) -> RGB:
-    """``colour`` in more or less light."""
+    """``colour`` scaled in brightness by ``factor``."""
     return colour[0] * factor, colour[1] * factor, colour[2] * factor
 
 
 class Canvas:
-    """An image and a mask with ``DETAIL`` times the pixels, to draw objects from the far to the near.
+    """An image and a mask at ``DETAIL`` times the resolution, on which objects are drawn from far to near.
 
-    Shapes are given in the canvas's pixels (see ``camera``); what they show is of one ``kind`` and at one ``depth``.
+    Shapes are given in pixels of the canvas (see ``camera``); each has one ``kind`` and one ``depth``.
     """
 
     def __init__(self, image: Floats, mask: npt.NDArray[np.uint8], light: Light, camera: Camera) -> None:
@@ -38,7 +38,7 @@ class Canvas:
         self.camera = camera.zoomed(DETAIL)
 
     def polygon(self, points: Points, colour: RGB, depth: float, kind: Kind | None) -> None:
-        """A filled polygon; without a ``kind`` it changes the image only."""
+        """A filled polygon; with ``kind`` None it changes only the image."""
         self._on_image.polygon(points, fill=self._seen(colour, depth))
         if kind is not None:
             self._on_mask.polygon(points, fill=int(kind))
@@ -58,7 +58,7 @@ class Canvas:
         self._on_mask.ellipse(box, fill=int(kind))
 
     def line(self, points: Points, width: float, colour: RGB, depth: float, kind: Kind) -> None:
-        """A line of ``width`` pixels, at least one pixel of the final image wide, so that thin poles stay whole."""
+        """A line of ``width`` pixels, but at least one pixel of the final image, so that thin poles have no gaps."""
         wide = max(DETAIL, round(width))
         self._on_image.line(points, fill=self._seen(colour, depth), width=wide)
         self._on_mask.line(points, fill=int(kind), width=wide)

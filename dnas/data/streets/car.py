@@ -1,4 +1,4 @@
-"""How a car is drawn: a box for the body, a tapered one for the cabin, and what tells its front from its side."""
+"""Drawing of cars: a box for the body, a tapered one for the cabin, and details such as wheels and lamps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _DARK: RGB = (26, 26, 30)
 _GLASS: RGB = (44, 52, 60)
 _FLOOR = 0.24
 _TAPER = 0.14
-"""How much narrower the roof is than the body on either side, in metres."""
+"""Inset of the roof from the body on each side, in metres."""
 
 
 @dataclass(frozen=True)
 class _Body:
-    """Extent of a car in metres: lateral, depth, and the heights of its waist and its roof."""
+    """Dimensions of a car in metres: lateral extent, depths, and the heights of waist and roof."""
 
     left: float
     right: float
@@ -33,14 +33,14 @@ class _Body:
 
     @property
     def flank(self) -> float:
-        """Lateral position of the side that the camera sees."""
+        """Lateral position of the visible side."""
         return self.left if self.left + self.right > 0 else self.right
 
 
 def draw_car(canvas: Canvas, thing: Thing, light: Light, paint: RGB, rng: np.random.Generator) -> None:
-    """Draw a car whose near end is at ``thing``, from its shadow to its near end."""
-    body = _draw_body(thing, rng)
-    # The side that the camera sees faces the middle of the view: is the sun there?
+    """Draw a car whose near end is at the position of ``thing``, back to front."""
+    body = _sample_body(thing, rng)
+    # The visible side faces the middle of the view; it is bright if the sun is on that side.
     lit = 0.9 if light.sun == 0 else (1.12 if (light.sun < 0) == (thing.lateral > 0) else 0.66)
     _level(canvas, body, 0, (30, 30, 33), None)
     _side(canvas, body, shaded(paint, lit), shaded(_GLASS, lit))
@@ -51,7 +51,7 @@ def draw_car(canvas: Canvas, thing: Thing, light: Light, paint: RGB, rng: np.ran
     _details(canvas, body, lamps)
 
 
-def _draw_body(thing: Thing, rng: np.random.Generator) -> _Body:
+def _sample_body(thing: Thing, rng: np.random.Generator) -> _Body:
     van = thing.height > 1.8
     half = 1.0 if van else 0.88
     far = thing.depth + float(rng.uniform(3.7, 4.8))
@@ -68,7 +68,7 @@ def _draw_body(thing: Thing, rng: np.random.Generator) -> _Body:
 
 
 def _quad(canvas: Canvas, corners: tuple[tuple[float, float, float], ...], depth: float, colour: RGB) -> None:
-    """A patch of a car with ``corners`` (lateral, elevation, depth), hazy as at ``depth``."""
+    """A quadrilateral with ``corners`` (lateral, elevation, depth), with the haze of ``depth``."""
     canvas.polygon([canvas.camera.project(*corner) for corner in corners], colour, depth, Kind.CAR)
 
 
@@ -88,7 +88,7 @@ def _side(canvas: Canvas, body: _Body, paint: RGB, glass: RGB) -> None:
 
 
 def _tops(canvas: Canvas, body: _Body, paint: RGB) -> None:
-    """Bonnet and roof, as far as the camera looks down on them."""
+    """Bonnet and roof, if the camera is above them."""
     if canvas.camera.eye > body.waist:
         _level(canvas, body, body.waist, shaded(paint, 1.12), Kind.CAR)
     if canvas.camera.eye > body.roof:

@@ -1,4 +1,4 @@
-"""The dataset of procedural road scenes."""
+"""The dataset of generated road scenes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dnas.data.streets.backdrop import render_backdrop, smooth_noise
 from dnas.data.streets.camera import Camera
 from dnas.data.streets.canvas import Canvas
 from dnas.data.streets.figures import draw_thing
-from dnas.data.streets.layout import Floats, Light, draw_camera, draw_light, draw_street
-from dnas.data.streets.things import Thing, cast_shadows, draw_things
+from dnas.data.streets.layout import Floats, Light, sample_camera, sample_light, sample_street
+from dnas.data.streets.things import Thing, cast_shadows, sample_things
 
 DEFAULT_SIZE = (128, 256)
 
@@ -22,14 +22,14 @@ DEFAULT_SIZE = (128, 256)
 def render_street(seed: int, size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """One scene: image uint8 (H, W, 3) and mask uint8 (H, W) of the 11 CamVid classes.
 
-    The scene depends on ``seed`` only, so that other sizes show the same street; its noise depends on the size too.
+    The scene depends only on ``seed``: other sizes show the same street. The noise also depends on the size.
     """
     rng = np.random.default_rng(mix_seed("scene", seed))
     texture = np.random.default_rng(mix_seed("texture", seed))
     bend = float(rng.normal(0, 0.0016)) if rng.random() < 0.6 else 0.0
-    street, light = draw_street(rng), draw_light(rng)
-    camera = draw_camera(rng, size, bend)
-    things = draw_things(rng, street)
+    street, light = sample_street(rng), sample_light(rng)
+    camera = sample_camera(rng, size, bend)
+    things = sample_things(rng, street)
     shadows = cast_shadows(things, street, light, camera, size)
     backdrop = render_backdrop(street, light, camera, size, shadows, texture)
     canvas = Canvas(backdrop.image, backdrop.mask, light, camera)
@@ -41,7 +41,7 @@ def render_street(seed: int, size: tuple[int, int]) -> tuple[npt.NDArray[np.uint
 
 
 def _visible(thing: Thing, camera: Camera, limits: Floats) -> bool:
-    """Whether a thing can show: within the image, and not behind the frontage, which closes the view around a bend."""
+    """Whether a thing may be visible: within the image, and not hidden by the frontage around a bend."""
     width = len(limits)
     column = camera.project(thing.lateral, 0, thing.depth)[0]
     farther = camera.project(thing.lateral, 0, thing.depth + 5)[0]  # a car's other end
@@ -52,7 +52,7 @@ def _visible(thing: Thing, camera: Camera, limits: Floats) -> bool:
 
 
 def _expose(image: Floats, light: Light, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """What the camera makes of it: exposure and colour temperature, uneven light, sensor noise."""
+    """Apply camera effects: exposure, colour temperature, uneven light, sensor noise."""
     height, width = image.shape[:2]
     uneven = 1 + 0.03 * smooth_noise(rng, (height, width), (3, 4))
     exposed = image * np.asarray(light.gain, np.float32)
@@ -63,7 +63,7 @@ def _expose(image: Floats, light: Light, rng: np.random.Generator) -> npt.NDArra
 
 
 class StreetsDataset(SegmentationDataset):
-    """Road scenes made on the fly; each image depends on (seed, split, index, size) alone."""
+    """Road scenes generated on access; each image depends only on (seed, split, index, size)."""
 
     def __init__(self, *, split: str, count: int, size: tuple[int, int], seed: int, cache: bool) -> None:
         labels = builtin_classes("camvid").labels
@@ -72,7 +72,7 @@ class StreetsDataset(SegmentationDataset):
         self._seed = seed
 
     def file_name(self, index: int) -> str:
-        """Such as ``streets/train/0003``."""
+        """A name such as ``streets/train/0003``."""
         return f"streets/{self.split}/{self._position(index):04d}"
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""How each kind of thing is drawn."""
+"""Drawing of each kind of thing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DARK: RGB = (26, 26, 30)
 
 
 def draw_thing(canvas: Canvas, thing: Thing, light: Light) -> None:
-    """Draw ``thing`` where it stands."""
+    """Draw ``thing`` at its position."""
     rng = np.random.default_rng(thing.looks)
     if thing.kind == "car":
         draw_car(canvas, thing, light, _pick(rng, _PAINTS), rng)
@@ -73,7 +73,7 @@ def _tree(canvas: Canvas, thing: Thing, light: Light, rng: np.random.Generator) 
     around = rng.uniform(0, 2 * np.pi, count)
     outward = np.sqrt(rng.uniform(0, 1, count))
     canvas.ellipse(crown, (0.75 * radius, 0.65 * radius), shaded(green, 0.6), depth, Kind.TREE)
-    # From the shaded leaves at the bottom and behind to the bright ones at the top and towards the sun.
+    # From the dark leaves at the bottom and back to the bright ones at the top and towards the sun.
     xs, ys = np.cos(around) * outward, -np.sin(around) * outward
     brightness = 0.82 - 0.28 * ys + 0.22 * light.sun * xs + rng.normal(0, 0.1, count)
     sizes = rng.uniform(0.22, 0.42, count) * radius
@@ -162,7 +162,7 @@ def _cyclist(canvas: Canvas, thing: Thing, rng: np.random.Generator) -> None:
     camera, depth = canvas.camera, thing.depth
     scale = camera.focal / depth
     jacket, trousers, skin = _pick(rng, _CLOTHES), _pick(rng, _CLOTHES), _pick(rng, _SKIN)
-    # Seen from behind the bicycle is a narrow stroke; seen from the side it is two wheels and a frame.
+    # From behind, a bicycle is a narrow line; from the side, two wheels and a frame.
     length = 0.12 if rng.random() < 0.6 else float(rng.uniform(0.35, 0.55))
 
     def at(x: float, y: float) -> tuple[float, float]:

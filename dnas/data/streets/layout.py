@@ -1,4 +1,4 @@
-"""What a street looks like: random choices only, in metres and shares of the image, nothing drawn yet."""
+"""Random parameters of a street, its light and its camera, in metres; nothing is rendered here."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Floats = npt.NDArray[np.float32]
 RGB = tuple[float, float, float]
 
 HOUSE, FENCED, GREEN = 0, 1, 2
-"""What lines a stretch of the street: a house, a fence with green behind it, or green alone."""
+"""Use of a stretch of the frontage: a house, a fence with vegetation behind it, or only vegetation."""
 
 
 @dataclass(frozen=True)
 class Frontage:
-    """One side of the street as stretches in order of depth; arrays have one entry a stretch.
+    """One side of the street as K stretches in order of depth; arrays have one entry per stretch.
 
-    ends: depth where each stretch ends. use: HOUSE, FENCED or GREEN. height: of the house or the green, in metres.
-    colour: of wall or leaves (K, 3). pane: colour of the windows (K, 3). bay, storey: distance of the windows along
-    the street and upwards. fence: height of the fences of this side.
+    ends: depth where each stretch ends. use: HOUSE, FENCED or GREEN. height: of the house or the vegetation, in metres.
+    colour: of wall or leaves (K, 3). pane: colour of the windows (K, 3). bay, storey: horizontal and vertical spacing
+    of the windows. fence: height of the fences of this side.
     """
 
     ends: Floats
@@ -39,7 +39,7 @@ class Frontage:
 
 @dataclass(frozen=True)
 class Light:
-    """Sun, air and camera. ``sun`` is -1 (from the left), 0 (overcast) or 1; ``reach`` a shadow's length per height."""
+    """Light, haze and exposure. ``sun`` is -1 (left), 0 (overcast) or 1; ``reach`` is shadow length per height."""
 
     sun: int
     reach: float
@@ -51,13 +51,13 @@ class Light:
     noise: float
 
     def faded(self, depth: float) -> float:
-        """Share of the haze's colour in what is seen at ``depth``."""
+        """Fraction (0 to 1) of the haze's colour in an object at ``depth``."""
         return 1 - math.exp(-self.fog * depth)
 
 
 @dataclass(frozen=True)
 class Street:
-    """Lateral positions in metres from the camera, from left to right, and the surfaces between them."""
+    """Lateral positions in metres relative to the camera, from left to right, and the surfaces between them."""
 
     front_left: float
     kerb_left: float
@@ -76,8 +76,8 @@ class Street:
         return (self.kerb_left + self.kerb_right) / 2
 
 
-def draw_camera(rng: np.random.Generator, size: tuple[int, int], bend: float) -> Camera:
-    """A camera at a car's height whose vanishing point is near the middle of an image of ``size``."""
+def sample_camera(rng: np.random.Generator, size: tuple[int, int], bend: float) -> Camera:
+    """A random camera at the height of a car, with the vanishing point near the middle of an image of ``size``."""
     height, width = size
     focal = float(rng.uniform(0.62, 0.85)) * max(width, 1.2 * height)
     centre = width * (0.5 + float(rng.normal(0, 0.07)) - 8 * bend)
@@ -85,22 +85,22 @@ def draw_camera(rng: np.random.Generator, size: tuple[int, int], bend: float) ->
     return Camera(focal, centre, horizon, float(rng.uniform(1.3, 1.9)), bend)
 
 
-def draw_street(rng: np.random.Generator) -> Street:
-    """A road with a pavement and a frontage on either side; the camera drives on one of its lanes."""
+def sample_street(rng: np.random.Generator) -> Street:
+    """A random road with pavements and frontages on both sides; the camera is in one of its lanes."""
     half_road = float(rng.uniform(3.6, 6.5))
     position = float(rng.uniform(-0.55, 0.55)) * half_road
     pavements = rng.uniform(1.8, 4.5, 2)
     grey = float(rng.uniform(70, 130))
     tint = rng.normal(0, 4, 3)
-    # Paving is drawn around the asphalt's own grey: where a surface lies says more about it than its colour.
+    # The paving has about the grey of the asphalt, so that position identifies a surface better than colour.
     paving = grey + float(rng.normal(12, 18)) + tint + rng.normal(0, 5, 3)
     return Street(
         front_left=-half_road - float(pavements[0]) - position,
         kerb_left=-half_road - position,
         kerb_right=half_road - position,
         front_right=half_road + float(pavements[1]) - position,
-        left=_draw_frontage(rng),
-        right=_draw_frontage(rng),
+        left=_sample_frontage(rng),
+        right=_sample_frontage(rng),
         asphalt=_rgb(grey + tint),
         paving=_rgb(paving),
         markings=bool(rng.random() < 0.8),
@@ -108,7 +108,7 @@ def draw_street(rng: np.random.Generator) -> Street:
     )
 
 
-def _draw_frontage(rng: np.random.Generator) -> Frontage:
+def _sample_frontage(rng: np.random.Generator) -> Frontage:
     lengths = rng.uniform(7, 24, 26)
     ends = np.cumsum(lengths) - rng.uniform(0, 20)
     ends = ends[: int(np.searchsorted(ends, FAR)) + 1]
@@ -118,7 +118,7 @@ def _draw_frontage(rng: np.random.Generator) -> Frontage:
     walls = _wall_colours(rng, count)
     leaves = np.array([62, 84, 44]) * rng.uniform(0.6, 1.25, (count, 1)) + rng.normal(0, 6, (count, 3))
     house = use == HOUSE
-    terrace = float(rng.uniform(6, 16))  # neighbours are of like height
+    terrace = float(rng.uniform(6, 16))  # neighbours have similar heights
     height = np.where(house, (terrace * rng.uniform(0.75, 1.3, count)), rng.uniform(2.2, 9, count))
     return Frontage(
         ends=ends.astype(np.float32),
@@ -145,8 +145,8 @@ def _wall_colours(rng: np.random.Generator, count: int) -> npt.NDArray[np.float6
     return varied
 
 
-def draw_light(rng: np.random.Generator) -> Light:
-    """Sun from a side or overcast, warm or cold, bright or dim, clear or foggy."""
+def sample_light(rng: np.random.Generator) -> Light:
+    """Random light: sun from one side or overcast, warm or cold, bright or dim, clear or foggy."""
     sun = int(rng.choice([-1, 0, 1], p=[0.35, 0.3, 0.35]))
     overcast = sun == 0
     zenith = np.array([168, 174, 182]) if overcast else np.array([74, 122, 188])

@@ -1,4 +1,4 @@
-"""What each column of the image looks at: its ray, followed to the houses, fences and greens along the street."""
+"""Ray casting per image column: intersections with the houses, fences and vegetation along the street."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dnas.data.streets.camera import FAR, Camera
 from dnas.data.streets.layout import FENCED, HOUSE, Floats, Frontage, Light, Street
 
 _NONE = 1e6
-"""Depth of what is not met."""
+"""Depth of a missing intersection."""
 _GABLE = 14.0
-"""How far a house reaches back from the street, in metres."""
+"""Length of a gable, from the street to the back of the house, in metres."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What each column's ray meets; every array is (W,) or (W, 3).
+    """The intersections of each column's ray; every array is (W,) or (W, 3).
 
-    line: depth where it crosses the frontage. wall: depth of the house it meets there or behind a gap. along: metres
-    along that wall. top, colour, pane, bay, storey: of the house; shade: of its wall. open: the frontage is a fence or
-    green here, green_top high, of colour green; fence: height of the fence, 0 without one.
+    line: depth of the frontage. wall: depth of the house there or behind a gap. along: position along that wall, in
+    metres. top, colour, pane, bay, storey: of the house; shade: brightness of its wall. open: whether the frontage is a
+    fence or vegetation, with height green_top and colour green; fence: height of the fence, 0 without one.
     """
 
     line: Floats
@@ -42,20 +42,20 @@ class Columns:
 
 
 def follow_rays(street: Street, light: Light, camera: Camera, slope: Floats) -> Columns:
-    """Columns of rays that go ``slope`` (W,) metres to the right for each metre of depth."""
+    """Cast rays that go ``slope`` (W,) metres to the right per metre of depth."""
     left = _one_side(street.left, -street.front_left, -1, slope, light, camera)
     right = _one_side(street.right, street.front_right, 1, slope, light, camera)
     return _nearer(left, right)
 
 
 def _one_side(frontage: Frontage, distance: float, side: int, slope: Floats, light: Light, camera: Camera) -> Columns:
-    """Follow each column's ray to the frontage that runs at ``distance`` to the ``side`` (-1 left, 1 right)."""
+    """Intersect each column's ray with the frontage at ``distance`` on ``side`` (-1 left, 1 right)."""
     outward, bend = side * slope, side * camera.bend
     line = _crossing(outward, bend, distance)
     last = len(frontage.ends) - 1
     stretch = np.minimum(np.searchsorted(frontage.ends, line), last)
     house = frontage.use == HOUSE
-    # Through a gap the ray meets the gable of the next house, where that one begins.
+    # Through a gap the ray can hit the gable at the start of the next house.
     following = np.full(last + 2, last + 1)
     for index in range(last, -1, -1):
         following[index] = index if house[index] else following[index + 1]
@@ -67,7 +67,7 @@ def _one_side(frontage: Frontage, distance: float, side: int, slope: Floats, lig
     wall = np.where(gable, start, np.where(house[stretch], line, _NONE))
     sunny = 0.92 if light.sun == 0 else (1.08 if light.sun == -side else 0.62)
     bare = ~house[stretch] & (line < FAR)
-    # Crowns along the street; with the distance they melt into one.
+    # Wavy tree tops along the street, which flatten with the distance.
     wavy = 1 + (0.2 * np.sin(1.1 * line) + 0.08 * np.sin(2.9 * line + 1)) * np.clip(30 / line, 0, 1)
     width = len(slope)
     return Columns(
@@ -89,7 +89,7 @@ def _one_side(frontage: Frontage, distance: float, side: int, slope: Floats, lig
 
 
 def _crossing(outward: Floats, bend: float, distance: float) -> Floats:
-    """Depth z where ``outward * z = distance + bend * z**2``, the nearer one; ``_NONE`` if beyond ``FAR``."""
+    """The smaller depth z with ``outward * z = distance + bend * z**2``; ``_NONE`` if beyond ``FAR``."""
     inner = outward**2 - 4 * bend * distance
     denominator = outward + np.sqrt(np.maximum(inner, 0))
     meets = (inner >= 0) & (denominator > 2 * distance / FAR)
@@ -97,7 +97,7 @@ def _crossing(outward: Floats, bend: float, distance: float) -> Floats:
 
 
 def _nearer(left: Columns, right: Columns) -> Columns:
-    """For every column the side that its ray meets first."""
+    """For every column, the side that its ray hits first."""
     first = left.line <= right.line
     chosen = {
         name: np.where(first if value.ndim == 1 else first[:, None], value, getattr(right, name))

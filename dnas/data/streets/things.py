@@ -1,4 +1,4 @@
-"""What stands or moves in a street: how many, where, and in which order they are drawn."""
+"""The objects in a street ("things"): number, positions and drawing order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ThingKind = Literal["car", "tree", "lamp", "sign", "lights", "pedestrian", "cycl
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its kind, where its foot stands (metres), its height, and a seed for the rest of its looks."""
+    """One object: kind, position of its foot (metres), height (metres), and a seed for its appearance."""
 
     kind: ThingKind
     lateral: float
@@ -26,8 +26,8 @@ class Thing:
     looks: int
 
 
-def draw_things(rng: np.random.Generator, street: Street) -> tuple[Thing, ...]:
-    """Furniture, trees, traffic and people of a street, from the farthest to the nearest."""
+def sample_things(rng: np.random.Generator, street: Street) -> tuple[Thing, ...]:
+    """Random street furniture, trees, traffic and people, from the farthest to the nearest."""
     things = [*_furniture(rng, street), *_traffic(rng, street), *_people(rng, street)]
     return tuple(sorted(things, key=lambda thing: -thing.depth))
 
@@ -35,7 +35,7 @@ def draw_things(rng: np.random.Generator, street: Street) -> tuple[Thing, ...]:
 def cast_shadows(
     things: tuple[Thing, ...], street: Street, light: Light, camera: Camera, size: tuple[int, int]
 ) -> Floats:
-    """Brightness (H, W) of the ground under the shadows of ``things``: 1 where none falls."""
+    """Brightness (H, W) of the ground with the shadows of ``things``: 1 outside of shadows."""
     shadow = Image.new("L", (size[1], size[0]), 255)
     draw = ImageDraw.Draw(shadow)
     for thing in things:
@@ -75,7 +75,7 @@ def _furniture(rng: np.random.Generator, street: Street) -> Iterator[Thing]:
 
 
 def _traffic(rng: np.random.Generator, street: Street) -> Iterator[Thing]:
-    """Parked cars in rows, cars that drive in both lanes, and cyclists at the edge of the road."""
+    """Rows of parked cars, moving cars in both lanes, and cyclists at the edge of the road."""
     for kerb, out in ((street.kerb_left, -1), (street.kerb_right, 1)):
         parked = rng.beta(0.7, 1.1)
         for depth in np.arange(rng.uniform(4, 9), 75, 6.2):
@@ -83,7 +83,7 @@ def _traffic(rng: np.random.Generator, street: Street) -> Iterator[Thing]:
                 yield _new(rng, "car", kerb - 1.15 * out, depth + rng.uniform(-0.4, 0.4), _car_height(rng))
         lane = (street.middle + kerb) / 2
         if abs(kerb - street.middle) > 4.2:
-            lane -= 0.5 * out  # room for the parked ones
+            lane -= 0.5 * out  # leaves room for parked cars
         depths = np.cumsum(rng.uniform(6, 40, 4)) + 4
         for depth in depths[: int(rng.integers(0, 4))]:
             yield _new(rng, "car", lane, depth, _car_height(rng))
@@ -92,12 +92,12 @@ def _traffic(rng: np.random.Generator, street: Street) -> Iterator[Thing]:
 
 
 def _car_height(rng: np.random.Generator) -> float:
-    """Metres; one in seven is a van."""
+    """A random height in metres; 15 % are vans."""
     return float(rng.uniform(1.9, 2.5) if rng.random() < 0.15 else rng.uniform(1.38, 1.62))
 
 
 def _people(rng: np.random.Generator, street: Street) -> Iterator[Thing]:
-    """Pedestrians on the pavements, alone or in small groups, and now and then on the road."""
+    """Pedestrians on the pavements, alone or in small groups, and sometimes on the road."""
     for kerb, front in ((street.kerb_left, street.front_left), (street.kerb_right, street.front_right)):
         for depth in rng.uniform(5, 45, int(rng.integers(0, 5))):
             place = kerb + (front - kerb) * rng.uniform(0.15, 0.8)
