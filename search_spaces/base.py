@@ -17,7 +17,7 @@ from dnas.config import Field, config, parse_config, to_mapping
 from dnas.errors import UserError
 from dnas.latency.spec import InventoryItem
 from dnas.latency.table import LatencyTable
-from dnas.search import BilevelProblem, JointProblem, JointSearchConfig, LatencyTarget, SearchConfig
+from dnas.search import LatencyTarget, SearchProblems, SearchSettings
 from dnas.training import RetrainConfig
 
 _Side = Annotated[int, Field(ge=64, le=8192)]
@@ -41,10 +41,6 @@ class SpaceSettings(Protocol):
     @property
     def latency_target_ms(self) -> float | None:
         """Target for the predicted latency of derived networks, in ms; None for no target."""
-
-    @property
-    def search(self) -> SearchConfig | JointSearchConfig:
-        """Settings of the search."""
 
     @property
     def retrain(self) -> RetrainConfig:
@@ -90,7 +86,7 @@ class SearchSpace(ABC, Generic[Settings]):
 
     @property
     @abstractmethod
-    def search(self) -> SearchConfig | JointSearchConfig:
+    def search(self) -> SearchSettings:
         """Settings of the search."""
 
     @property
@@ -117,7 +113,7 @@ class SearchSpace(ABC, Generic[Settings]):
         """All operators that networks of this space can contain, each signature once."""
 
     @abstractmethod
-    def problem(self, table: LatencyTable | None, seed: int) -> BilevelProblem | JointProblem:
+    def problem(self, table: LatencyTable | None, seed: int) -> SearchProblems:
         """The search problem, with weights initialised from ``seed`` and latencies from ``table`` if there is one."""
 
     def latency_target(self, table: LatencyTable | None, networks: DerivedNetworks) -> LatencyTarget | None:

@@ -5,7 +5,7 @@ In order: :func:`load_data_config` -> :func:`open_dataset` -> :func:`train_trans
 
 from __future__ import annotations
 
-from dnas.data.batching import Batch, Batches, batches, split_halves
+from dnas.data.batching import Batch, Batches, batches, split_halves, split_parts
 from dnas.data.config import DataConfig, load_data_config, preset_names
 from dnas.data.dataset import SegmentationDataset, check_dataset
 from dnas.data.labels import IGNORE_LABEL, Labels
@@ -28,5 +28,6 @@ __all__ = [
     "open_dataset",
     "preset_names",
     "split_halves",
+    "split_parts",
     "train_transform",
 ]

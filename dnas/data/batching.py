@@ -76,6 +76,18 @@ def split_halves(count: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...
     return tuple(sorted(order[:middle])), tuple(sorted(order[middle:]))
 
 
+def split_parts(count: int, seed: int, held_out: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Two disjoint parts of ``range(count)``, drawn by ``seed``, each in ascending order.
+
+    The second has the share ``held_out``, and both have at least one image; fewer than 2 are a :class:`UserError`.
+    """
+    if count < 2:
+        raise UserError(f"given {count} images, expected at least 2 to hold some of them out")
+    order = _permutation(count, mix_seed("held out", seed))
+    kept = min(count - 1, max(1, round(count * (1 - held_out))))
+    return tuple(sorted(order[:kept])), tuple(sorted(order[kept:]))
+
+
 class Batches:
     """A sized iterable of batches; created by :func:`batches`.
 

@@ -1,9 +1,9 @@
 """Search loops and the protocols of search problems."""
 
-from dnas.search.config import JointSearchConfig, SearchConfig
+from dnas.search.config import JointSearchConfig, OneShotConfig, SearchConfig
 from dnas.search.latency_target import LatencyController, LatencyTarget
-from dnas.search.loop import SearchResult, search
-from dnas.search.problem import BilevelProblem, JointProblem, Pass, SearchProblem
+from dnas.search.loop import SearchProblems, SearchResult, SearchSettings, search
+from dnas.search.problem import BilevelProblem, JointProblem, OneShotProblem, Pass, SearchProblem
 
 __all__ = [
     "BilevelProblem",
@@ -11,9 +11,13 @@ __all__ = [
     "JointSearchConfig",
     "LatencyController",
     "LatencyTarget",
+    "OneShotConfig",
+    "OneShotProblem",
     "Pass",
     "SearchConfig",
     "SearchProblem",
+    "SearchProblems",
     "SearchResult",
+    "SearchSettings",
     "search",
 ]

@@ -44,7 +44,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     ) -> None:
         halves = split_halves(len(data[0]), run.seed)
         seeds = [mix_seed("half", number, run.seed) for number in range(len(halves))]
-        super().__init__(problem, data, run, config, device, progress, parts=halves, seeds=seeds)
+        super().__init__(problem, data, run, config, device, progress, parts=halves, seeds=seeds, held_out=halves[1])
         self.weight_optimizer = SupernetSGD(
             problem.weights,
             lr=config.learning_rate,

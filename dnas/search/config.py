@@ -121,3 +121,54 @@ class JointSearchConfig:
     def phase(self, epoch: int) -> Literal["pretrain", "search"]:
         """The phase of an epoch, counted from 0."""
         return "pretrain" if epoch < self.pretrain_epochs else "search"
+
+
+@config
+class OneShotConfig:
+    """One-shot search: the weights of a supernet are trained by sampled networks; the best network is selected then.
+
+    epochs: of the training of the supernet.
+    batch_size: images per step and process.
+    learning_rate, momentum, weight_decay: SGD of the weights.
+    schedule, poly_power, exponential_decay, warm_up_steps, warm_up_start: of the learning rate, as in the retraining.
+    gradient_clipping: the largest norm of all weight gradients together; null for none.
+    momentum_precision: of the superkernels' gradients and momenta, "fp32" or "bf16".
+    held_out: share of the training images that the weights never see. They judge the networks.
+    distillation_weight: of the loss between the prediction of a step's first network and those of the others; 0 for
+        none (in-place distillation: Yu and Huang 2019, "Universally Slimmable Networks").
+    ohem_threshold, ohem_min_fraction: of the cross-entropy, as in the retraining.
+    validate_every: epochs between validations; the last epoch is always validated.
+    validation_images: how many held-out images to score on, evenly spread; null for all.
+    """
+
+    epochs: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["poly", "cosine", "exponential"] = "poly"
+    poly_power: float = Field(default=0.9, gt=0)
+    exponential_decay: float = Field(default=0.99, gt=0, le=1)
+    warm_up_steps: int = Field(default=50, ge=0)
+    warm_up_start: float = Field(default=0.1, ge=0, le=1)
+    gradient_clipping: float | None = Field(default=5.0, gt=0)
+    momentum_precision: Literal["fp32", "bf16"] = "fp32"
+    held_out: float = Field(default=0.2, gt=0, lt=1)
+    distillation_weight: float = Field(default=0.0, ge=0)
+    ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
+    ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
+    precision: SearchPrecision = "auto"
+    channels_last: bool = False
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+    workers: int = Field(default=0, ge=0)
+    validate_every: int = Field(default=1, ge=1)
+    validation_images: int | None = Field(default=None, ge=1)
+
+    @property
+    def pretrain_epochs(self) -> int:
+        """None: all epochs train the weights."""
+        return 0
+
+    def phase(self, epoch: int) -> Literal["search"]:
+        """There is one phase."""
+        return "search"

@@ -96,7 +96,6 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         config, phase = self.config, self.config.phase(epoch)
         (stream,) = self.streams
         stream.set_epoch(epoch)
-        self.problem.begin_epoch()
         self.problem.weights.train()
         steps = len(stream)
         self.progress.begin(f"{phase} epoch {epoch + 1}/{config.epochs}", steps)

@@ -11,11 +11,18 @@ from dnas.device import resolve_device
 from dnas.progress import NoProgress, Progress
 from dnas.runs import Interrupt, RunFolder
 from dnas.search.bilevel import BilevelSearch
-from dnas.search.config import JointSearchConfig, SearchConfig
+from dnas.search.config import JointSearchConfig, OneShotConfig, SearchConfig
 from dnas.search.joint import JointSearch
 from dnas.search.latency_target import LatencyTarget
-from dnas.search.problem import BilevelProblem, JointProblem
+from dnas.search.one_shot import OneShotSearch
+from dnas.search.problem import BilevelProblem, JointProblem, OneShotProblem
 from dnas.training.collector import settled_objects
+
+SearchSettings = SearchConfig | JointSearchConfig | OneShotConfig
+"""The settings of each kind of search."""
+
+SearchProblems = BilevelProblem | JointProblem | OneShotProblem
+"""The problem of each kind of search."""
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
 """Training and validation images."""
@@ -31,21 +38,25 @@ class SearchResult:
 
 
 def search(
-    problem: BilevelProblem | JointProblem,
+    problem: SearchProblems,
     data: Splits,
     run: RunFolder,
-    config: SearchConfig | JointSearchConfig,
+    config: SearchSettings,
     *,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
     latency_target: LatencyTarget | None = None,
 ) -> SearchResult:
-    """Search on the training images of ``data``, validate on its validation images; save checkpoints in ``run``.
+    """Search on the training images of ``data``, the first of its splits; save checkpoints in ``run``.
 
     With a :class:`SearchConfig`, the training images are split into two disjoint halves by the run's seed. Each step
     trains the weights on a batch of the first half and, after pretraining, the architecture parameters on a batch of
     the second half (FasterSeg, Appendix F, first order). With a :class:`JointSearchConfig`, each step trains both on a
     batch of all images (RegSeg, section 3.4). The final architecture parameters are in ``architecture.safetensors``.
+    With a :class:`OneShotConfig`, the weights are trained by sampled networks; some training images are held out.
+
+    Two-level and one-shot searches never use the validation images (FasterSeg, Appendix H): their scores are those on
+    the second half, or on the held-out images.
 
     ``latency_target``: the latencies of derived networks, which are logged; if it has a target, a controller sets the
     weight of the latency so that derived networks reach it.
@@ -70,17 +81,19 @@ def search(
 
 
 def _session(
-    problem: BilevelProblem | JointProblem,
+    problem: SearchProblems,
     data: Splits,
     run: RunFolder,
-    config: SearchConfig | JointSearchConfig,
+    config: SearchSettings,
     device: torch.device,
     progress: Progress,
     latency_target: LatencyTarget | None,
-) -> BilevelSearch | JointSearch:
+) -> BilevelSearch | JointSearch | OneShotSearch:
     """The session of a configuration; raises ``TypeError`` for a problem of the other kind."""
     if isinstance(config, SearchConfig) and isinstance(problem, BilevelProblem):
         return BilevelSearch(problem, data, run, config, device, progress, latency_target)
     if isinstance(config, JointSearchConfig) and isinstance(problem, JointProblem):
         return JointSearch(problem, data, run, config, device, progress, latency_target)
+    if isinstance(config, OneShotConfig) and isinstance(problem, OneShotProblem):
+        return OneShotSearch(problem, data, run, config, device, progress)
     raise TypeError(f"a {type(problem).__name__} cannot be searched by a {type(config).__name__}")

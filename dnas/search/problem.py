@@ -33,6 +33,13 @@ class SearchProblem(Protocol):
     weights: nn.Module
     architecture: nn.Module
 
+    def begin_epoch(self, progress: float) -> None:
+        """Called before every epoch, also the first after a resumption.
+
+        ``progress`` is the share of the search (without pretraining) that is done, from 0 to below 1. Only it, the
+        weights and the architecture parameters may have an influence.
+        """
+
     def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
         """The passes whose mean loss trains the weights in one step of ``phase``.
 
@@ -56,6 +63,17 @@ class SearchProblem(Protocol):
 
 
 @runtime_checkable
+class OneShotProblem(SearchProblem, Protocol):
+    """A problem without architecture parameters: passes run sampled networks, and the best one is selected afterwards.
+
+    ``weight_passes`` gives the networks of one step. Where they distil in place, the first one teaches the others.
+    """
+
+    def one_shot(self) -> bool:
+        """True; tells such a problem from the others."""
+
+
+@runtime_checkable
 class BilevelProblem(SearchProblem, Protocol):
     """A problem whose architecture parameters are trained on other images than the weights are."""
 
@@ -66,9 +84,6 @@ class BilevelProblem(SearchProblem, Protocol):
 @runtime_checkable
 class JointProblem(SearchProblem, Protocol):
     """A problem whose architecture parameters are trained together with the weights, in the same passes."""
-
-    def begin_epoch(self) -> None:
-        """Prepare an epoch; must depend on nothing but the current weights and architecture parameters."""
 
     def project(self) -> None:
         """Project the architecture parameters onto their bounds; called after every step."""

@@ -17,7 +17,7 @@ from dnas.progress import Progress
 from dnas.runs import Interrupt, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
 from dnas.search.calibration import recalibrate_bn
-from dnas.search.config import JointSearchConfig, SearchConfig
+from dnas.search.config import JointSearchConfig, OneShotConfig, SearchConfig
 from dnas.search.problem import Pass, SearchProblem
 from dnas.training.device import (
     Precision,
@@ -34,7 +34,7 @@ CALIBRATION_BATCHES = 8
 """Number of batches on which BatchNorm statistics are recalibrated before a validation."""
 
 Problem = TypeVar("Problem", bound=SearchProblem)
-Config = TypeVar("Config", SearchConfig, JointSearchConfig)
+Config = TypeVar("Config", SearchConfig, JointSearchConfig, OneShotConfig)
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -69,11 +69,18 @@ class SearchSession(ABC, Generic[Problem, Config]):
         *,
         parts: Sequence[Sequence[int]],
         seeds: Sequence[int],
+        held_out: Sequence[int] | None = None,
     ) -> None:
-        """``parts``: indices of the training images of each stream; the first part also recalibrates BatchNorm."""
+        """``parts``: indices of the training images of each stream; the first part also recalibrates BatchNorm.
+
+        ``held_out``: indices of the training images that architectures are scored on; None for the validation images.
+        A search that selects by these scores must not use the validation images (FasterSeg, Appendix H).
+        """
         self.problem, self.run, self.progress = problem, run, progress
         self.config: Config = config
-        self.train_data, self.validation_data = data
+        self.train_data, validation_data = data
+        self.scored_data = validation_data if held_out is None else self.train_data
+        self.scored_images: Sequence[int] = range(len(validation_data)) if held_out is None else held_out
         self.classes = len(self.train_data.labels.names)
         self.accelerator = make_accelerator(device)
         self.device: torch.device = self.accelerator.device
@@ -122,6 +129,10 @@ class SearchSession(ABC, Generic[Problem, Config]):
         """Additional entries for the record of an epoch."""
         return {}
 
+    def optimizers(self) -> dict[str, HasState]:
+        """The optimisers by their names in the checkpoint."""
+        return {"weight_optimizer": self.weight_optimizer, "logit_optimizer": self.architecture_optimizer}
+
     def extra_state(self) -> dict[str, Any]:
         """Additional state for the checkpoint, besides networks and optimisers."""
         return {}
@@ -136,8 +147,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
             try:
                 load_into(self.problem.weights, state["weights"], self.run.path)
                 load_into(self.problem.architecture, state["architecture"], self.run.path)
-                self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-                self.architecture_optimizer.load_state_dict(state["logit_optimizer"])
+                for name, optimizer in self.optimizers().items():
+                    optimizer.load_state_dict(state[name])
                 self.restore_extra(state)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise UserError(f"{self.run.path}: its checkpoint is not that of this search ({error})") from None
@@ -157,6 +168,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
         started = time.perf_counter()
         reset_peak_memory(self.device)
         seed_everything(self.run.seed, epoch, self.rank)
+        pretraining = self.config.pretrain_epochs
+        self.problem.begin_epoch(max(0, epoch - pretraining) / max(1, self.config.epochs - pretraining))
         loss = self.train(epoch, interrupt)
         is_last = epoch + 1 == self.config.epochs
         scores = self._validate() if is_last or (epoch + 1) % self.config.validate_every == 0 else None
@@ -233,21 +246,21 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 labels = labels if indices else torch.full_like(labels, IGNORE_LABEL)
                 for output, logits in self._outputs(images, forward).items():
                     if output not in metrics:
-                        metrics[output] = SegmentationMetrics(self.validation_data.labels.names, self.device)
+                        metrics[output] = SegmentationMetrics(self.scored_data.labels.names, self.device)
                     metrics[output].update(logits.float(), labels)
                 self.progress.advance()
             scores[name] = {output: metric.result().miou for output, metric in metrics.items()}
         return scores
 
     def validation_indices(self) -> list[int]:
-        """Indices of the validation images, over all processes."""
-        count = len(self.validation_data)
-        return spread(count, min(count, self.config.validation_images or count))
+        """The images to score on, of all processes together."""
+        count = len(self.scored_images)
+        return [self.scored_images[i] for i in spread(count, min(count, self.config.validation_images or count))]
 
     def validation_batches(self, indices: Sequence[int]) -> Batches:
         """Validation images in batches of one, as their sizes may differ."""
         return batches(
-            self.validation_data,
+            self.scored_data,
             eval_transform(self.config.augmentation),
             batch_size=1,
             seed=0,
@@ -303,8 +316,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             {
                 "weights": self.problem.weights.state_dict(),
                 "architecture": self.problem.architecture.state_dict(),
-                "weight_optimizer": self.weight_optimizer.state_dict(),
-                "logit_optimizer": self.architecture_optimizer.state_dict(),
+                **{name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
                 **self.extra_state(),
             },
             epoch + 1,

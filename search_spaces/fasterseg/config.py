@@ -8,7 +8,7 @@ import pydantic
 from typing_extensions import Self
 
 from dnas.config import Field, config
-from dnas.search import SearchConfig
+from dnas.search import OneShotConfig, SearchConfig
 from dnas.training import RetrainConfig
 from search_spaces.base import TaskConfig
 from search_spaces.fasterseg.grid import Grid
@@ -68,6 +68,12 @@ class BranchSelectionConfig:
 class FasterSegSearchConfig(SearchConfig):
     """The bilevel search of teacher and student; the defaults are the paper's.
 
+    method: "gradient" takes the most likely operators. "perturbation" takes those whose removal hurts the supernet most
+        (Wang et al. 2021, "Rethinking Architecture Selection in Differentiable NAS").
+    candidates: how many networks near the latency target are judged in the supernet, each with its own BatchNorm
+        statistics, on the half of the training images that the weights do not see. The best one is derived. 1: the
+        likeliest one, unjudged.
+    temperature_end: temperature at the end of the search, which is approached geometrically; null: constant.
     decoupling: the factors of the latency's gradient for alpha, beta and gamma (Eq. 3): "solved" from the table's
         sensitivities, "none", or three values w1, w2, w3.
     temperature: softmax temperature of the Gumbel-softmax.
@@ -83,8 +89,11 @@ class FasterSegSearchConfig(SearchConfig):
         batch have at most 200 000 pixels in total.
     """
 
+    method: Literal["gradient", "perturbation"] = "gradient"
+    candidates: int = Field(default=1, ge=1)
     decoupling: Literal["solved", "none"] | tuple[_Factor, _Factor, _Factor] = "solved"
     temperature: float = Field(default=1.0, gt=0)
+    temperature_end: float | None = Field(default=None, gt=0)
     operator_sampling: Literal["mixed", "single_path"] = "mixed"
     recompute: bool = False
     pretrain_passes: Annotated[tuple[str, ...], Field(min_length=1)] = (
@@ -116,8 +125,38 @@ class FasterSegSearchConfig(SearchConfig):
 
 
 @config
-class FasterSegConfig:
-    """A preset of this space.
+class EstimatorSearchConfig(OneShotConfig):
+    """One-shot search by an estimator of what each choice contributes (after Nayman et al. 2021, "HardCoRe-NAS").
+
+    The supernet is trained by sampled discrete networks. Random ones are then judged on held-out training images. An
+    additive model of their mIoU gives the best network under the latency target by dynamic programming, and the last
+    word is again judged.
+
+    networks_per_step: sampled networks of one step. In each row of five, every operator of a cell is used once.
+    largest_first: make the first network of a step the largest one: the heaviest operator at the widest ratio in every
+        cell of a random path. It is needed for ``distillation_weight``.
+    judged_networks: how many random networks the estimator is fitted to.
+    judge_images: how many held-out images judge a network; null for all.
+    candidates: how many networks near the latency target are judged at last; the best one is derived.
+    """
+
+    method: Literal["estimator"] = "estimator"
+    networks_per_step: int = Field(default=5, ge=1)
+    largest_first: bool = False
+    judged_networks: int = Field(default=300, ge=50)
+    judge_images: int | None = Field(default=None, ge=1)
+    candidates: int = Field(default=16, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.distillation_weight > 0 and not (self.largest_first and self.networks_per_step > 1):
+            raise ValueError("distillation_weight needs largest_first and at least two networks_per_step")
+        return self
+
+
+@config
+class FasterSegPreset:
+    """What presets of this space have in common.
 
     task: input size and classes.
     latency_target_ms: target, within 5 %, for the predicted latency of the derived student; null: no target, but the
@@ -129,5 +168,18 @@ class FasterSegConfig:
     latency_target_ms: float | None = Field(default=None, gt=0)
     branch_selection: BranchSelectionConfig = Field(default_factory=BranchSelectionConfig)
     network: NetworkConfig = Field(default_factory=NetworkConfig)
-    search: FasterSegSearchConfig = Field(default_factory=FasterSegSearchConfig)
     retrain: RetrainConfig = Field(default_factory=RetrainConfig)
+
+
+@config
+class FasterSegConfig(FasterSegPreset):
+    """A preset with the paper's bilevel search."""
+
+    search: FasterSegSearchConfig = Field(default_factory=FasterSegSearchConfig)
+
+
+@config
+class FasterSegOneShotConfig(FasterSegPreset):
+    """A preset with the one-shot search (``search.method: estimator``)."""
+
+    search: EstimatorSearchConfig = Field(default_factory=EstimatorSearchConfig)

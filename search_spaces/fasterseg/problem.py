@@ -38,6 +38,7 @@ class CoSearch:
         pretrain_passes: Sequence[str],
         search_passes: Sequence[str],
         temperature: float = 1.0,
+        temperature_end: float | None = None,
         single_path: bool = False,
         recompute: bool = False,
         batch_equal_passes: bool = False,
@@ -56,6 +57,7 @@ class CoSearch:
             "search": [self._parse(text) for text in search_passes],
         }
         self.temperature, self.single_path = temperature, single_path
+        self._temperatures = temperature, temperature if temperature_end is None else temperature_end
         self.recompute, self.batch_equal_passes = recompute, batch_equal_passes
         self.run_cell: RunCell = run_cell
 
@@ -67,6 +69,11 @@ class CoSearch:
                 f"and one of {', '.join(WIDTHS)}"
             )
         return name, width
+
+    def begin_epoch(self, progress: float) -> None:
+        """Set the temperature: geometric from that of the beginning to that of the end of the search."""
+        begin, end = self._temperatures
+        self.temperature = begin * (end / begin) ** progress
 
     def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
         """One pass per entry of the phase's list; with ``batch_equal_passes`` equal ones are merged."""

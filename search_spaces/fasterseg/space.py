@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from typing_extensions import Self
 
+from dnas.config import parse_config
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.latency.table import LatencyTable
 from dnas.runs import seed_everything
 from search_spaces.base import SearchSpace
-from search_spaces.fasterseg.config import FasterSegConfig, FasterSegSearchConfig
+from search_spaces.fasterseg.config import (
+    EstimatorSearchConfig,
+    FasterSegConfig,
+    FasterSegOneShotConfig,
+    FasterSegPreset,
+    FasterSegSearchConfig,
+)
 from search_spaces.fasterseg.expected_latency import DecoupledWeights, ExpectedLatency
+from search_spaces.fasterseg.one_shot import NetworkSampling
 from search_spaces.fasterseg.parameters import ArchitectureParameters
 from search_spaces.fasterseg.plan import NetworkPlan
 from search_spaces.fasterseg.problem import CoSearch
@@ -29,16 +38,26 @@ from search_spaces.fasterseg.signatures import (
 from search_spaces.fasterseg.supernet import MultiResolutionSupernet
 
 
-class FasterSegSpace(SearchSpace[FasterSegConfig]):
+class FasterSegSpace(SearchSpace[FasterSegPreset]):
     """The space of a :class:`FasterSegConfig`."""
 
-    settings_type = FasterSegConfig
+    settings_type = FasterSegPreset
     steered = "student"
 
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], source: str) -> Self:
+        """The preset that ``search.method`` asks for."""
+        search = values.get("search")
+        method = search.get("method") if isinstance(search, Mapping) else None
+        settings: type[FasterSegPreset] = FasterSegOneShotConfig if method == "estimator" else FasterSegConfig
+        return cls(parse_config(settings, values, source), source)
+
     @property
-    def search(self) -> FasterSegSearchConfig:
+    def search(self) -> FasterSegSearchConfig | EstimatorSearchConfig:
         """Settings of the search."""
-        return self.settings.search
+        settings = self.settings
+        assert isinstance(settings, FasterSegConfig | FasterSegOneShotConfig)
+        return settings.search
 
     @property
     def end_ratios(self) -> dict[str, int]:
@@ -119,39 +138,51 @@ class FasterSegSpace(SearchSpace[FasterSegConfig]):
         """The expected latency of one architecture's samples, from the entries of ``table``."""
         return ExpectedLatency(self.plan(architecture), table.lookup)
 
-    def decoupled_weights(self, latency: ExpectedLatency) -> DecoupledWeights:
-        """The factors w1, w2, w3 of the configuration."""
-        decoupling = self.search.decoupling
-        if decoupling == "none":
-            return DecoupledWeights()
-        if decoupling == "solved":
-            return latency.sensitivities().balanced()
-        return DecoupledWeights(*decoupling)
-
     def describe_prices(self, table: LatencyTable) -> dict[str, Any]:
         """The sensitivity of the latency to each granularity, and the weights that balance them (section 3.2)."""
         sensitivities = self.latency(table).sensitivities()
         weights = sensitivities.balanced()
         return {"change_ms": dataclasses.asdict(sensitivities), "weights": dataclasses.asdict(weights)}
 
-    def problem(self, table: LatencyTable | None, seed: int) -> CoSearch:
-        """Teacher and student over one supernet, initialised from ``seed``, with latencies from ``table``."""
+    def problem(self, table: LatencyTable | None, seed: int) -> CoSearch | NetworkSampling:
+        """The search problem, initialised from ``seed``: teacher and student over one supernet, priced by ``table``,
+        or sampled networks of a supernet.
+        """
         if table is None:
             raise UserError(f"{self.name}: a search of this space needs a latency table (dnas latency build)")
-        latencies = {name: self.latency(table, name) for name in self.end_ratios}
         seed_everything(mix_seed("weights", seed))
+        search = self.search
+        if isinstance(search, EstimatorSearchConfig):
+            return NetworkSampling(
+                self.supernet(),
+                self.plan(),
+                networks=search.networks_per_step,
+                largest_first=search.largest_first,
+                seed=mix_seed("watched", seed),
+            )
+        latencies = {name: self.latency(table, name) for name in self.end_ratios}
         try:
             return CoSearch(
                 self.supernet(),
                 self.architectures(seed),
                 latencies,
-                decoupled=self.decoupled_weights(latencies["student"]),
-                pretrain_passes=self.search.pretrain_passes,
-                search_passes=self.search.search_passes,
-                temperature=self.search.temperature,
-                single_path=self.search.operator_sampling == "single_path",
-                recompute=self.search.recompute,
-                batch_equal_passes=self.search.batches_equal_passes,
+                decoupled=decoupled_weights(search.decoupling, latencies["student"]),
+                pretrain_passes=search.pretrain_passes,
+                search_passes=search.search_passes,
+                temperature=search.temperature,
+                temperature_end=search.temperature_end,
+                single_path=search.operator_sampling == "single_path",
+                recompute=search.recompute,
+                batch_equal_passes=search.batches_equal_passes,
             )
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
+
+
+def decoupled_weights(decoupling: str | tuple[float, float, float], latency: ExpectedLatency) -> DecoupledWeights:
+    """The factors w1, w2, w3 that ``search.decoupling`` gives."""
+    if decoupling == "none":
+        return DecoupledWeights()
+    if isinstance(decoupling, str):
+        return latency.sensitivities().balanced()
+    return DecoupledWeights(*decoupling)

@@ -55,7 +55,7 @@ class RateSearch:
             self._check_initial(self._bounds(), advice)
         self.begin_epoch()
 
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, progress: float = 0.0) -> None:
         """Update every layer's bound from the rates of the layers before it, and clamp its rate."""
         # Clamping a rate may lower the bounds of later layers; it converges in at most one round per layer.
         for _ in self.layers:

@@ -79,6 +79,9 @@ class StackedProblem:
         self.architecture = nn.ModuleDict({"network": nn.ParameterDict({"kernel": self._logits})})
         self._prices, self._fixed_ms = torch.tensor(prices), fixed_ms
 
+    def begin_epoch(self, progress):
+        pass
+
     def weight_passes(self, phase, generator):
         return [Pass("network", self._softmax().detach())]
 

@@ -1,6 +1,8 @@
 """A search so small that an epoch takes a fraction of a second."""
 
 import multiprocessing
+import os
+import signal
 import zlib
 from types import SimpleNamespace
 
@@ -13,8 +15,9 @@ from dnas.data import AugmentationConfig, DataConfig, open_dataset
 from dnas.data.seeding import mix_seed
 from dnas.networks import network_by_name
 from dnas.ops import make_fractional
+from dnas.progress import NoProgress
 from dnas.runs import RunFolder, seed_everything
-from dnas.search import JointSearchConfig, LatencyTarget, search
+from dnas.search import JointSearchConfig, LatencyTarget, OneShotConfig, search
 from search_spaces.fasterseg import (
     ArchitectureParameters,
     CoSearch,
@@ -25,6 +28,7 @@ from search_spaces.fasterseg import (
     MultiResolutionSupernet,
     NetworkPlan,
 )
+from search_spaces.fasterseg.one_shot import NetworkSampling
 from search_spaces.regseg import RateSearch
 
 multiprocessing.get_start_method()  # fixes the default start method, as the first data worker would
@@ -115,6 +119,30 @@ def run_joint(path, config=None, *, problem=None, train=4, **options):
     return run_search(path, config or make_joint_config(), problem=problem or make_rate_problem(), data=data, **options)
 
 
+def make_one_shot_problem(seed=0, networks=3, largest_first=False):
+    """Sampled networks of the supernet of :func:`make_problem`."""
+    seed_everything(mix_seed("weights", seed))
+    supernet = MultiResolutionSupernet(GRID, OPERATORS, RATIOS, [END_RATIOS["student"]], 1, 6)
+    plan = NetworkPlan(GRID, OPERATORS, RATIOS, 1, 6, (64, 64), END_RATIOS["student"])
+    return NetworkSampling(supernet, plan, networks=networks, largest_first=largest_first, seed=seed)
+
+
+def make_one_shot_config(**values):
+    defaults = {
+        "epochs": 2,
+        "batch_size": 2,
+        "learning_rate": 0.05,
+        "warm_up_steps": 2,
+        "held_out": 0.25,
+        "augmentation": AugmentationConfig(crop=(32, 32), brightness=0.2),
+    }
+    return OneShotConfig(**{**defaults, **values})
+
+
+def run_one_shot(path, config=None, *, problem=None, **options):
+    return run_search(path, config or make_one_shot_config(), problem=problem or make_one_shot_problem(), **options)
+
+
 def make_target(share):
     """A target between the latencies of the fastest (``share`` 0) and the slowest network (1)."""
     plan = NetworkPlan(GRID, OPERATORS, RATIOS, 1, 6, (64, 64), END_RATIOS["student"])
@@ -149,6 +177,53 @@ def lasting(path):
     return [{k: v for k, v in record.items() if k not in passing} for record in RunFolder.open(path).records()]
 
 
+class Recorded:
+    """A dataset that records which images are read."""
+
+    def __init__(self, dataset):
+        self._dataset, self.read = dataset, []
+
+    def __len__(self):
+        return len(self._dataset)
+
+    def __getattr__(self, name):
+        return getattr(self._dataset, name)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self._dataset[index]
+
+
+class PressesCtrlC(NoProgress):
+    """Sends this process SIGINT after the given step, counted over all epochs."""
+
+    def __init__(self, step):
+        self.left, self.messages, self.validating = step, [], False
+
+    def begin(self, description, total):
+        self.validating = description == "validation"
+
+    def advance(self, steps=1, **figures):
+        self.left -= not self.validating
+        if self.left == 0 and not self.validating:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def message(self, text):
+        self.messages.append(text)
+
+
+@pytest.fixture
+def recorded():
+    """The class of datasets that record what is read."""
+    return Recorded
+
+
+@pytest.fixture
+def presses_ctrl_c():
+    """The class of progresses that interrupt."""
+    return PressesCtrlC
+
+
 @pytest.fixture
 def tiny():
     """The functions above."""
@@ -168,4 +243,12 @@ def joint():
     """The functions above, for a search of dilation rates."""
     return SimpleNamespace(
         problem=make_rate_problem, config=make_joint_config, run=run_joint, lasting=lasting, data=make_data
+    )
+
+
+@pytest.fixture
+def one_shot():
+    """The functions above, for a one-shot search."""
+    return SimpleNamespace(
+        problem=make_one_shot_problem, config=make_one_shot_config, run=run_one_shot, lasting=lasting, data=make_data
     )

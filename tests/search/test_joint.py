@@ -1,14 +1,10 @@
 """The joint search loop: its steps, files and errors."""
 
-import os
-import signal
-
 import pytest
 import torch
 
 from dnas.config import parse_config, to_mapping
 from dnas.errors import UserError
-from dnas.progress import NoProgress
 from dnas.runs import Interrupted, RunFolder
 from dnas.search import JointSearchConfig, SearchConfig
 from dnas.training import SegmentationMetrics
@@ -124,25 +120,12 @@ def test_a_latency_pulls_the_rates_down(joint, tmp_path):
     assert found[10.0] == 4.0 < found[0.0]
 
 
-class PressesCtrlC(NoProgress):
-    def __init__(self, step):
-        self.left, self.training = step, False
-
-    def begin(self, description, total):
-        self.training = description != "validation"
-
-    def advance(self, steps=1, **figures):
-        self.left -= self.training
-        if self.left == 0 and self.training:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_ctrl_c_loses_no_epoch(joint, tmp_path):
+def test_ctrl_c_loses_no_epoch(joint, presses_ctrl_c, tmp_path):
     joint.run(tmp_path / "whole")
     for step in (2, 3, 6):
         path = tmp_path / f"stopped{step}"
         with pytest.raises(Interrupted, match="continue with --resume"):
-            joint.run(path, progress=PressesCtrlC(step))
+            joint.run(path, progress=presses_ctrl_c(step))
         joint.run(path, resume=True)
         assert joint.lasting(path) == joint.lasting(tmp_path / "whole")
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import signal
 
 import pytest
@@ -12,7 +11,6 @@ from dnas.config import parse_config, to_mapping
 from dnas.data import AugmentationConfig, split_halves
 from dnas.errors import UserError
 from dnas.ops import sliced_parameters
-from dnas.progress import NoProgress
 from dnas.runs import Interrupted, RunFolder
 from dnas.search import Pass, SearchConfig
 from dnas.search.bilevel import BilevelSearch
@@ -57,23 +55,6 @@ class Watched(CoSearch):
     def architecture_passes(self, generator):
         self.note("architecture")
         return super().architecture_passes(generator)
-
-
-class Recorded:
-    """A dataset that records which images are read."""
-
-    def __init__(self, dataset):
-        self._dataset, self.read = dataset, []
-
-    def __len__(self):
-        return len(self._dataset)
-
-    def __getattr__(self, name):
-        return getattr(self._dataset, name)
-
-    def __getitem__(self, index):
-        self.read.append(index)
-        return self._dataset[index]
 
 
 def same(first, second):
@@ -164,19 +145,20 @@ def test_gradients_are_clipped_to_the_norm_that_is_configured(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("seed", [3, 4])
-def test_the_two_steps_see_disjoint_halves(tiny, tmp_path, seed):
+def test_the_two_steps_see_disjoint_halves_and_validation_images_none(tiny, recorded, tmp_path, seed):
     config = tiny.config(pretrain_epochs=1, search_epochs=1)
     train, val = tiny.data(train=9)
-    train = Recorded(train)
+    train, val = recorded(train), recorded(val)
     tiny.run(tmp_path / "run", config, data=(train, val), seed=seed)
+    assert val.read == []
     first, second = split_halves(9, seed)
     assert len(first) == 5
     assert not set(first) & set(second)
-    # Pretraining reads two batches of 2 of the first half, the search alternates between the halves; before each
-    # validation the statistics of both architectures are recalibrated on the first half.
+    # Pretraining reads two batches of 2 of the first half, the search alternates between the halves. A validation
+    # recalibrates the statistics of each architecture on the first half, and scores it on the second.
     batches = [train.read[i : i + 2] for i in range(0, len(train.read), 2)]
-    measured = [first] * 4
-    halves = [first, first, *measured, *[first, second] * 2, *measured]
+    validation = [first, first, second, second] * 2
+    halves = [first, first, *validation, *[first, second] * 2, *validation]
     assert len(batches) == len(halves)
     for images, half in zip(batches, halves, strict=True):
         assert set(images) <= set(half)
@@ -312,29 +294,13 @@ def test_reading_ahead_changes_nothing(tiny, tmp_path):
     assert tiny.lasting(tmp_path / "0") == tiny.lasting(tmp_path / "1")
 
 
-class PressesCtrlC(NoProgress):
-    """Sends this process SIGINT after the given step, counted over all epochs."""
-
-    def __init__(self, step):
-        self.left, self.messages = step, []
-
-    def begin(self, description, total):
-        self.validating = description == "validation"
-
-    def advance(self, steps=1, **figures):
-        self.left -= not self.validating
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def message(self, text):
-        self.messages.append(text)
-
-
 @pytest.mark.parametrize(
     ("sampling", "clipping", "precision"),
     [("mixed", 5.0, "fp32"), ("mixed", None, "fp32"), ("single_path", 5.0, "fp32"), ("mixed", 5.0, "bf16")],
 )
-def test_ctrl_c_ends_after_the_step_and_the_search_resumes(tiny, tmp_path, sampling, clipping, precision):
+def test_ctrl_c_ends_after_the_step_and_the_search_resumes(
+    tiny, presses_ctrl_c, tmp_path, sampling, clipping, precision
+):
     before = signal.getsignal(signal.SIGINT)
     config = tiny.config(
         pretrain_epochs=1,
@@ -346,7 +312,7 @@ def test_ctrl_c_ends_after_the_step_and_the_search_resumes(tiny, tmp_path, sampl
     )
     tiny.run(tmp_path / "whole", config)
     for step in (2, 5):  # at the end of the first epoch, in the last one
-        progress = PressesCtrlC(step)
+        progress = presses_ctrl_c(step)
         path = tmp_path / f"stopped{step}"
         with pytest.raises(Interrupted, match="continue with --resume"):
             tiny.run(path, config, progress=progress)

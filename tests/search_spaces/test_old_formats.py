@@ -40,7 +40,9 @@ def test_every_old_key_has_its_place():
 def test_old_files_and_overrides_are_read_with_a_note(tmp_path):
     path = tmp_path / "old.yaml"
     path.write_text(dump_yaml(OLD))
-    with pytest.warns(OldFormatWarning, match=r"target.select_ms was renamed to branch_selection.reference_ms") as notes:
+    with pytest.warns(
+        OldFormatWarning, match=r"target.select_ms was renamed to branch_selection.reference_ms"
+    ) as notes:
         space = load_space(str(path), ["target.target_ms=3.0", "search.passes_at_once=1"])
     assert "search.passes_at_once is ignored" in str(notes[0].message)
     assert isinstance(space, FasterSegSpace)

@@ -13,6 +13,7 @@ from dnas.errors import UserError
 from search_spaces import load_space, preset_names, space_from
 from search_spaces.fasterseg import ArchitectureParameters, FasterSegSpace
 from search_spaces.fasterseg.expected_latency import DecoupledWeights
+from search_spaces.fasterseg.space import decoupled_weights
 
 OPERATORS = ["skip", "conv", "conv_x2", "zoomed_conv", "zoomed_conv_x2"]
 NETWORKS = {
@@ -139,10 +140,10 @@ def test_decoupling_is_what_is_configured():
     for wanted, expected in (("none", DecoupledWeights()), ([0.2, 0.3, 0.5], DecoupledWeights(0.2, 0.3, 0.5))):
         space = space_from({**values, "search": {"decoupling": wanted}}, "x")
         latency = space.latency(Partial(item.spec for item in space.inventory()))
-        assert space.decoupled_weights(latency) == expected
+        assert decoupled_weights(space.search.decoupling, latency) == expected
     space = space_from(values, "x")
     latency = space.latency(Partial(item.spec for item in space.inventory()))
-    solved = space.decoupled_weights(latency)
+    solved = decoupled_weights(space.search.decoupling, latency)
     change = latency.sensitivities()
     assert sum(dataclasses.astuple(solved)) == pytest.approx(1.0)
     assert solved.alpha * change.operator == pytest.approx(solved.gamma * change.ratio)
