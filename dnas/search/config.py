@@ -6,6 +6,7 @@ from typing import Literal
 
 from dnas.config import Field, config
 from dnas.data import AugmentationConfig
+from dnas.training.class_weights import ClassWeighting
 
 SearchPrecision = Literal["auto", "fp32", "bf16"]
 """Not fp16: each of the passes over shared weights would need its own gradient scaler."""
@@ -26,7 +27,7 @@ class SearchConfig:
     momentum_precision: precision of the superkernels' gradients and momenta; "bf16" halves their memory and, with
         precision bf16, is faster.
     latency_weight: lambda in Eq. 8, per ms; with a latency target, the controller's initial value.
-    ohem_threshold, ohem_min_fraction: OHEM of the cross-entropy, as in the retraining.
+    ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: number of validation images, evenly spaced over the split; null: all.
     """
@@ -45,6 +46,7 @@ class SearchConfig:
     latency_weight: float = Field(default=0.01, ge=0)
     ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
+    class_weights: ClassWeighting = "none"
     precision: SearchPrecision = "auto"
     channels_last: bool = False
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
@@ -82,7 +84,7 @@ class JointSearchConfig:
         retraining.
     gradient_clipping: maximum norm of all weight gradients together; null: no clipping.
     latency_weight: weight of the latency in the loss, per ms, if the search has a table.
-    ohem_threshold, ohem_min_fraction: OHEM of the cross-entropy, as in the retraining. (A loss of 0.3 is a probability
+    ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining. (A loss of 0.3 is a probability
         of 0.74.)
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: number of validation images, evenly spaced over the split; null: all.
@@ -110,6 +112,7 @@ class JointSearchConfig:
     latency_weight: float = Field(default=0.01, ge=0)
     ohem_threshold: float | None = Field(default=0.74, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
+    class_weights: ClassWeighting = "none"
     precision: SearchPrecision = "auto"
     channels_last: bool = False
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
@@ -136,7 +139,7 @@ class OneShotConfig:
     held_out: share of the training images that the weights never see. They judge the networks.
     distillation_weight: of the loss between the prediction of a step's first network and those of the others; 0 for
         none (in-place distillation: Yu and Huang 2019, "Universally Slimmable Networks").
-    ohem_threshold, ohem_min_fraction: of the cross-entropy, as in the retraining.
+    ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: how many held-out images to score on, evenly spread; null for all.
     """
@@ -157,6 +160,7 @@ class OneShotConfig:
     distillation_weight: float = Field(default=0.0, ge=0)
     ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)
+    class_weights: ClassWeighting = "none"
     precision: SearchPrecision = "auto"
     channels_last: bool = False
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)

@@ -19,6 +19,7 @@ from dnas.runs.checkpoint import load_into
 from dnas.search.calibration import recalibrate_bn
 from dnas.search.config import JointSearchConfig, OneShotConfig, SearchConfig
 from dnas.search.problem import Pass, SearchProblem
+from dnas.training.class_weights import class_weights
 from dnas.training.device import (
     Precision,
     autocast,
@@ -109,7 +110,10 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         problem.weights.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         problem.architecture.to(self.device)
-        self.criterion = OhemCrossEntropy(config.ohem_threshold, config.ohem_min_fraction)
+        weights = class_weights(config.class_weights, self.train_data)
+        self.criterion = OhemCrossEntropy(config.ohem_threshold, config.ohem_min_fraction, class_weights=weights).to(
+            self.device
+        )
         self.parameters: list[nn.Parameter] = [
             p for p in problem.architecture.parameters() if p.requires_grad and p.numel()
         ]

@@ -28,7 +28,8 @@ class OhemCrossEntropy(nn.Module):
 
     A pixel is hard if the probability of its true class is below ``threshold``. If fewer than ``min_kept`` pixels of
     the batch are hard, the ``min_kept`` pixels with the largest losses are averaged instead. Ignored pixels are not
-    counted.
+    counted. With ``class_weights`` the average is weighted by the true classes, as in ``nn.CrossEntropyLoss``; they do
+    not decide which pixels are hard.
 
     RegSeg states the rule by losses: "averages pixel losses that are over 0.3 or averages the top 1/16 pixel losses if
     the original proportion is less than 1/16" (regseg_v3, section 4.2): use :meth:`over_loss`. FasterSeg (Appendix F),
@@ -37,12 +38,16 @@ class OhemCrossEntropy(nn.Module):
     """
 
     def __init__(
-        self, threshold: float | None = 0.7, min_kept: float = 1 / 16, ignore_label: int = IGNORE_LABEL
+        self,
+        threshold: float | None = 0.7,
+        min_kept: float = 1 / 16,
+        ignore_label: int = IGNORE_LABEL,
+        class_weights: Tensor | None = None,
     ) -> None:
         """``threshold`` is a probability in (0, 1], None for the plain cross-entropy of all valid pixels.
 
         ``min_kept`` is a number of pixels if it is an int, a fraction of the batch's valid pixels if it is a float.
-        Raises ValueError for values out of range.
+        ``class_weights`` (classes,) are not part of the state. Raises ValueError for values out of range.
         """
         super().__init__()
         if threshold is not None and not 0 < threshold <= 1:
@@ -52,6 +57,8 @@ class OhemCrossEntropy(nn.Module):
         self.threshold = threshold
         self.min_kept = min_kept
         self.ignore_label = ignore_label
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     @classmethod
     def over_loss(cls, loss: float = 0.3, min_kept: float = 1 / 16) -> OhemCrossEntropy:
@@ -70,22 +77,29 @@ class OhemCrossEntropy(nn.Module):
 
     def mean_and_shares(self, losses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of the losses (N, H, W) over hard pixels, and the share of each pixel in it, of the same shape."""
+        shares = self._shares(losses, labels)
+        if self.class_weights is not None:
+            shares = shares * self.class_weights[labels.masked_fill(labels == self.ignore_label, 0)]
+            shares = shares / shares.sum().clamp(min=torch.finfo(shares.dtype).tiny)
+        # A product and not a selection, so that a NaN in any pixel shows.
+        return (losses * shares).sum(), shares
+
+    def _shares(self, losses: Tensor, labels: Tensor) -> Tensor:
+        """The share of each pixel in the mean without class weights."""
         # The loss of ignored pixels is exactly 0: they are never hard, and last in the order of losses.
         valid = labels != self.ignore_label
         if self.threshold is None:
-            shares = valid.to(losses.dtype) / valid.sum().clamp(min=1)
-            return (losses * shares).sum(), shares
+            return valid.to(losses.dtype) / valid.sum().clamp(min=1)
         hard = valid & (losses > -math.log(self.threshold))
         num_valid, num_hard = torch.stack([valid.sum(), hard.sum()]).tolist()
         kept = self._number_kept(num_valid)
         if num_hard >= max(kept, 1):
-            # A product and not a selection, so that a NaN in any pixel shows.
-            return (losses * hard).sum() / num_hard, hard.to(losses.dtype) / num_hard
+            return hard.to(losses.dtype).div(num_hard)
         shares = torch.zeros_like(losses)
         if kept:
             hardest = losses.flatten().topk(kept, sorted=False).indices
             shares.view(-1)[hardest] = 1 / kept
-        return (losses * shares).sum(), shares * valid
+        return shares * valid
 
     def _number_kept(self, num_valid: int) -> int:
         if isinstance(self.min_kept, int):

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dnas.data import SegmentationDataset
 from dnas.errors import UserError
+from dnas.training.class_weights import class_weights
 from dnas.training.config import RetrainConfig
 from dnas.training.device import autocast
 from dnas.training.losses import OhemCrossEntropy, distillation_loss
@@ -28,11 +30,17 @@ class BatchLoss:
 class Objective:
     """The loss of a network's outputs; the teacher (a trained network, or None) is not trained."""
 
-    def __init__(self, config: RetrainConfig, num_classes: int, teacher: nn.Module | None) -> None:
+    def __init__(
+        self, config: RetrainConfig, dataset: SegmentationDataset, teacher: nn.Module | None, device: torch.device
+    ) -> None:
+        """``dataset``: the training images, from which class weights are computed."""
         self._config = config
-        self._num_classes = num_classes
+        self._num_classes = dataset.labels.num_classes
         self._teacher = teacher if config.distillation_weight > 0 else None
-        self._criterion = OhemCrossEntropy(config.ohem_threshold, float(config.ohem_min_fraction))
+        weights = class_weights(config.class_weights, dataset)
+        self._criterion = OhemCrossEntropy(
+            config.ohem_threshold, float(config.ohem_min_fraction), class_weights=weights
+        ).to(device)
 
     @property
     def distills(self) -> bool:

@@ -1,4 +1,4 @@
-"""The optimiser of the papers: SGD with momentum."""
+"""Optimisers of weights: SGD with momentum, as in the papers, and AdamW."""
 
 from __future__ import annotations
 
@@ -31,6 +31,26 @@ def make_sgd(
     Unless ``decay_norms_and_biases``, parameters of at most one dimension (those of normalisations, and biases) are not
     decayed, as in RegSeg for BatchNorm (regseg_v3, section 4.2). ``fused`` updates in one pass over the memory.
     """
+    groups = _groups(network, weight_decay, decay_norms_and_biases, leave_out)
+    optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, fused=fused or None)
+    if fused and momentum:
+        # The fused step needs all momenta or none, but some weights get their first gradient later than others.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def make_adamw(
+    network: nn.Module, *, learning_rate: float, weight_decay: float, decay_norms_and_biases: bool = False
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters of ``network``, with the decay of :func:`make_sgd`."""
+    return torch.optim.AdamW(_groups(network, weight_decay, decay_norms_and_biases), lr=learning_rate)
+
+
+def _groups(
+    network: nn.Module, weight_decay: float, decay_norms_and_biases: bool, leave_out: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
     foreign = {id(parameter) for parameter in leave_out}
     trainable = [
         parameter for parameter in network.parameters() if parameter.requires_grad and id(parameter) not in foreign
@@ -40,14 +60,7 @@ def make_sgd(
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}]
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
-    groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, fused=fused or None)
-    if fused and momentum:
-        # The fused step needs all momenta or none, but some weights get their first gradient later than others.
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
+    return [group for group in groups if group["params"]]
 
 
 @contextlib.contextmanager

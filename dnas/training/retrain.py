@@ -27,7 +27,7 @@ from dnas.training.device import (
 )
 from dnas.training.metrics import Evaluation, evaluate
 from dnas.training.objective import Objective
-from dnas.training.optimizers import make_sgd, set_learning_rate
+from dnas.training.optimizers import make_adamw, make_sgd, set_learning_rate
 from dnas.training.schedules import schedule_factor
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
@@ -113,18 +113,29 @@ class _Retraining:
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         if teacher is not None:
             teacher.to(device=self.device, memory_format=self.layout).eval()  # type: ignore[call-overload]
-        self.objective = Objective(config, train_data.labels.num_classes, teacher)
+        self.objective = Objective(config, train_data, teacher, self.device)
         self.scaler = make_scaler(self.device, config.precision)
-        self.optimizer = make_sgd(
-            network,
+        self.optimizer = self._make_optimizer()
+        self.average = None if config.ema_decay is None else moving_average(self.network, config.ema_decay)
+        self.trained: Any = network
+        self.best_miou, self.best_epoch = -math.inf, -1
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        if config.optimizer == "adamw":
+            return make_adamw(
+                self.network,
+                learning_rate=config.learning_rate,
+                weight_decay=config.weight_decay,
+                decay_norms_and_biases=config.decay_norms_and_biases,
+            )
+        return make_sgd(
+            self.network,
             learning_rate=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             decay_norms_and_biases=config.decay_norms_and_biases,
         )
-        self.average = None if config.ema_decay is None else moving_average(self.network, config.ema_decay)
-        self.trained: Any = network
-        self.best_miou, self.best_epoch = -math.inf, -1
 
     @property
     def kept(self) -> nn.Module:

@@ -161,6 +161,7 @@ def test_auxiliary_heads_are_weighed_and_trained(tmp_path):
         {"schedule": "cosine", "workers": 1, "validation_batch_size": 2},
         {"schedule": "exponential", "decay_norms_and_biases": True},
         {"ema_decay": 0.9, "ema_every": 2},
+        {"optimizer": "adamw", "learning_rate": 1e-3, "class_weights": "enet", "ohem_threshold": None},
     ],
 )
 def test_options_resume_to_the_same_end(tmp_path, values):

@@ -1,0 +1,58 @@
+"""Class weights for the cross-entropy, from the frequencies of the classes in the training images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from dnas.config import Field
+from dnas.data import SegmentationDataset
+from dnas.errors import UserError
+
+ClassWeighting = Literal["none", "enet", "median_frequency"] | tuple[Annotated[float, Field(ge=0)], ...]
+"""How classes are weighted: a rule, or one weight for each class."""
+
+COUNTED_IMAGES = 500
+"""Images whose labels are counted, evenly spaced over the training images."""
+
+LARGEST_MEDIAN_WEIGHT = 10.0
+
+
+def class_weights(weighting: ClassWeighting, dataset: SegmentationDataset) -> Tensor | None:
+    """Weights (classes,), float32, for the cross-entropy; None for equal weights.
+
+    "enet" is 1 / ln(1.02 + share) of each class's share of the pixels (Paszke et al. 2016, "ENet", section 4).
+    "median_frequency" is the median share divided by the class's share, at most 10 (after Eigen and Fergus 2015,
+    "Predicting Depth, Surface Normals and Semantic Labels", who count only images that contain the class). Both are
+    scaled to a mean of 1. Raises :class:`UserError` for a list of another length.
+    """
+    if weighting == "none":
+        return None
+    if not isinstance(weighting, str):
+        if len(weighting) != dataset.labels.num_classes:
+            raise UserError(
+                f"class_weights: given {len(weighting)} weights, {dataset.name} has {dataset.labels.num_classes} "
+                "classes; give one weight for each"
+            )
+        return torch.tensor(weighting, dtype=torch.float32)
+    shares = class_shares(dataset)
+    if weighting == "enet":
+        weights = 1 / torch.log(1.02 + shares)
+    else:
+        weights = (shares[shares > 0].median() / shares).clamp(max=LARGEST_MEDIAN_WEIGHT)
+    return (weights / weights.mean()).float()
+
+
+def class_shares(dataset: SegmentationDataset, images: int = COUNTED_IMAGES) -> Tensor:
+    """Share of each class in the labelled pixels of at most ``images`` evenly spaced images; (classes,), float64."""
+    count, wanted = len(dataset), min(len(dataset), images)
+    classes = dataset.labels.num_classes
+    pixels = torch.zeros(classes, dtype=torch.int64)
+    for index in range(wanted):
+        _, mask = dataset[index * count // wanted]
+        pixels += torch.bincount(mask.as_subclass(Tensor).flatten().long(), minlength=256)[:classes]
+    if not pixels.any():
+        raise UserError(f"{dataset.name} {dataset.split}: no pixel is labelled, so class_weights cannot be computed")
+    return pixels.double() / pixels.sum()
