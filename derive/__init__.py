@@ -2,6 +2,7 @@
 
 from derive.base import TABLE, TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver
 from derive.dilated.architecture import DilatedArchitecture
+from derive.judging import Judge
 from derive.multi_branch.architecture import MultiBranchArchitecture
 from derive.registry import architecture_from, derive_file, deriver_of
 
@@ -13,6 +14,7 @@ __all__ = [
     "DeriveOptions",
     "Deriver",
     "DilatedArchitecture",
+    "Judge",
     "MultiBranchArchitecture",
     "architecture_from",
     "derive_file",

@@ -16,6 +16,7 @@ import networkx as nx
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from derive.judging import Judge
 from dnas.config import Field, to_mapping
 from dnas.errors import UserError
 from dnas.files import dump_yaml, write_text
@@ -114,7 +115,9 @@ class DeriveOptions:
 
     which: name of the architecture; None: the first one of the space. rule: None: the default rule of the space.
         branches: final scales, for multi-branch networks. table: None: the table of the run. target_ms: latency target
-        in ms; None: the target of the search. use_target: False: derive without a latency target.
+        in ms; None: the target of the search. use_target: False: derive without a latency target. candidates: networks
+    that are judged by the weights of the search; None: as configured in the search. judge: None: one that reads the
+    weights from the run folder.
     """
 
     which: str | None = None
@@ -123,6 +126,8 @@ class DeriveOptions:
     table: LatencyTable | None = None
     target_ms: float | None = None
     use_target: bool = True
+    candidates: int | None = None
+    judge: Judge | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,7 +249,7 @@ class Deriver(ABC, Generic[Space]):
             raise UserError(f"{self.space.name}: random networks within a latency range need a latency table")
         return self.predict_ms(architecture, table)
 
-    def finish_search(self, run: RunFolder) -> None:
+    def finish_search(self, run: RunFolder, judge: Judge) -> None:
         """Add space-specific files to the run folder of a search that has just ended; none by default."""
 
     def search_summary(self, run: RunFolder) -> str:

@@ -20,7 +20,8 @@ class BranchScore:
 
     ``argmax_ms``: latency of the most likely network. With a latency target, ``changes`` lists the choices that differ
     from the most likely ones, ``lost_log_probability`` is the loss in log-probability, and ``reached`` says whether
-    the latency is within 5 % of the target; without a target ``reached`` is None.
+    the latency is within 5 % of the target; without a target ``reached`` is None. ``candidates``: how many networks
+    were judged; with more than one, ``miou`` is that of the network with inherited weights, on held-out images.
     """
 
     branches: tuple[int, ...]
@@ -31,6 +32,7 @@ class BranchScore:
     lost_log_probability: float = 0.0
     changes: tuple[str, ...] = ()
     reached: bool | None = None
+    candidates: int = 1
 
     def line(self) -> str:
         """The score as a line of text."""
@@ -38,6 +40,7 @@ class BranchScore:
         parts += [] if self.miou is None else [f"mIoU {100 * self.miou:5.1f} %"]
         parts += [] if self.latency_ms is None else [f"predicted {self.latency_ms:7.3f} ms"]
         parts += [] if self.score is None else [f"score {self.score:.4f}"]
+        parts += [f"best of {self.candidates}"] if self.candidates > 1 else []
         parts += [self.adjustment()] if self.reached is not None else []
         return "  ".join(parts)
 

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from derive.base import Architecture, DeriveOptions, Deriver, Range, logits_of, provenance_of
+from derive.base import Architecture, DeriveOptions, Deriver, Range, logits_of
+from derive.judging import Judge
 from derive.multi_branch.architecture import MultiBranchArchitecture
-from derive.multi_branch.branches import SELECTION, BranchScore, MultiBranchDerivation, branches_text, select
-from derive.multi_branch.decode import Likelihoods, assemble, decode
+from derive.multi_branch.branches import SELECTION, MultiBranchDerivation, branches_text, select
+from derive.multi_branch.decode import Likelihoods, assemble
+from derive.multi_branch.decoding import Decoding
+from derive.multi_branch.estimating import estimate
 from derive.multi_branch.inherit import inherit_weights
-from derive.multi_branch.published_files import predicted_latency_ms
-from derive.multi_branch.published_rule import decode_as_published
+from derive.multi_branch.perturbation import perturb
 from derive.multi_branch.sampling import sample_architectures
-from derive.multi_branch.target import TargetedDecoder, latency_bounds, network_price
+from derive.multi_branch.target import latency_bounds, network_price
 from dnas.errors import UserError
 from dnas.files import write_json
 from dnas.latency.table import LatencyTable
 from dnas.runs import RunFolder
 from dnas.search import SearchProblem
 from search_spaces.fasterseg import FasterSegSpace, MultiResolutionSupernet, combination_name
+from search_spaces.fasterseg.config import EstimatorSearchConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -82,6 +85,9 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
 
         With a latency target, the rule "paper" derives a student for the target and selects among the combinations
         that reach it. The rule "published-code" uses that code's decoder and latency lookup.
+
+        With ``search.candidates`` above 1, that many students near the target are judged by the supernet's weights, and
+        the best one is derived.
         """
         which, rule = self.check_options(options, run.path)
         table, plan = self.table_of(run, options), self.space.plan(which)
@@ -94,7 +100,8 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         if options.target_ms is not None and not can_target:
             raise UserError(f"{run.path}: a latency target is for the student, with the rule paper and a latency table")
         target = options.target_ms or self.space.settings.latency_target_ms
-        decoding = _Decoding(
+        combinations = plan.combinations() if options.branches is None else (options.branches,)
+        decoding = Decoding(
             run,
             self.space,
             which,
@@ -102,8 +109,9 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
             _logits(run, which),
             table,
             target if can_target and options.use_target else None,
+            candidates=-(-self._candidates(which, rule, options) // len(combinations)),
+            judge=lambda: options.judge or Judge.of_run(run, self, table),
         )
-        combinations = plan.combinations() if options.branches is None else (options.branches,)
         found = [decoding.derive(ends) for ends in combinations]
         scores = tuple(score for _, score in found)
         best = select(scores, decoding.target_ms)
@@ -116,17 +124,28 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
             scores=scores,
         )
 
+    def _candidates(self, which: str, rule: str, options: DeriveOptions) -> int:
+        """How many networks are judged, of all combinations together; only students are, decoded as in the paper."""
+        if which != STUDENT or rule != "paper":
+            return 1
+        return options.candidates or self.space.search.candidates
+
     def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
         """See :func:`derive.multi_branch.inherit_weights`."""
         if not isinstance(architecture, MultiBranchArchitecture):
             raise UserError(f"not a network of {self.space.name}, expected a multi-branch network")
         return inherit_weights(cast("MultiResolutionSupernet", problem.weights), architecture)
 
-    def finish_search(self, run: RunFolder) -> None:
-        """Write the scores and the selected branches of every architecture to ``selection.json``."""
+    def finish_search(self, run: RunFolder, judge: Judge) -> None:
+        """Write what the judged networks contribute, and the scores and branches of every architecture."""
+        search = self.space.search
+        if isinstance(search, EstimatorSearchConfig):
+            estimate(run, self.space, judge, search.judged_networks)
+        elif search.method == "perturbation":
+            perturb(run, self.space, judge, STUDENT)
         content = {}
         for which in self.architectures:
-            derivation = self.derive(run, DeriveOptions(which=which))
+            derivation = self.derive(run, DeriveOptions(which=which, judge=judge))
             chosen = derivation.chosen
             content[which] = {
                 "rule": derivation.rule,
@@ -135,7 +154,8 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
                 "latency_ms": derivation.latency_ms,
                 "scores": [dataclasses.asdict(score) for score in derivation.scores],
             }
-        write_json(run.path / SELECTION, content)
+        if run.is_owner:
+            write_json(run.path / SELECTION, content)
 
     def search_summary(self, run: RunFolder) -> str:
         """The latency and the branches of the student that is derived by default."""
@@ -157,62 +177,11 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         return {**found, "monitor": monitor_curves(records)} if records else found
 
 
-@dataclasses.dataclass(frozen=True)
-class _Decoding:
-    """The inputs of a derivation that all combinations of branches share."""
-
-    run: RunFolder
-    space: FasterSegSpace
-    which: str
-    rule: str
-    logits: Mapping[str, Tensor]
-    table: LatencyTable | None
-    target_ms: float | None
-
-    def derive(self, ends: tuple[int, ...]) -> tuple[MultiBranchArchitecture, BranchScore]:
-        """The network of a combination of branches and its score."""
-        plan = self.space.plan(self.which)
-        provenance: Mapping[str, object] = provenance_of(self.run, self.which, self.rule)
-        if self.target_ms is not None and self.table is not None:
-            found = TargetedDecoder(self.logits, plan, self.table.lookup).decode(ends, self.target_ms, provenance)
-            chosen = found.chosen
-            score = BranchScore(
-                ends,
-                *self._scored(ends, chosen.latency_ms),
-                argmax_ms=found.likeliest.latency_ms,
-                lost_log_probability=chosen.lost,
-                changes=found.changes,
-                reached=found.reaches(self.target_ms),
-            )
-            architecture = chosen.architecture.with_provenance(
-                target_ms=self.target_ms,
-                predicted_ms=round(chosen.latency_ms, 6),
-                argmax_ms=round(found.likeliest.latency_ms, 6),
-                lost_log_probability=round(chosen.lost, 6),
-            )
-            return self._complete(architecture), score
-        decoder = decode if self.rule == "paper" else decode_as_published
-        architecture = self._complete(decoder(self.logits, plan, ends, provenance))
-        ms = None if self.table is None else predicted_latency_ms(architecture, self.table.lookup, self.rule)
-        return architecture, BranchScore(ends, *self._scored(ends, ms), argmax_ms=ms)
-
-    def _complete(self, architecture: MultiBranchArchitecture) -> MultiBranchArchitecture:
-        size = self.space.input_size
-        return dataclasses.replace(architecture, num_classes=self.space.num_classes, input_size=size)
-
-    def _scored(self, ends: tuple[int, ...], ms: float | None) -> tuple[float | None, float | None, float | None]:
-        """mIoU, latency and score of a combination; None where unknown."""
-        validated = [record["miou_outputs"] for record in self.run.records("epoch") if record.get("miou_outputs")]
-        by_output: Mapping[str, Any] = validated[-1].get(self.which, {}) if validated else {}
-        miou = by_output.get(combination_name(ends))
-        if miou is None or ms is None:
-            return miou, ms, None
-        selection = self.space.settings.branch_selection
-        return miou, ms, miou * (ms / selection.reference_ms) ** selection.exponent
-
-
 def _logits(run: RunFolder, which: str) -> dict[str, Tensor]:
     logits = logits_of(run.load_weights("architecture"), which)
     if not logits:
-        raise UserError(f"{run.path}: holds no architecture named {which}, expected student or teacher")
+        raise UserError(
+            f"{run.path}: holds no architecture named {which}, expected student or teacher; if the search was "
+            "interrupted, continue it with dnas search --resume"
+        )
     return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -54,6 +55,15 @@ class TargetedNetwork:
         return self.chosen.misses(target_ms) <= TOLERANCE
 
 
+def with_gumbel_noise(logits: Mapping[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Logits in float64 with independent Gumbel noise: their argmax is a sample of their softmax."""
+    tiny, noisy = torch.finfo(torch.float64).tiny, {}
+    for name in sorted(logits):  # the order in which the noise is drawn
+        uniform = torch.rand(logits[name].shape, generator=generator, dtype=torch.float64)
+        noisy[name] = logits[name].double().cpu() - (-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()
+    return noisy
+
+
 def network_price(plan: NetworkPlan, lookup: Lookup) -> Price:
     """A function from an architecture of ``plan`` to its latency in ms: the sum of its operators' entries."""
     return lambda architecture: sum(map(lookup, architecture.signatures(plan.num_classes, plan.image_size)))
@@ -80,7 +90,7 @@ class TargetedDecoder:
     """Decodes the logits of one architecture for latency targets; see :meth:`decode`."""
 
     def __init__(self, logits: Mapping[str, torch.Tensor], plan: NetworkPlan, lookup: Lookup) -> None:
-        self._plan = plan
+        self._plan, self._logits = plan, logits
         self._likelihoods = Likelihoods(logits, plan)
         self._prices, self._price = NetworkPrices(plan, lookup), network_price(plan, lookup)
 
@@ -100,6 +110,26 @@ class TargetedDecoder:
             found += self._along_optima(branches, likeliest, target_ms, provenance)
             found += self._beam_search(found, target_ms, provenance)
         chosen = _pick(found, target_ms)
+        return TargetedNetwork(chosen, likeliest, self._changes(likeliest.selection, chosen.selection))
+
+    def sample(
+        self,
+        branches: Sequence[int],
+        target_ms: float,
+        generator: torch.Generator,
+        provenance: Mapping[str, object] = {},
+    ) -> TargetedNetwork:
+        """A random network for the target: what :meth:`decode` finds with Gumbel noise added to all logits.
+
+        Without a target such a network would be a sample of the likelihood (perturb-and-MAP; Papandreou and Yuille
+        2011). Its losses and margins are those of the logits without noise.
+        """
+        other = copy.copy(self)
+        other._likelihoods = Likelihoods(with_gumbel_noise(self._logits, generator), self._plan)
+        selection = other.decode(branches, target_ms).chosen.selection
+        chosen, likeliest = (
+            self._candidate(one, provenance) for one in (selection, self._likelihoods.likeliest(branches))
+        )
         return TargetedNetwork(chosen, likeliest, self._changes(likeliest.selection, chosen.selection))
 
     def _candidate(self, selection: Selection, provenance: Mapping[str, object]) -> Candidate:

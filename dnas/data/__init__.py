@@ -5,7 +5,7 @@ In order: :func:`load_data_config` -> :func:`open_dataset` -> :func:`train_trans
 
 from __future__ import annotations
 
-from dnas.data.batching import Batch, Batches, batches, split_halves, split_parts
+from dnas.data.batching import Batch, Batches, batches, evenly_spaced, split_halves, split_parts
 from dnas.data.config import DataConfig, load_data_config, preset_names
 from dnas.data.dataset import SegmentationDataset, check_dataset
 from dnas.data.labels import IGNORE_LABEL, Labels
@@ -24,6 +24,7 @@ __all__ = [
     "batches",
     "check_dataset",
     "eval_transform",
+    "evenly_spaced",
     "load_data_config",
     "open_dataset",
     "preset_names",

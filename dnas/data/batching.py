@@ -88,6 +88,11 @@ def split_parts(count: int, seed: int, held_out: float) -> tuple[tuple[int, ...]
     return tuple(sorted(order[:kept])), tuple(sorted(order[kept:]))
 
 
+def evenly_spaced(count: int, wanted: int) -> list[int]:
+    """``wanted`` evenly spaced indices below ``count``."""
+    return [i * count // wanted for i in range(wanted)]
+
+
 class Batches:
     """A sized iterable of batches; created by :func:`batches`.
 

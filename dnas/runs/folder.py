@@ -189,6 +189,10 @@ class RunFolder:
         if self._writes():
             checkpoint.save_weights(self._weights_file(name), state_dict)
 
+    def has_weights(self, name: str) -> bool:
+        """Whether there is a file ``NAME.safetensors``."""
+        return self._weights_file(name).exists()
+
     def load_weights(self, name: str) -> dict[str, Tensor]:
         """The tensors of ``NAME.safetensors``, on the CPU; :class:`UserError` if it is missing or damaged."""
         path = self._weights_file(name)

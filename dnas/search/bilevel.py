@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dnas.data import SegmentationDataset, split_halves
+from dnas.data import SegmentationDataset
 from dnas.data.seeding import mix_seed
 from dnas.progress import Progress
 from dnas.runs import Interrupt, Interrupted, RunFolder
@@ -42,7 +42,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         progress: Progress,
         latency_target: LatencyTarget | None = None,
     ) -> None:
-        halves = split_halves(len(data[0]), run.seed)
+        halves = config.parts(len(data[0]), run.seed)
         seeds = [mix_seed("half", number, run.seed) for number in range(len(halves))]
         super().__init__(problem, data, run, config, device, progress, parts=halves, seeds=seeds, held_out=halves[1])
         self.weight_optimizer = SupernetSGD(

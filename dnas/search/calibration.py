@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from dnas.data import AugmentationConfig, SegmentationDataset, batches, eval_transform, evenly_spaced
+from dnas.training.metrics import join_sizes
 
 T = TypeVar("T")
+
+CALIBRATION_BATCHES = 8
+"""Number of batches on which BatchNorm statistics are recalibrated."""
+
+
+def calibration_batches(
+    dataset: SegmentationDataset, augmentation: AugmentationConfig, batch_size: int, indices: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Up to 8 batches of full images, evenly spaced over the images ``indices`` of ``dataset``."""
+    # Full batches only: in a last batch of one image the coarsest map may be a single value, without variance.
+    count = min(len(indices) // batch_size, CALIBRATION_BATCHES) * batch_size
+    singles = batches(
+        dataset,
+        eval_transform(augmentation),
+        batch_size=1,
+        seed=0,
+        epoch=0,
+        shuffle=False,
+        drop_last=False,
+        indices=[indices[i] for i in evenly_spaced(len(indices), count)],
+    )
+    return join_sizes(singles, batch_size)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from dnas.config import Field, config
-from dnas.data import AugmentationConfig
+from dnas.data import AugmentationConfig, split_halves, split_parts
 from dnas.training.class_weights import ClassWeighting
 
 SearchPrecision = Literal["auto", "fp32", "bf16"]
@@ -29,7 +30,8 @@ class SearchConfig:
     latency_weight: lambda in Eq. 8, per ms; with a latency target, the controller's initial value.
     ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
-    validation_images: number of validation images, evenly spaced over the split; null: all.
+    validation_images: number of images of the second half to score on, evenly spaced; null: all.
+    judge_images: number of images of the second half that judge a derived network; null: all.
     """
 
     pretrain_epochs: int = Field(default=20, ge=0)
@@ -53,6 +55,11 @@ class SearchConfig:
     workers: int = Field(default=0, ge=0)
     validate_every: int = Field(default=1, ge=1)
     validation_images: int | None = Field(default=None, ge=1)
+    judge_images: int | None = Field(default=None, ge=1)
+
+    def parts(self, count: int, seed: int) -> tuple[Sequence[int], Sequence[int]]:
+        """The training images of the weights, and those of the architecture parameters, which score networks."""
+        return split_halves(count, seed)
 
     @property
     def epochs(self) -> int:
@@ -84,8 +91,8 @@ class JointSearchConfig:
         retraining.
     gradient_clipping: maximum norm of all weight gradients together; null: no clipping.
     latency_weight: weight of the latency in the loss, per ms, if the search has a table.
-    ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining. (A loss of 0.3 is a probability
-        of 0.74.)
+    ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining. (A loss of 0.3
+        is a probability of 0.74.)
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: number of validation images, evenly spaced over the split; null: all.
     keep_predictions: number of these images, evenly spaced, whose predictions are saved before the first step and at
@@ -121,6 +128,10 @@ class JointSearchConfig:
     validation_images: int | None = Field(default=None, ge=1)
     keep_predictions: int = Field(default=0, ge=0)
 
+    def parts(self, count: int, seed: int) -> tuple[Sequence[int], Sequence[int]]:
+        """All training images train the weights, none is held out."""
+        return range(count), ()
+
     def phase(self, epoch: int) -> Literal["pretrain", "search"]:
         """The phase of an epoch, counted from 0."""
         return "pretrain" if epoch < self.pretrain_epochs else "search"
@@ -142,6 +153,7 @@ class OneShotConfig:
     ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: how many held-out images to score on, evenly spread; null for all.
+    judge_images: how many held-out images judge a derived network; null for all.
     """
 
     epochs: int = Field(default=100, ge=1)
@@ -167,6 +179,11 @@ class OneShotConfig:
     workers: int = Field(default=0, ge=0)
     validate_every: int = Field(default=1, ge=1)
     validation_images: int | None = Field(default=None, ge=1)
+    judge_images: int | None = Field(default=None, ge=1)
+
+    def parts(self, count: int, seed: int) -> tuple[Sequence[int], Sequence[int]]:
+        """The training images of the weights, and those that score networks."""
+        return split_parts(count, seed, self.held_out)
 
     @property
     def pretrain_epochs(self) -> int:

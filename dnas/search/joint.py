@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.data import SegmentationDataset
+from dnas.data import SegmentationDataset, evenly_spaced
 from dnas.data.seeding import mix_seed
 from dnas.progress import Progress
 from dnas.runs import Interrupt, Interrupted, RunFolder
 from dnas.search.config import JointSearchConfig
 from dnas.search.latency_target import LatencyControl, LatencyTarget
 from dnas.search.problem import JointProblem, Pass
-from dnas.search.session import SearchSession, spread
+from dnas.search.session import SearchSession
 from dnas.training.losses import resize_logits
 from dnas.training.optimizers import make_sgd, set_learning_rate
 from dnas.training.schedules import schedule_factor
@@ -80,7 +80,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
     def validated(self, epochs: int) -> None:
         """Save the predictions for some validation images, by index, as ``predictions_EPOCHS.safetensors``."""
         indices = self.validation_indices()
-        selected = [indices[i] for i in spread(len(indices), min(len(indices), self.config.keep_predictions))]
+        selected = [indices[i] for i in evenly_spaced(len(indices), min(len(indices), self.config.keep_predictions))]
         if not selected or not self.run.is_owner:
             return
         forward = next(iter(self.problem.validation_passes().values()))

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from dnas.data import SegmentationDataset, split_parts
+from dnas.data import SegmentationDataset
 from dnas.data.seeding import mix_seed
 from dnas.progress import Progress
 from dnas.runs import Interrupt, Interrupted, RunFolder
@@ -39,7 +39,7 @@ class OneShotSearch(SearchSession[OneShotProblem, OneShotConfig]):
         device: torch.device,
         progress: Progress,
     ) -> None:
-        parts = split_parts(len(data[0]), run.seed, config.held_out)
+        parts = config.parts(len(data[0]), run.seed)
         seeds = [mix_seed("one-shot", run.seed)]
         super().__init__(problem, data, run, config, device, progress, parts=parts[:1], seeds=seeds, held_out=parts[1])
         self.weight_optimizer = SupernetSGD(

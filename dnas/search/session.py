@@ -11,14 +11,22 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dnas.data import IGNORE_LABEL, Batches, SegmentationDataset, batches, eval_transform, train_transform
+from dnas.data import (
+    Batches,
+    SegmentationDataset,
+    batches,
+    eval_transform,
+    evenly_spaced,
+    train_transform,
+)
 from dnas.errors import UserError
 from dnas.progress import Progress
 from dnas.runs import Interrupt, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
-from dnas.search.calibration import recalibrate_bn
+from dnas.search.calibration import calibration_batches, recalibrate_bn
 from dnas.search.config import JointSearchConfig, OneShotConfig, SearchConfig
 from dnas.search.problem import Pass, SearchProblem
+from dnas.search.scoring import miou_of_outputs
 from dnas.training.class_weights import class_weights
 from dnas.training.device import (
     Precision,
@@ -29,18 +37,9 @@ from dnas.training.device import (
     resolve_precision,
 )
 from dnas.training.losses import OhemCrossEntropy
-from dnas.training.metrics import SegmentationMetrics, join_sizes
-
-CALIBRATION_BATCHES = 8
-"""Number of batches on which BatchNorm statistics are recalibrated before a validation."""
 
 Problem = TypeVar("Problem", bound=SearchProblem)
 Config = TypeVar("Config", SearchConfig, JointSearchConfig, OneShotConfig)
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """``wanted`` evenly spaced indices below ``count``."""
-    return [i * count // wanted for i in range(wanted)]
 
 
 class HasState(Protocol):
@@ -235,31 +234,31 @@ class SearchSession(ABC, Generic[Problem, Config]):
     @torch.no_grad()
     def _validate(self) -> dict[str, dict[str, float]]:
         """Compute the mIoU of every architecture and output on the validation images."""
-        selected = self.validation_indices()
-        # A process without images runs the first one, with all labels ignored: the metrics synchronise all processes.
-        indices = selected[self.rank :: self.world]
-        loader = self.validation_batches(indices or selected[:1])
+        indices = self.validation_indices()
         scores: dict[str, dict[str, float]] = {}
         passes = self.problem.validation_passes()
-        self.progress.begin("validation", len(passes) * len(loader))
+        self.progress.begin("validation", len(passes) * -(-len(indices) // self.world))
         for name, forward in passes.items():
             self.calibrate(forward)
-            metrics: dict[str, SegmentationMetrics] = {}
-            for batch in loader:
-                images, labels = self._move(batch)
-                labels = labels if indices else torch.full_like(labels, IGNORE_LABEL)
-                for output, logits in self._outputs(images, forward).items():
-                    if output not in metrics:
-                        metrics[output] = SegmentationMetrics(self.scored_data.labels.names, self.device)
-                    metrics[output].update(logits.float(), labels)
-                self.progress.advance()
-            scores[name] = {output: metric.result().miou for output, metric in metrics.items()}
+            scores[name] = self._pass_miou(forward, indices)
         return scores
+
+    def _pass_miou(self, forward: Pass, indices: Sequence[int]) -> dict[str, float]:
+        return miou_of_outputs(
+            lambda images: self._outputs(self._to_device(images), forward),
+            self.scored_data,
+            self.config.augmentation,
+            indices,
+            self.device,
+            rank=self.rank,
+            world=self.world,
+            advance=self.progress.advance,
+        )
 
     def validation_indices(self) -> list[int]:
         """The images to score on, of all processes together."""
         count = len(self.scored_images)
-        return [self.scored_images[i] for i in spread(count, min(count, self.config.validation_images or count))]
+        return [self.scored_images[i] for i in evenly_spaced(count, min(count, self.config.validation_images or count))]
 
     def validation_batches(self, indices: Sequence[int]) -> Batches:
         """Validation images in batches of one, as their sizes may differ."""
@@ -280,20 +279,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
 
     def _calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Full images of the first part, as in validation: in crops, the coarsest maps would be mostly padding."""
-        # Full batches only: in a last batch of one image the coarsest map may be a single value, without variance.
-        size = self.config.batch_size
-        count = min(len(self.calibration_images) // size, CALIBRATION_BATCHES) * size
-        singles = batches(
-            self.train_data,
-            eval_transform(self.config.augmentation),
-            batch_size=1,
-            seed=0,
-            epoch=0,
-            shuffle=False,
-            drop_last=False,
-            indices=[self.calibration_images[i * len(self.calibration_images) // count] for i in range(count)],
-        )
-        return join_sizes(singles, size)
+        augmentation, size = self.config.augmentation, self.config.batch_size
+        return calibration_batches(self.train_data, augmentation, size, self.calibration_images)
 
     def _run(self, forward: Pass, batch: tuple[Tensor, Tensor]) -> None:
         self._outputs(self._move(batch)[0], forward)
@@ -311,8 +298,10 @@ class SearchSession(ABC, Generic[Problem, Config]):
 
     def _move(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
-        return images, labels.to(self.device, non_blocking=True)
+        return self._to_device(images), labels.to(self.device, non_blocking=True)
+
+    def _to_device(self, images: Tensor) -> Tensor:
+        return images.to(self.device, non_blocking=True, memory_format=self.layout)
 
     def _save(self, epoch: int) -> None:
         self.run.save_weights("architecture", self.problem.logits())

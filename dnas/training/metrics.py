@@ -85,6 +85,7 @@ def evaluate(
     dataset: SegmentationDataset,
     augmentation: AugmentationConfig,
     *,
+    indices: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
     batch_size: int = 1,
     precision: Precision = "auto",
@@ -94,7 +95,7 @@ def evaluate(
     world: int = 1,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Score ``network`` on every image of ``dataset`` at the full size of its labels.
+    """Score ``network`` on the images ``indices`` of ``dataset``, by default all, at the full size of their labels.
 
     The logits are upsampled bilinearly to the label's size. Images may have different sizes: consecutive ones of equal
     size form batches of up to ``batch_size``. Of ``augmentation`` only the normalisation is used. The network is moved
@@ -109,7 +110,7 @@ def evaluate(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     mode = network.training
     network.to(device).eval()
-    share = range(rank, len(dataset), world)
+    share = (range(len(dataset)) if indices is None else indices)[rank::world]
     singles = _one_by_one(dataset, augmentation, share, workers, pin_memory=device.type == "cuda")
     try:
         with torch.no_grad():
@@ -127,7 +128,7 @@ def evaluate(
 
 
 def _one_by_one(
-    dataset: SegmentationDataset, augmentation: AugmentationConfig, share: range, workers: int, pin_memory: bool
+    dataset: SegmentationDataset, augmentation: AugmentationConfig, share: Sequence[int], workers: int, pin_memory: bool
 ) -> Batches | None:
     """Batches of one image each, in order; None if there are more processes than images and this one has none."""
     if not share:

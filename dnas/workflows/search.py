@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from derive import TABLE, deriver_of
+from derive import TABLE, Judge, deriver_of
 from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig
 from dnas.device import resolve_device
@@ -52,8 +52,8 @@ def run_search(
         if run.is_owner and table is not None:
             table.save(out / TABLE)
         result = search(problem, splits, run, space.search, device=chosen, progress=progress, latency_target=target)
-        if run.is_owner:
-            deriver.finish_search(run)
+        judge = Judge(run, deriver, lambda: splits[0], lambda: problem, device=chosen, progress=progress)
+        deriver.finish_search(run, judge)
         return result
 
 

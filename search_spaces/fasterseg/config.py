@@ -110,6 +110,14 @@ class FasterSegSearchConfig(SearchConfig):
     )
     batch_equal_passes: bool | None = None
 
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.method == "perturbation" and self.operator_sampling != "mixed":
+            raise ValueError(
+                "method perturbation removes operators from a mixture, so it needs operator_sampling mixed"
+            )
+        return self
+
     @property
     def keep_gradients(self) -> bool:
         """Whether gradient memory is kept between steps; not with single paths, where most weights get no gradient."""
@@ -136,7 +144,6 @@ class EstimatorSearchConfig(OneShotConfig):
     largest_first: make the first network of a step the largest one: the heaviest operator at the widest ratio in every
         cell of a random path. It is needed for ``distillation_weight``.
     judged_networks: how many random networks the estimator is fitted to.
-    judge_images: how many held-out images judge a network; null for all.
     candidates: how many networks near the latency target are judged at last; the best one is derived.
     """
 
@@ -144,7 +151,6 @@ class EstimatorSearchConfig(OneShotConfig):
     networks_per_step: int = Field(default=5, ge=1)
     largest_first: bool = False
     judged_networks: int = Field(default=300, ge=50)
-    judge_images: int | None = Field(default=None, ge=1)
     candidates: int = Field(default=16, ge=1)
 
     @pydantic.model_validator(mode="after")

@@ -1,0 +1,44 @@
+"""The end of an estimator search: random networks are judged, and a model of their choices is fitted."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from derive.judging import Judge
+from derive.multi_branch.decode import Likelihoods, assemble
+from derive.multi_branch.estimator import ContributionModel
+from dnas.data.seeding import mix_seed
+from dnas.files import write_json
+from dnas.runs import RunFolder
+from search_spaces.fasterseg import ArchitectureParameters, FasterSegSpace
+from search_spaces.fasterseg.selection import FairSampler
+
+ESTIMATOR = "estimator.json"
+"""File name of the quality of the fit, in the run folder of a search."""
+
+
+def estimate(run: RunFolder, space: FasterSegSpace, judge: Judge, count: int) -> None:
+    """Judge ``count`` random students, fit :class:`ContributionModel`, and save its logits as those of the search.
+
+    The teacher gets the same contributions, but no ratios: it always uses the widest, and has no latency limit.
+    """
+    plan = space.plan()
+    generator = torch.Generator().manual_seed(mix_seed("judged networks", run.seed))
+    selections = FairSampler(plan).draw(count, generator)
+    uniform = ArchitectureParameters(plan.grid, len(plan.operators), plan.ratios, end_ratio=plan.end_ratio, noise=0.0)
+    likelihoods = Likelihoods(uniform.named_logits(), plan)
+    architectures = [assemble(likelihoods, selection) for selection in selections]
+    notes = [{"kind": "random", "index": index} for index in range(count)]
+    mious = judge.miou(architectures, "judging random networks", notes)
+    found = ContributionModel(plan).fit(selections, mious)
+    tables = {
+        f"{which}.{name}": table.float()
+        for which in space.end_ratios
+        for name, table in found.logits(ratios=which == "student").items()
+    }
+    run.save_weights("architecture", tables)
+    if run.is_owner:
+        write_json(run.path / ESTIMATOR, dataclasses.asdict(found.fit))
+    judge.wait()

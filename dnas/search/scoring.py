@@ -1,0 +1,52 @@
+"""The mIoU of a search problem's passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dnas.data import IGNORE_LABEL, AugmentationConfig, SegmentationDataset, batches, eval_transform
+from dnas.training.metrics import SegmentationMetrics, join_sizes
+
+
+@torch.no_grad()
+def miou_of_outputs(
+    outputs: Callable[[Tensor], Mapping[str, Tensor]],
+    dataset: SegmentationDataset,
+    augmentation: AugmentationConfig,
+    indices: Sequence[int],
+    device: torch.device,
+    *,
+    batch_size: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """The mIoU of each named output, logits (N, classes, h, w), on the images ``indices`` of ``dataset``.
+
+    With several processes each scores every ``world``-th image. ``advance`` is called after every batch.
+    """
+    # A process without images runs the first one, with all labels ignored: the metrics synchronise all processes.
+    share = indices[rank::world]
+    singles = batches(
+        dataset,
+        eval_transform(augmentation),
+        batch_size=1,  # images may differ in size
+        seed=0,
+        epoch=0,
+        shuffle=False,
+        drop_last=False,
+        indices=share or indices[:1],
+    )
+    metrics: dict[str, SegmentationMetrics] = {}
+    for images, labels in join_sizes(singles, batch_size):
+        truth = labels.to(device, non_blocking=True)
+        truth = truth if share else torch.full_like(truth, IGNORE_LABEL)
+        for name, logits in outputs(images).items():
+            if name not in metrics:
+                metrics[name] = SegmentationMetrics(dataset.labels.names, device)
+            metrics[name].update(logits.float(), truth)
+        advance()
+    return {name: metric.result().miou for name, metric in metrics.items()}

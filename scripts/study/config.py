@@ -1,0 +1,71 @@
+"""Configuration of a study: a space, its images, the recipe of every training, and which networks are trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from dnas.config import Field, config, parse_config, to_mapping
+from dnas.data import DataConfig, load_data_config
+from dnas.files import read_yaml
+from dnas.latency import LatencyTable
+from dnas.training import RetrainConfig
+from latency_tables import table_file
+
+FOLDER = Path(__file__).parent
+
+
+@config
+class StudyConfig:
+    """One study.
+
+    space: name of the preset. data: name of the data; images are resized to ``image_size``. table: name of the shipped
+        latency table, for the space's input size.
+    recipe: how every network is trained; ``recipe_name`` names it in the results.
+    targets_ms: latency targets. Around each, within ``tolerance``, ``networks_per_target`` random networks are trained.
+    spread_networks: further random networks, spread over all latencies of the space.
+    repeated_networks: how many of all are trained with ``seeds`` seeds instead of one.
+    """
+
+    space: str
+    data: str
+    image_size: tuple[int, int]
+    images: dict[str, int] | None = None
+    table: str
+    recipe_name: str
+    recipe: RetrainConfig
+    targets_ms: tuple[float, ...]
+    tolerance: float = Field(default=0.05, gt=0, lt=1)
+    networks_per_target: int = Field(ge=1)
+    spread_networks: int = Field(ge=0)
+    repeated_networks: int = Field(ge=0)
+    seeds: int = Field(default=3, ge=1)
+
+    @property
+    def recipe_key(self) -> str:
+        """Name of the recipe with a digest of its values, so that changed recipes are told apart."""
+        digest = hashlib.sha256(json.dumps(to_mapping(self.recipe), sort_keys=True).encode()).hexdigest()
+        return f"{self.recipe_name}-{digest[:6]}"
+
+    def open_data(self, root: str | None) -> DataConfig:
+        """The data; ``root`` is the folder of its files, None for generated images."""
+        overrides = [f"size={list(self.image_size)}", "cache=true"]
+        overrides += [f"images={json.dumps(self.images)}"] if self.images else []
+        return load_data_config(self.data if root is None else f"{self.data}:{root}", overrides)
+
+    def latency_table(self) -> LatencyTable:
+        """The latency table."""
+        with table_file(self.table) as path:
+            return LatencyTable.load(path)
+
+
+def load_study(name: str) -> StudyConfig:
+    """The study of that name in this folder."""
+    path = FOLDER / f"{name}.yaml"
+    return parse_config(StudyConfig, read_yaml(path, "study"), str(path))
+
+
+def study_names() -> list[str]:
+    """Names of all studies."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -1,0 +1,224 @@
+"""Networks judged by the weights of a search: an estimator search from its supernet to the derived student."""
+
+import dataclasses
+import zlib
+
+import pytest
+import torch
+
+from derive import TABLE, DeriveOptions, Judge, deriver_of
+from derive.judging import JUDGED
+from derive.multi_branch.estimating import ESTIMATOR
+from derive.multi_branch.perturbation import GRADIENT
+from dnas.data import DataConfig, evenly_spaced, open_dataset, split_parts
+from dnas.errors import UserError
+from dnas.files import read_json
+from dnas.json_lines import read_lines
+from dnas.latency import Effort, LatencyTable, Measurement, make_setup
+from dnas.latency.provenance import start_provenance
+from dnas.progress import NoProgress
+from dnas.runs import RunFolder
+from dnas.search import Pass
+from dnas.search.calibration import calibration_batches, recalibrate_bn
+from dnas.search.scoring import miou_of_outputs
+from dnas.training.metrics import evaluate
+from dnas.workflows.derivation import derive_network
+from dnas.workflows.search import run_search
+from search_spaces import space_from
+
+SPACE = {
+    "space": "fasterseg",
+    "task": {"input_size": [64, 64], "num_classes": 6},
+    "branch_selection": {"reference_ms": 1.0},
+    "network": {"layers": 4, "ratios": [1, 2], "branches": 2, "student_ratio": 1, "teacher_ratio": 2},
+    "search": {
+        "method": "estimator",
+        "epochs": 2,
+        "batch_size": 2,
+        "held_out": 0.4,
+        "judged_networks": 50,
+        "judge_images": 3,
+        "candidates": 6,
+        "validate_every": 9,
+        "validation_images": 1,
+        "augmentation": {"crop": [64, 64]},
+    },
+}
+DATA = DataConfig(dataset="rectangles", size=(64, 64), images={"train": 10, "val": 1}, cache=True)
+TARGET_MS = 2.0
+
+
+def table_of(space):
+    def price(spec):
+        channels = sum(shape[0] for shape in spec.inputs) + spec.out_channels
+        cost = {"skip": 0.001, "conv": 0.01, "conv_x2": 0.02, "zoomed_conv": 0.005, "zoomed_conv_x2": 0.009}
+        return cost.get(spec.operator, 0.003) * channels * (1 + zlib.crc32(spec.key.encode()) % 97 / 970)
+
+    provenance = start_provenance(make_setup("cpu"), Effort(), space="test", input_size=space.input_size, command=None)
+    prices = {item.spec.key: price(item.spec) for item in space.inventory()}
+    return LatencyTable(provenance, {key: Measurement(ms, ms, ms, 1, 1) for key, ms in prices.items()})
+
+
+def searched(path, **options):
+    space = space_from({**SPACE, "latency_target_ms": TARGET_MS}, "test")
+    run_search(space, DATA, table_of(space), path, seed=2, device="cpu", **options)
+    return RunFolder.open(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return searched(tmp_path_factory.mktemp("estimator") / "run")
+
+
+def judged(run):
+    return [line.record for line in read_lines(run.path / JUDGED, "judged networks")]
+
+
+def test_the_derived_student_is_the_best_judged_candidate(run):
+    candidates = [record for record in judged(run) if record["kind"] == "candidate"]
+    assert 3 <= len(candidates) <= 6
+    assert len({tuple(record["branches"]) for record in candidates}) == 3
+    assert all(record["latency_ms"] == pytest.approx(TARGET_MS, rel=0.05) for record in candidates)
+    before = (run.path / JUDGED).read_bytes()
+    derivation = derive_network(run.path, DeriveOptions())
+    assert derivation.chosen.miou == max(record["miou"] for record in candidates)
+    assert derivation.latency_ms == pytest.approx(TARGET_MS, rel=0.05)
+    assert float(derivation.architecture.provenance["supernet_miou"]) == pytest.approx(derivation.chosen.miou, abs=1e-6)
+    assert (run.path / JUDGED).read_bytes() == before
+    selection = read_json(run.path / "selection.json", "selection")
+    assert selection["student"]["latency_ms"] == derivation.latency_ms
+
+
+def test_a_judgement_is_the_miou_with_inherited_weights_on_held_out_images(run):
+    deriver = deriver_of(space_from(run.configuration["space"], "test"))
+    derivation = derive_network(run.path, DeriveOptions())
+    judge = Judge.of_run(run, deriver, LatencyTable.load(run.path / TABLE))
+    network = deriver.inherit(judge.problem, derivation.architecture)
+    train = open_dataset(DATA, "train")
+    augmentation = deriver.space.search.augmentation
+    kept, held_out = split_parts(10, run.seed, 0.4)
+    batches = calibration_batches(train, augmentation, 2, kept)
+    recalibrate_bn(network, lambda batch: network(batch[0]), batches)
+    images = [held_out[i] for i in evenly_spaced(4, 3)]
+    assert derivation.chosen.miou == evaluate(network, train, augmentation, indices=images, batch_size=2).miou
+
+
+def test_the_random_networks_are_fitted(run):
+    fit = read_json(run.path / ESTIMATOR, "fit")
+    assert fit["networks"] == 50
+    assert [record["index"] for record in judged(run) if record["kind"] == "random"] == sorted(
+        {record["index"] for record in judged(run) if record["kind"] == "random"}
+    )
+    tables = run.load_weights("architecture")
+    assert {name.split(".")[0] for name in tables} == {"student", "teacher"}
+    assert not any(name.startswith("teacher.gamma") for name in tables)
+    teacher = derive_network(run.path, DeriveOptions(which="teacher")).architecture
+    assert teacher.end_ratio == 2
+
+
+def test_other_targets_are_judged_by_the_weights_in_the_run_folder(run):
+    before = (run.path / JUDGED).read_bytes()
+    derivation = derive_network(run.path, DeriveOptions(target_ms=3.0))
+    assert derivation.latency_ms == pytest.approx(3.0, rel=0.05)
+    assert derivation.chosen.candidates == 2
+    assert derivation.chosen.miou is not None
+    assert (run.path / JUDGED).read_bytes() == before  # the folder of a finished search is only read
+    alone = derive_network(run.path, DeriveOptions(target_ms=3.0, candidates=1))
+    assert all(
+        likeliest.lost_log_probability <= best.lost_log_probability
+        for likeliest, best in zip(alone.scores, derivation.scores, strict=True)
+    )
+
+
+def test_perturbation_keeps_the_operator_whose_removal_hurts_most(tmp_path):
+    """Every entry of alpha is minus the mIoU without its operator, every entry of gamma that with its ratio."""
+    search = {
+        "method": "perturbation",
+        "pretrain_epochs": 1,
+        "search_epochs": 1,
+        "batch_size": 2,
+        "learning_rate": 0.05,
+        "validate_every": 9,
+        "candidates": 3,
+        "judge_images": 2,
+        "augmentation": {"crop": [64, 64]},
+    }
+    space = space_from({**SPACE, "network": {**SPACE["network"], "layers": 3}, "search": search}, "test")
+    path = tmp_path / "run"
+    run_search(space, DATA, table_of(space), path, seed=2, device="cpu")
+    run = RunFolder.open(path)
+    deriver = deriver_of(space)
+    judge = Judge.of_run(run, deriver, LatencyTable.load(path / TABLE))
+    problem = judge.problem
+    problem.architecture.load_state_dict(run.load_state()["architecture"])
+    sample = problem.validation_passes()["student"].sample
+    kept, second = space.search.parts(10, run.seed)
+    train = open_dataset(DATA, "train")
+
+    def miou(changed):
+        def outputs(images):
+            return problem.outputs(images, Pass("student", changed))
+
+        with torch.no_grad():
+            batches = calibration_batches(train, space.search.augmentation, 2, kept)
+            recalibrate_bn(problem.weights, lambda batch: outputs(batch[0]), batches)
+        images = [second[i] for i in evenly_spaced(len(second), 2)]
+        found = miou_of_outputs(outputs, train, space.search.augmentation, images, torch.device("cpu"), batch_size=2)
+        return sum(found.values()) / len(found)
+
+    scores = {record["network"]: record["miou"] for record in judged(run) if record["kind"] == "perturbation"}
+    tables = run.load_weights("architecture")
+    gradient = run.load_weights(GRADIENT)
+    assert len(scores) == sum(
+        table.numel() for name, table in gradient.items() if name.startswith(("student.alpha", "student.gamma"))
+    )
+    alpha = sample.alpha[1].clone()
+    alpha[0, 2] = 0
+    alpha[0] /= alpha[0].sum()
+    assert scores["student.alpha_16 0 2"] == miou(
+        dataclasses.replace(sample, alpha=(sample.alpha[0], alpha, *sample.alpha[2:]))
+    )
+    choice = ((1, sample.choice[0][1]), *sample.choice[1:])
+    assert scores["student.gamma_8 0 1"] == miou(dataclasses.replace(sample, choice=choice))
+    without = torch.tensor([scores[f"student.alpha_16 0 {column}"] for column in range(5)])
+    order = tables["student.alpha_16"][0].argsort(stable=True, descending=True)
+    assert without[order].tolist() == sorted(without.tolist())
+    for name, table in gradient.items():
+        replaced = name.startswith(("student.alpha", "student.gamma"))
+        assert torch.equal(tables[name], table) != replaced
+    run_search(space, DATA, table_of(space), path, seed=2, device="cpu", resume=True)
+    assert all(torch.equal(tables[name], table) for name, table in run.load_weights("architecture").items())
+    assert all(torch.equal(gradient[name], table) for name, table in run.load_weights(GRADIENT).items())
+
+
+class Stops(NoProgress):
+    """Raises after some judged networks."""
+
+    def __init__(self, after):
+        self.after, self.judging = after, False
+
+    def begin(self, description, total):
+        self.judging = description.startswith("judging")
+
+    def advance(self, steps=1, **figures):
+        self.after -= self.judging
+        if self.after == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [1, 30, 52])
+def test_judging_continues_where_it_stopped(run, tmp_path, after):
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path / "run", progress=Stops(after))
+    path = tmp_path / "run" / JUDGED
+    with path.open("ab") as stream:
+        stream.write(b'{"network": "half')  # killed while it wrote
+    if after < 50:
+        with pytest.raises(UserError, match="continue it with dnas search --resume"):
+            derive_network(tmp_path / "run", DeriveOptions())
+    searched(tmp_path / "run", resume=True)
+    assert path.read_bytes() == (run.path / JUDGED).read_bytes()
+    expected, found = (one.load_weights("architecture") for one in (run, RunFolder.open(tmp_path / "run")))
+    assert all(torch.equal(found[name], table) for name, table in expected.items())
+    first, second = (derive_network(folder, DeriveOptions()) for folder in (run.path, tmp_path / "run"))
+    assert first.latency_ms == second.latency_ms
