@@ -22,6 +22,7 @@ from dnas.errors import UserError
 from dnas.files import dump_yaml, write_text
 from dnas.latency.spec import OperatorSpec
 from dnas.latency.table import LatencyTable
+from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchProblem
 from search_spaces import SearchSpace
@@ -117,7 +118,7 @@ class DeriveOptions:
         branches: final scales, for multi-branch networks. table: None: the table of the run. target_ms: latency target
         in ms; None: the target of the search. use_target: False: derive without a latency target. candidates: networks
     that are judged by the weights of the search; None: as configured in the search. judge: None: one that reads the
-    weights from the run folder.
+    weights from the run folder, runs on ``device`` and shows ``progress``.
     """
 
     which: str | None = None
@@ -128,6 +129,8 @@ class DeriveOptions:
     use_target: bool = True
     candidates: int | None = None
     judge: Judge | None = None
+    device: str = "auto"
+    progress: Progress | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,10 +255,9 @@ class Deriver(ABC, Generic[Space]):
     def finish_search(self, run: RunFolder, judge: Judge) -> None:
         """Add space-specific files to the run folder of a search that has just ended; none by default."""
 
-    def search_summary(self, run: RunFolder) -> str:
-        """The result of a finished search in one line for the terminal."""
-        derivation = self.derive(run, DeriveOptions())
-        return derivation.latency_line()
+    def search_summary(self, run: RunFolder) -> list[str]:
+        """The result of a finished search in lines for the terminal."""
+        return [line] if (line := self.derive(run, DeriveOptions()).latency_line()) else []
 
     def progress_lines(self, run: RunFolder) -> list[str]:
         """Progress of the search as lines of text, from the run folder; none by default."""

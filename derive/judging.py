@@ -62,11 +62,7 @@ class Judge:
         path = run.path / JUDGED
         if run.is_owner:
             repair(path, "the judged networks")
-        self._known = {
-            str(record["network"]): float(record["miou"])
-            for line in read_lines(path, "the judged networks")
-            if (record := line.record) is not None
-        }
+        self._known = {str(record["network"]): float(record["miou"]) for record in judged_records(run)}
 
     @classmethod
     def of_run(
@@ -175,6 +171,12 @@ class Judge:
             rank=self._accelerator.process_index,
             world=self._accelerator.num_processes,
         )
+
+
+def judged_records(run: RunFolder) -> list[dict[str, Any]]:
+    """The records of all judged networks in a run folder: key ``network``, ``miou`` and what was noted."""
+    lines = read_lines(run.path / JUDGED, "the judged networks")
+    return [line.record for line in lines if line.record is not None]
 
 
 def key_of(architecture: Architecture) -> str:

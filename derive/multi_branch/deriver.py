@@ -12,6 +12,7 @@ from derive.base import Architecture, DeriveOptions, Deriver, Range, logits_of
 from derive.judging import Judge
 from derive.multi_branch.architecture import MultiBranchArchitecture
 from derive.multi_branch.branches import SELECTION, MultiBranchDerivation, branches_text, select
+from derive.multi_branch.decidedness import undecided_warning
 from derive.multi_branch.decode import Likelihoods, assemble
 from derive.multi_branch.decoding import Decoding
 from derive.multi_branch.estimating import estimate
@@ -110,7 +111,9 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
             table,
             target if can_target and options.use_target else None,
             candidates=-(-self._candidates(which, rule, options) // len(combinations)),
-            judge=lambda: options.judge or Judge.of_run(run, self, table),
+            judge=lambda: (
+                options.judge or Judge.of_run(run, self, table, device=options.device, progress=options.progress)
+            ),
         )
         found = [decoding.derive(ends) for ends in combinations]
         scores = tuple(score for _, score in found)
@@ -127,6 +130,8 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
     def _candidates(self, which: str, rule: str, options: DeriveOptions) -> int:
         """How many networks are judged, of all combinations together; only students are, decoded as in the paper."""
         if which != STUDENT or rule != "paper":
+            if options.candidates is not None:
+                raise UserError("candidates: only students are judged, and only with the rule paper")
             return 1
         return options.candidates or self.space.search.candidates
 
@@ -140,7 +145,9 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         """Write what the judged networks contribute, and the scores and branches of every architecture."""
         search = self.space.search
         if isinstance(search, EstimatorSearchConfig):
-            estimate(run, self.space, judge, search.judged_networks)
+            table = self.table_of(run, DeriveOptions())
+            price = None if table is None else network_price(self.space.plan(), table.lookup)
+            estimate(run, self.space, judge, search.judged_networks, price)
         elif search.method == "perturbation":
             perturb(run, self.space, judge, STUDENT)
         content = {}
@@ -157,11 +164,14 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         if run.is_owner:
             write_json(run.path / SELECTION, content)
 
-    def search_summary(self, run: RunFolder) -> str:
-        """The latency and the branches of the student that is derived by default."""
+    def search_summary(self, run: RunFolder) -> list[str]:
+        """The latency and the branches of the student that is derived by default; a warning if it is undecided."""
         derivation = self.derive(run, DeriveOptions())
-        ends = "" if derivation.chosen is None else f", branches {branches_text(derivation.chosen.branches)}"
-        return f"student: {derivation.latency_line()}{ends}"
+        chosen = derivation.chosen
+        ends = "" if chosen is None else f", branches {branches_text(chosen.branches)}"
+        judged = "" if chosen is None or chosen.candidates == 1 else ", the best of its candidates in the supernet"
+        warning = undecided_warning(_logits(run, STUDENT))
+        return [f"student: {derivation.latency_line()}{ends}{judged}", *([] if warning is None else [warning])]
 
     def search_sections(self, run: RunFolder) -> list[Section]:
         """The curves of the search, and the branch selection."""
@@ -170,11 +180,15 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         return [*super().search_sections(run), *selection_sections(run)]
 
     def search_drawings(self, run: RunFolder) -> dict[str, Drawing]:
-        """The curves of the search and of its monitor."""
-        from dnas.report import monitor_curves
+        """The curves of the search and of its monitor, and the judged networks."""
+        from derive.multi_branch.report import judged_drawing
+        from dnas.report import has_monitor, monitor_curves
 
         found, records = super().search_drawings(run), run.records()
-        return {**found, "monitor": monitor_curves(records)} if records else found
+        if has_monitor(records):
+            found["monitor"] = monitor_curves(records)
+        judged = judged_drawing(run) if (run.path / SELECTION).exists() else None
+        return found if judged is None else {**found, "judged": judged}
 
 
 def _logits(run: RunFolder, which: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from derive.judging import Judge
 from derive.multi_branch.decode import Likelihoods, assemble
 from derive.multi_branch.estimator import ContributionModel
+from derive.multi_branch.target import Price
 from dnas.data.seeding import mix_seed
 from dnas.files import write_json
 from dnas.runs import RunFolder
@@ -19,10 +20,11 @@ ESTIMATOR = "estimator.json"
 """File name of the quality of the fit, in the run folder of a search."""
 
 
-def estimate(run: RunFolder, space: FasterSegSpace, judge: Judge, count: int) -> None:
+def estimate(run: RunFolder, space: FasterSegSpace, judge: Judge, count: int, price: Price | None) -> None:
     """Judge ``count`` random students, fit :class:`ContributionModel`, and save its logits as those of the search.
 
-    The teacher gets the same contributions, but no ratios: it always uses the widest, and has no latency limit.
+    ``price``: predicted latency in ms, for the record. The teacher gets the same contributions, but no ratios: it
+    always uses the widest, and has no latency limit.
     """
     plan = space.plan()
     generator = torch.Generator().manual_seed(mix_seed("judged networks", run.seed))
@@ -30,7 +32,10 @@ def estimate(run: RunFolder, space: FasterSegSpace, judge: Judge, count: int) ->
     uniform = ArchitectureParameters(plan.grid, len(plan.operators), plan.ratios, end_ratio=plan.end_ratio, noise=0.0)
     likelihoods = Likelihoods(uniform.named_logits(), plan)
     architectures = [assemble(likelihoods, selection) for selection in selections]
-    notes = [{"kind": "random", "index": index} for index in range(count)]
+    notes = [
+        {"kind": "random", "index": index, "latency_ms": None if price is None else price(one)}
+        for index, one in enumerate(architectures)
+    ]
     mious = judge.miou(architectures, "judging random networks", notes)
     found = ContributionModel(plan).fit(selections, mious)
     tables = {

@@ -1,30 +1,99 @@
-"""The report's section about branch selection."""
+"""The report's sections about how a search has chosen: decidedness, judged networks and branch selection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from derive.base import logits_of
+from derive.judging import judged_records
 from derive.multi_branch.branches import SELECTION
+from derive.multi_branch.decidedness import decidedness
+from derive.multi_branch.estimating import ESTIMATOR
 from dnas.files import read_json
-from dnas.report import Block, Section, Table
+from dnas.report import Block, Figure, Section, Table, judged_chart, svg_text
 from dnas.report.numbers import MISSING, format_ms, percent
 from dnas.runs import RunFolder
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
 
 def selection_sections(run: RunFolder) -> list[Section]:
-    """A table of all combinations of branches and their scores per architecture; empty for an unfinished run."""
+    """How decided the choices are, which networks were judged, and the selected branches; empty if unfinished."""
     path = run.path / SELECTION
     if not path.exists():
         return []
     selections = read_json(path, "selection of branches")
-    blocks: list[Block] = [_table(name, found["scores"], found["chosen"]) for name, found in selections.items()]
-    lead = "Every combination of branches, scored by ACC x (LAT / T)^w on validation images (FasterSeg, Appendix B)."
-    return [Section(title="Selection of branches", lead=lead, blocks=blocks)]
+    drawing = judged_drawing(run)
+    blocks: list[Block] = [_decidedness(run, list(selections))]
+    if drawing is not None:
+        blocks.append(
+            Figure(
+                svg=svg_text(drawing),
+                caption="Networks with the supernet's weights and BatchNorm statistics of their own, scored on "
+                "training images that the weights have not seen. The best candidate is derived.",
+                description="Supernet mIoU of the judged networks against their predicted latency",
+            )
+        )
+    if (run.path / ESTIMATOR).exists():
+        blocks.append(_fit(read_json(run.path / ESTIMATOR, "fit of the estimator")))
+    blocks += [_table(name, found["scores"], found["chosen"]) for name, found in selections.items()]
+    lead = (
+        "How decided the search is, and every combination of branches, scored by ACC x (LAT / T)^w on held-out "
+        "training images (FasterSeg, Appendices B and H)."
+    )
+    return [Section(title="Selection", lead=lead, blocks=blocks)]
+
+
+def judged_drawing(run: RunFolder) -> Drawing | None:
+    """MIoU against latency of all judged networks; None if there are none."""
+    records = [record for record in judged_records(run) if record.get("latency_ms") is not None]
+    points: dict[str, list[tuple[float, float]]] = {"random": [], "candidate": []}
+    for record in records:
+        if record["kind"] in points:
+            points[record["kind"]].append((float(record["latency_ms"]), float(record["miou"])))
+    if not any(points.values()):
+        return None
+    student = read_json(run.path / SELECTION, "selection of branches")["student"]
+    best = next((score for score in student["scores"] if score["branches"] == student["chosen"]), None)
+    chosen = None if best is None else (float(best["latency_ms"]), float(best["miou"]))
+    return judged_chart(points["random"], points["candidate"], chosen, student["target_ms"])
+
+
+def _decidedness(run: RunFolder, names: Sequence[str]) -> Table:
+    logits = run.load_weights("architecture")
+    rows = [
+        (name, one.kind, f"{one.entropy:.3f}", f"{one.margin:.3f}")
+        for name in names
+        for one in decidedness(logits_of(logits, name))
+    ]
+    caption = (
+        "Mean entropy of the choices (1: all options are equally likely, 0: decided) and mean difference between the "
+        "largest and the second largest probability. Near 1 the likeliest network is close to a random one."
+    )
+    return Table(header=("architecture", "choice", "entropy", "margin"), rows=rows, numeric=(2, 3), caption=caption)
+
+
+def _fit(fit: Mapping[str, Any]) -> Table:
+    row = (
+        str(fit["networks"]),
+        f"{fit['tau']:.2f}",
+        f"{fit['rho']:.2f}",
+        f"{100 * fit['error']:.2f}",
+        f"{100 * fit['spread']:.2f}",
+    )
+    return Table(
+        header=("judged networks", "Kendall's tau", "Spearman's rho", "error (points)", "spread (points)"),
+        rows=[row],
+        numeric=range(5),
+        caption="How well the additive model predicts the mIoU in the supernet of networks that it was not fitted to.",
+    )
 
 
 def _table(name: str, scores: Sequence[Mapping[str, Any]], chosen: Sequence[int] | None) -> Table:
     changed = any(score["lost_log_probability"] > 0 for score in scores)
+    judged = any(score.get("candidates", 1) > 1 for score in scores)
     rows = []
     for score in scores:
         row = [
@@ -37,7 +106,8 @@ def _table(name: str, scores: Sequence[Mapping[str, Any]], chosen: Sequence[int]
         more = [format_ms(score["argmax_ms"]), f"{score['lost_log_probability']:.2f}"] if changed else []
         rows.append([*row, *more])
     header = [f"{name}: branches", "mIoU (%)", "predicted (ms)", "score"]
-    caption = "The mIoU is that of the supernet's output for these branches, the latency that of the derived network."
+    source = "the derived network with inherited weights" if judged else "the supernet's output for these branches"
+    caption = f"The mIoU is that of {source}, the latency that of the derived network."
     if changed:
         header += ["argmax (ms)", "lost log-probability"]
         caption += (

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dnas.cli.common import JsonOption, find_table, note, print_json
+from dnas.cli.common import DeviceOption, JsonOption, find_table, note, print_json
 from dnas.errors import UserError
 
 
@@ -35,6 +35,15 @@ def derive(
         str | None,
         typer.Option("--target", metavar="MS|none", help="Latency target of a run's student; default: the run's."),
     ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(
+            "--candidates",
+            min=1,
+            help="Students near the target that the supernet judges; the best is derived. Default: the search's.",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the network, with the device and settings of the table.")
     ] = False,
@@ -43,17 +52,22 @@ def derive(
     """Derive the discrete network from searched parameters and write it as an architecture file."""
     from derive import DeriveOptions
     from dnas.latency import LatencyTable
+    from dnas.progress import RichProgress
     from dnas.workflows.derivation import derive_network
 
-    options = DeriveOptions(
-        which=which,
-        rule=rule,
-        branches=_parse_branches(branches),
-        table=None if table is None else LatencyTable.load(table),
-        target_ms=_parse_target(target),
-        use_target=target != "none",
-    )
-    derivation = derive_network(source, options, measure=measure)
+    with RichProgress() as progress:
+        options = DeriveOptions(
+            which=which,
+            rule=rule,
+            branches=_parse_branches(branches),
+            table=None if table is None else LatencyTable.load(table),
+            target_ms=_parse_target(target),
+            use_target=target != "none",
+            candidates=candidates,
+            device=device,
+            progress=progress,
+        )
+        derivation = derive_network(source, options, measure=measure)
     derivation.architecture.save(out)
     if as_json:
         print_json(derivation.to_mapping())

@@ -74,8 +74,8 @@ def search(
     end_processes()
     scores = ", ".join(f"{name} mIoU {100 * miou:.1f} %" for name, miou in result.miou.items())
     run, deriver = deriver_of_run(out)
-    if summary := deriver.search_summary(run):
-        note(summary)
+    for line in deriver.search_summary(run):
+        note(line)
     note(f"{out}: searched {result.epochs} epochs; {scores}. Next: dnas derive {out} --out architecture.yaml")
 
 

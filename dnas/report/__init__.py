@@ -2,7 +2,7 @@
 
 from dnas.report.blocks import Bar, Block, Definitions, Fact, Figure, Gallery, Picture, Section, Swatch, Table
 from dnas.report.charts import agreement_scatter, class_iou_bars
-from dnas.report.curves import monitor_curves, retraining_curves, search_curves
+from dnas.report.curves import has_monitor, monitor_curves, retraining_curves, search_curves
 from dnas.report.data import (
     ClassLabels,
     Example,
@@ -13,6 +13,7 @@ from dnas.report.data import (
     Reproduction,
 )
 from dnas.report.drawn import drawn
+from dnas.report.judged_chart import judged_chart
 from dnas.report.latency_charts import table_chart, table_comparison
 from dnas.report.page import render_report, write_report
 from dnas.report.pictures import examples_sheet
@@ -42,7 +43,9 @@ __all__ = [
     "class_iou_bars",
     "drawn",
     "examples_sheet",
+    "has_monitor",
     "headline",
+    "judged_chart",
     "monitor_curves",
     "png_bytes",
     "render_report",

@@ -91,43 +91,54 @@ def _entropies(records: Sequence[Record], which: str) -> dict[str, tuple[Floats,
     return {label: epoch_series(records, f"entropy.{which}.{name}") for label, name in names.items()}
 
 
-@styled
-def search_curves(records: Sequence[Record]) -> Figure:
-    """Six panels over epochs: losses, validation mIoU, predicted latency, lambda, and both architectures' entropies.
+Panel = tuple[str, str, dict[str, tuple[Floats, Floats]]]
+"""Title, label of the values, and series by name."""
 
-    The pretraining phase is shaded. ``records`` is the search's log.
-    """
-    figure = new_figure(10.4, 5.6)
-    panels = figure.subplots(2, 3).ravel()
-    weights, architecture = "weights (train A)", "architecture (train B)"
-    contents: list[tuple[str, str, dict[str, tuple[Floats, Floats]]]] = [
-        (
-            "Training loss",
-            "loss",
-            {
-                weights: step_series(records, "loss_weights"),
-                architecture: step_series(records, "loss_architecture"),
-            },
-        ),
-        (
-            "Validation mIoU of the supernet",
-            "mIoU (%)",
-            {name: _percent(epoch_series(records, f"miou.{name}")) for name in ("student", "teacher")},
-        ),
-        (
-            "Predicted latency",
-            "latency (ms)",
-            {
-                "student, each step": step_series(records, "latency_ms"),
-                "teacher, each epoch": epoch_series(records, "latency_ms.teacher"),
-                "derived student": epoch_series(records, "derived.latency_ms"),
-                "target": epoch_series(records, "derived.target_ms"),
-            },
-        ),
+
+def _search_panels(records: Sequence[Record]) -> list[Panel]:
+    """The panels of a search; one without architecture parameters has three."""
+    epochs = [record for record in records if record.get("kind") == "epoch"]
+    names = list(dict.fromkeys(name for record in epochs for name in record.get("miou") or {}))
+    losses = {"weights": step_series(records, "loss_weights")}
+    miou: Panel = (
+        "mIoU of the supernet",
+        "mIoU (%)",
+        {name: _percent(epoch_series(records, f"miou.{name}")) for name in names},
+    )
+    if not any(record.get("entropy") for record in epochs):
+        rate = {"learning rate": step_series(records, "learning_rate")}
+        return [("Training loss", "loss", losses), miou, ("Learning rate", "learning rate", rate)]
+    halves = {
+        "weights (train A)": losses["weights"],
+        "architecture (train B)": step_series(records, "loss_architecture"),
+    }
+    latencies = {
+        "student, each step": step_series(records, "latency_ms"),
+        "teacher, each epoch": epoch_series(records, "latency_ms.teacher"),
+        "derived student": epoch_series(records, "derived.latency_ms"),
+        "target": epoch_series(records, "derived.target_ms"),
+    }
+    return [
+        ("Training loss", "loss", halves),
+        miou,
+        ("Predicted latency", "latency (ms)", latencies),
         ("Weight of the latency (λ)", "λ (loss per ms)", {"λ": step_series(records, "latency_weight")}),
         ("Entropy, student", "entropy (1 = undecided)", _entropies(records, "student")),
         ("Entropy, teacher", "entropy (1 = undecided)", _entropies(records, "teacher")),
     ]
+
+
+@styled
+def search_curves(records: Sequence[Record]) -> Figure:
+    """Panels over epochs: losses, mIoU, predicted latency, lambda, and both architectures' entropies.
+
+    A search without architecture parameters has three: loss, mIoU and learning rate. The pretraining phase is shaded.
+    ``records`` is the search's log.
+    """
+    contents = _search_panels(records)
+    rows = -(-len(contents) // 3)
+    figure = new_figure(10.4, 2.8 * rows)
+    panels = figure.subplots(rows, 3).ravel()
     pretraining, last = pretraining_epochs(records), max((int(r["epoch"]) + 1 for r in records), default=1)
     for axes, (title, unit, series) in zip(panels, contents, strict=True):
         _draw(axes, series)

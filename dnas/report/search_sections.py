@@ -9,19 +9,25 @@ from dnas.report.blocks import Block, Figure, Section, Table
 from dnas.report.data import Record
 from dnas.report.style import svg_text
 
+_CAPTION = "The loss is the mean over the sampled networks. The mIoU is that of fixed random networks in the supernet."
+_BILEVEL_CAPTION = (
+    "In a healthy search the mIoU stays high while the predicted latency approaches the target and the entropies "
+    "decrease. An entropy of 1 is a uniform distribution, 0 a one-hot choice. If it stays near 1, the derived choice "
+    "is almost a tie."
+)
+
 
 def search_section(records: Sequence[Record]) -> Section | None:
     """Curves over the epochs, and the warnings of the collapse monitor; None without records."""
     if not records:
         return None
+    one_shot = not any(record.get("entropy") for record in records)
     shaded = " The shaded epochs pretrain only the weights." if curves.pretraining_epochs(records) else ""
     blocks: list[Block] = [
         Figure(
             svg=svg_text(curves.search_curves(records)),
-            caption="In a healthy search the mIoU stays high while the predicted latency approaches the target and the "
-            "entropies decrease. An entropy of 1 is a uniform distribution, 0 a one-hot choice. If it stays near 1, "
-            f"the derived choice is almost a tie.{shaded}",
-            description="Curves of loss, mIoU, predicted latency, latency weight and entropies over the epochs",
+            caption=_CAPTION if one_shot else f"{_BILEVEL_CAPTION}{shaded}",
+            description="Curves of the search over the epochs: loss, mIoU and the state of the architecture parameters",
             width=960,
         )
     ]
@@ -38,7 +44,12 @@ def search_section(records: Sequence[Record]) -> Section | None:
     warnings = _warnings(records)
     if warnings is not None:
         blocks.append(warnings)
-    lead = "Weights and architecture parameters, trained on two disjoint halves of the training images."
+    lead = (
+        "The weights of the supernet, trained by sampled networks; the mIoU is that of some of them on held-out images."
+        if one_shot
+        else "Weights and architecture parameters, trained on two disjoint halves of the training images; the mIoU is "
+        "that on the second half."
+    )
     return Section(title="Search", lead=lead, blocks=blocks)
 
 

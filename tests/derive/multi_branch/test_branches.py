@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from derive.multi_branch.branches import SELECTION, BranchScore, select
 from derive.multi_branch.report import selection_sections
@@ -16,12 +17,14 @@ SCORES = [
 
 
 def test_the_report_tells_the_scores_of_all_combinations(tmp_path):
-    content = {"student": {"chosen": [8, 32], "scores": [score.__dict__ for score in SCORES]}}
+    scores = [score.__dict__ for score in SCORES]
+    content = {"student": {"chosen": [8, 32], "target_ms": 4.0, "scores": scores}}
     with RunFolder.create(tmp_path / "run", "search", {}, 0) as run:
         assert selection_sections(run) == []
         (run.path / SELECTION).write_text(json.dumps(content))
+        run.save_weights("architecture", {"student.alpha_8": torch.tensor([[9.0, 0.0], [0.0, 0.0]])})
         page = render_report(ReportData(title="t", search=selection_sections(run)))
-    for text in ("Selection of branches", "1/8, 1/32 (chosen)", "lost log-probability", "1.25"):
+    for text in ("1/8, 1/32 (chosen)", "lost log-probability", "1.25", "operators", "0.501", "0.500"):
         assert text in page
 
 
