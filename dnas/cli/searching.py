@@ -90,6 +90,10 @@ def retrain(
             "--recipe", metavar="SPACE", help="Space with the training settings; default: the searched space."
         ),
     ] = None,
+    network_settings: Annotated[
+        list[str] | None,
+        typer.Option("--network-set", metavar="KEY=VALUE", help="Option of a network given by its name; repeatable."),
+    ] = None,
     transfer: Annotated[
         bool, typer.Option("--transfer", help="Allow data with another number of classes than it was searched for.")
     ] = False,
@@ -104,7 +108,7 @@ def retrain(
     from derive import Architecture
     from dnas.config import apply_overrides, parse_config, to_mapping
     from dnas.data import load_data_config
-    from dnas.networks import list_networks
+    from dnas.networks import network_names
     from dnas.progress import RichProgress
     from dnas.training import RetrainConfig, end_processes
     from dnas.workflows.networks import load_network
@@ -117,12 +121,15 @@ def retrain(
         description = {"architecture": to_mapping(architecture)}
         classes = architecture.num_classes
         space = recipe or architecture.provenance.get("space")
-    elif network in list_networks():
-        description = {"name": network}
+    elif network in network_names():
+        options = apply_overrides({}, network_settings or [])
+        description = {"name": network, **({"options": options} if options else {})}
     else:
         raise UserError(
-            f"{network}: neither an architecture file nor a known network; networks: {', '.join(list_networks())}"
+            f"{network}: neither an architecture file nor a known network; networks: {', '.join(network_names())}"
         )
+    if network_settings and "name" not in description:
+        raise UserError(f"--network-set {network_settings[0]}: {network} is an architecture file, which has no options")
     values = apply_overrides(_recipe(space, required=recipe is not None), settings or [])
     config = parse_config(RetrainConfig, values, f"{network}: retrain")
     images = load_data_config(data, data_settings or [])

@@ -2,7 +2,7 @@
 
 from dnas.networks import dwrseg, eseg, fasterseg, regseg  # each registers its networks
 from dnas.networks.field_of_view import field_of_view
-from dnas.networks.lookup import TorchvisionSegmentation, network_by_name
+from dnas.networks.lookup import TorchvisionSegmentation, network_by_name, network_names
 from dnas.networks.registry import (
     NetworkRegistry,
     PaperFacts,
@@ -34,6 +34,7 @@ __all__ = [
     "list_networks",
     "network_by_name",
     "network_facts",
+    "network_names",
     "register_network",
     "regseg",
 ]

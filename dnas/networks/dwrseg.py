@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dnas.networks.dwrseg_blocks import DWRModule, SIRModule, StemBlock
-from dnas.networks.layers import conv_bn
+from dnas.networks.layers import conv_bn, scaled
 from dnas.networks.registry import PaperFacts, PrintedFigure, register_network
 from dnas.networks.segmentation import SegmentationNetwork
 from dnas.ops import resize
@@ -23,18 +23,16 @@ from dnas.ops import resize
 class DWRSegBackbone(nn.Module):
     """Images (N, 3, H, W) to feature maps at 1/8, 1/16 and 1/32 with 64, 128 and 128 channels (Table 1).
 
-    ``sir_modules`` and ``dwr_modules`` are the numbers of modules in the stages at 1/8 and 1/16.
+    ``sir_modules`` and ``dwr_modules`` are the numbers of modules in the stages at 1/8 and 1/16. ``width`` is a factor
+    of all channels, which stay multiples of 16.
     """
 
-    channels = (64, 128, 128)
-
-    def __init__(self, sir_modules: int, dwr_modules: int) -> None:
+    def __init__(self, sir_modules: int, dwr_modules: int, width: float = 1.0) -> None:
         super().__init__()
-        at8, at16, at32 = self.channels
-        self.stem = StemBlock()
-        self.stage8 = nn.Sequential(
-            conv_bn(StemBlock.out_channels, at8, 3, stride=2), *(SIRModule(at8) for _ in range(sir_modules))
-        )
+        at8, at16, at32 = (scaled(channels, width, 16) for channels in (64, 128, 128))
+        self.channels = (at8, at16, at32)
+        self.stem = StemBlock(at8)
+        self.stage8 = nn.Sequential(conv_bn(at8, at8, 3, stride=2), *(SIRModule(at8) for _ in range(sir_modules)))
         self.stage16 = nn.Sequential(_downsample(at8, at16), *(DWRModule(at16, (1, 3)) for _ in range(dwr_modules)))
         self.stage32 = nn.Sequential(
             conv_bn(at16, at32, 3, stride=2), DWRModule(at32, (1, 3, 5)), DWRModule(at32, (1, 3, 5))
@@ -55,10 +53,9 @@ def _downsample(in_channels: int, out_channels: int) -> nn.Sequential:
 class DWRSegDecoder(nn.Module):
     """Upsample to the finest map, concatenate, BatchNorm, 3x3 convolution to 128 channels (section 3.4)."""
 
-    out_channels = 128
-
-    def __init__(self, channels: tuple[int, int, int]) -> None:
+    def __init__(self, channels: tuple[int, int, int], width: float = 1.0) -> None:
         super().__init__()
+        self.out_channels = scaled(128, width, 16)
         self.norm = nn.BatchNorm2d(sum(channels))
         self.fuse = conv_bn(sum(channels), self.out_channels, 3)
 
@@ -70,10 +67,10 @@ class DWRSegDecoder(nn.Module):
         return fused
 
 
-def build_dwrseg(num_classes: int, sir_modules: int, dwr_modules: int) -> SegmentationNetwork:
-    """DWRSeg with any number of modules at 1/8 (SIR) and at 1/16 (two-branch DWR)."""
-    backbone = DWRSegBackbone(sir_modules, dwr_modules)
-    decoder = DWRSegDecoder(backbone.channels)
+def build_dwrseg(num_classes: int, sir_modules: int, dwr_modules: int, width: float = 1.0) -> SegmentationNetwork:
+    """DWRSeg with any number of modules at 1/8 (SIR) and at 1/16 (two-branch DWR), and channels times ``width``."""
+    backbone = DWRSegBackbone(sir_modules, dwr_modules, width)
+    decoder = DWRSegDecoder(backbone.channels, width)
     return SegmentationNetwork(backbone, decoder, nn.Conv2d(decoder.out_channels, num_classes, 1))
 
 
@@ -86,9 +83,9 @@ def build_dwrseg(num_classes: int, sir_modules: int, dwr_modules: int) -> Segmen
         multiply_adds=PrintedFigure("13.62G"),
     ),
 )
-def dwrseg_b(num_classes: int) -> SegmentationNetwork:
-    """DWRSeg-Base: 7 SIR and 3 + 3 DWR modules."""
-    return build_dwrseg(num_classes, sir_modules=7, dwr_modules=3)
+def dwrseg_b(num_classes: int, width: float = 1.0) -> SegmentationNetwork:
+    """DWRSeg-Base: 7 SIR and 3 + 3 DWR modules; ``width`` is a factor of all channels."""
+    return build_dwrseg(num_classes, sir_modules=7, dwr_modules=3, width=width)
 
 
 @register_network(
@@ -102,6 +99,6 @@ def dwrseg_b(num_classes: int) -> SegmentationNetwork:
         why="the printed difference to DWRSeg-B, 2.80 G, exceeds the convolutions of the added modules, 2.786 G",
     ),
 )
-def dwrseg_l(num_classes: int) -> SegmentationNetwork:
-    """DWRSeg-Large: 8 SIR and 8 + 3 DWR modules."""
-    return build_dwrseg(num_classes, sir_modules=8, dwr_modules=8)
+def dwrseg_l(num_classes: int, width: float = 1.0) -> SegmentationNetwork:
+    """DWRSeg-Large: 8 SIR and 8 + 3 DWR modules; ``width`` is a factor of all channels."""
+    return build_dwrseg(num_classes, sir_modules=8, dwr_modules=8, width=width)

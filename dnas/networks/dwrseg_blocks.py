@@ -14,21 +14,19 @@ SIR_EXPANSION = 3
 
 
 class StemBlock(nn.Module):
-    """Images (N, 3, H, W) to (N, 64, H / 4, W / 4): parallel convolution and max pooling (Fig. 6a).
+    """Images (N, 3, H, W) to (N, channels, H / 4, W / 4): parallel convolution and max pooling (Fig. 6a).
 
     As in BiSeNetV2, but without an activation after the first convolution, and the last convolution keeps all channels
     of the concatenation.
     """
 
-    out_channels = 64
-
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 64) -> None:
         super().__init__()
-        base = self.out_channels // 2
+        base = channels // 2
         self.enter = conv_bn(3, base, 3, stride=2, activation=None)
         self.convolve = nn.Sequential(conv_bn(base, base, 1), conv_bn(base, base, 3, stride=2))
         self.pool = nn.MaxPool2d(3, 2, 1)
-        self.fuse = conv_bn(2 * base, self.out_channels, 3)
+        self.fuse = conv_bn(2 * base, channels, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features at 1/4 of ``images``."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from dnas.networks.layers import scaled
 from dnas.networks.multi_branch import BranchSpec, CellSpec, MultiBranchNetwork, MultiBranchSpec
 from dnas.networks.registry import PaperFacts, PrintedFigure, register_network
 from dnas.profile import FVCORE_PRICES
@@ -77,10 +78,17 @@ def branch_of_table(rows: Sequence[tuple[str, int, int]], end_ratio: int, scale:
         ),
     ),
 )
-def fasterseg_student(num_classes: int) -> nn.Module:
-    """FasterSeg's student: the branches of Table 7, which share their first three cells."""
-    branches = tuple(branch_of_table(rows, STUDENT_RATIO, scale) for scale, rows in TABLE_7.items())
-    return MultiBranchNetwork(MultiBranchSpec(STUDENT_RATIO, branches), num_classes)
+def fasterseg_student(num_classes: int, width: float = 1.0) -> nn.Module:
+    """FasterSeg's student: the branches of Table 7, which share their first three cells.
+
+    ``width`` is a factor of all expansion ratios, which stay integers.
+    """
+    end_ratio = scaled(STUDENT_RATIO, width, 1)
+    branches = tuple(
+        branch_of_table([(operator, here, scaled(ratio, width, 1)) for operator, here, ratio in rows], end_ratio, scale)
+        for scale, rows in TABLE_7.items()
+    )
+    return MultiBranchNetwork(MultiBranchSpec(end_ratio, branches), num_classes)
 
 
 @register_network("fasterseg_teacher", PaperFacts(source="FasterSeg, section 3.3 and Table 7", input_size=(1024, 2048)))

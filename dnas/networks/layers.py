@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from dnas.errors import UserError
+
 
 def conv_bn(
     in_channels: int,
@@ -25,6 +27,16 @@ def conv_bn(
     if activation is not None:
         layers.append(activation())
     return nn.Sequential(*layers)
+
+
+def scaled(channels: int, width: float, divisor: int) -> int:
+    """``channels`` times ``width``, rounded to a positive multiple of ``divisor``.
+
+    Raises :class:`UserError` unless ``width`` is positive.
+    """
+    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 16:
+        raise UserError(f"width: given {width!r}, expected a factor of the channels above 0, such as 0.5")
+    return max(divisor, round(channels * width / divisor) * divisor)
 
 
 class SqueezeExcite(nn.Module):

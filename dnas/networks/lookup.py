@@ -17,6 +17,11 @@ TORCHVISION = "torchvision:"
 _UNPUBLISHED: Mapping[str, Callable[..., nn.Module]] = {"regseg_small": regseg_small}
 
 
+def network_names() -> list[str]:
+    """All names that :func:`network_by_name` knows."""
+    return [*list_networks(), *_UNPUBLISHED, *(TORCHVISION + name for name in _torchvision_names())]
+
+
 class TorchvisionSegmentation(nn.Module):
     """A segmentation network of torchvision that returns its main logits, (N, 3, H, W) to (N, classes, H, W).
 
@@ -52,8 +57,7 @@ def network_by_name(name: str, num_classes: int, options: Mapping[str, Any] | No
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"network {name}: options {options} do not fit: {error}") from None
     if name not in list_networks():
-        known = ", ".join([*list_networks(), *_UNPUBLISHED, *(TORCHVISION + known for known in _torchvision_names())])
-        raise UserError(f"unknown network {name!r}; known networks: {known}")
+        raise UserError(f"unknown network {name!r}; known networks: {', '.join(network_names())}")
     return create_network(name, num_classes, **options)
 
 

@@ -29,16 +29,16 @@ SEARCHED_RATES: tuple[tuple[int, ...], ...] = (
 
 
 def build_regseg(
-    num_classes: int, rates: Sequence[Sequence[int]] = MANUAL_RATES, split_equal: bool = False
+    num_classes: int, rates: Sequence[Sequence[int]] = MANUAL_RATES, split_equal: bool = False, width: float = 1.0
 ) -> SegmentationNetwork:
-    """RegSeg with the given dilation rates.
+    """RegSeg with the given dilation rates, and channels times ``width``.
 
     ``rates`` holds the rates of the last 13 blocks, one per branch; ``split_equal`` keeps one convolution per branch
     even if the rates of a block are equal (needed by a search, which changes them). The dilated convolutions are the
     ``nn.Conv2d`` modules in ``backbone.stage16.*.dilated.branches``. Raises :class:`UserError` for invalid rates.
     """
-    backbone = RegSegBackbone(rates, split_equal=split_equal)
-    decoder = RegSegDecoder(backbone.channels)
+    backbone = RegSegBackbone(rates, split_equal=split_equal, width=width)
+    decoder = RegSegDecoder(backbone.channels, width)
     return SegmentationNetwork(backbone, decoder, nn.Conv2d(decoder.out_channels, num_classes, 1))
 
 
@@ -56,10 +56,10 @@ def build_regseg(
     ),
 )
 def regseg(
-    num_classes: int, rates: Sequence[Sequence[int]] = MANUAL_RATES, split_equal: bool = False
+    num_classes: int, rates: Sequence[Sequence[int]] = MANUAL_RATES, split_equal: bool = False, width: float = 1.0
 ) -> SegmentationNetwork:
     """RegSeg as published (`exp48_decoder26`); see :func:`build_regseg` for the options."""
-    return build_regseg(num_classes, rates, split_equal)
+    return build_regseg(num_classes, rates, split_equal, width)
 
 
 @register_network(

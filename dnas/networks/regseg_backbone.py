@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from dnas.errors import UserError
-from dnas.networks.layers import conv_bn
+from dnas.networks.layers import conv_bn, scaled
 from dnas.networks.regseg_blocks import DBlock
 
 #: Number of blocks with configurable dilation rates: the last blocks of the backbone (stride 1, at 1/16).
@@ -19,22 +19,23 @@ class RegSegBackbone(nn.Module):
 
     ``rates`` holds the dilation rates of the last 13 blocks, one per branch (1, 2 or 4 branches); the earlier blocks
     have rate 1. ``split_equal`` keeps one convolution per branch in those 13 blocks even if their rates are equal.
-    Raises :class:`UserError` for invalid rates.
+    ``width`` is a factor of all channels, which stay multiples of 64 in the dilated blocks and of 16 elsewhere. Raises :class:`UserError` for invalid rates.
     """
 
-    channels = (48, 128, 320)
-
-    def __init__(self, rates: Sequence[Sequence[int]], *, split_equal: bool = False) -> None:
+    def __init__(self, rates: Sequence[Sequence[int]], *, split_equal: bool = False, width: float = 1.0) -> None:
         super().__init__()
         check_rates(rates)
-        self.stem = conv_bn(3, 32, 3, stride=2)
-        self.stage4 = DBlock(32, 48, stride=2)
-        self.stage8 = nn.Sequential(DBlock(48, 128, stride=2), DBlock(128, 128), DBlock(128, 128))
+        stem, at4, at8 = (scaled(channels, width, 16) for channels in (32, 48, 128))
+        at16, end = (scaled(channels, width, 64) for channels in (256, 320))
+        self.channels = (at4, at8, end)
+        self.stem = conv_bn(3, stem, 3, stride=2)
+        self.stage4 = DBlock(stem, at4, stride=2)
+        self.stage8 = nn.Sequential(DBlock(at4, at8, stride=2), DBlock(at8, at8), DBlock(at8, at8))
         *inner, last = rates
         self.stage16 = nn.Sequential(
-            DBlock(128, 256, stride=2),
-            *(DBlock(256, 256, block, split_equal=split_equal) for block in inner),
-            DBlock(256, 320, last, split_equal=split_equal),
+            DBlock(at8, at16, stride=2),
+            *(DBlock(at16, at16, block, split_equal=split_equal) for block in inner),
+            DBlock(at16, end, last, split_equal=split_equal),
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

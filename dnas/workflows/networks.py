@@ -13,7 +13,7 @@ from derive import Architecture, architecture_from
 from dnas.config import parse_config
 from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, open_dataset
 from dnas.errors import UserError
-from dnas.networks import create_network, list_networks, network_facts
+from dnas.networks import list_networks, network_by_name, network_facts, network_names
 from dnas.runs import RunFolder, load_into
 from dnas.training import RetrainConfig
 
@@ -54,20 +54,19 @@ def load_network(reference: str, num_classes: int | None = None) -> LoadedNetwor
         architecture = Architecture.load(path)
         classes = num_classes or architecture.num_classes or 19
         return LoadedNetwork(path.stem, architecture.build(classes), classes, architecture.input_size)
-    if reference in list_networks():
-        classes = num_classes or 19
-        return LoadedNetwork(
-            reference, create_network(reference, classes), classes, network_facts(reference).input_size
-        )
+    if reference in network_names():
+        classes, published = num_classes or 19, reference in list_networks()
+        size = network_facts(reference).input_size if published else None
+        return LoadedNetwork(reference, network_by_name(reference, classes), classes, size)
     raise UserError(
-        f"{reference}: no run folder, architecture file or known network; networks: {', '.join(list_networks())}"
+        f"{reference}: no run folder, architecture file or known network; networks: {', '.join(network_names())}"
     )
 
 
 def build_network(description: Mapping[str, Any], num_classes: int, source: str) -> nn.Module:
     """The network described in the configuration of a retraining, by architecture or by name."""
     if "name" in description:
-        return create_network(str(description["name"]), num_classes)
+        return network_by_name(str(description["name"]), num_classes, description.get("options"))
     return architecture_from(description.get("architecture", {}), source).build(num_classes)
 
 

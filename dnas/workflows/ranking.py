@@ -47,7 +47,7 @@ class Ranking:
 
 
 def read_ground_truth(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines with the keys architecture, predicted_ms and val_miou; several seeds are averaged.
+    """The rows of a file of JSON lines with architecture, predicted_ms and val_miou; several seeds are averaged.
 
     Raises :class:`UserError` for a file without such rows.
     """

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 from dnas.config import Field, config, parse_config, to_mapping
 from dnas.data import DataConfig, load_data_config
@@ -17,6 +20,26 @@ FOLDER = Path(__file__).parent
 
 
 @config
+class Method:
+    """A way to search.
+
+    search: the ``search`` section of the space's configuration. one_search_per_target: whether the search itself has
+        the latency target; otherwise one search derives for all targets.
+    """
+
+    search: dict[str, Any]
+    one_search_per_target: bool = True
+
+
+@config
+class HandMade:
+    """A network by its name in dnas, with options."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+@config
 class StudyConfig:
     """One study.
 
@@ -26,6 +49,7 @@ class StudyConfig:
     targets_ms: latency targets. Around each, within ``tolerance``, ``networks_per_target`` random networks are trained.
     spread_networks: further random networks, spread over all latencies of the space.
     repeated_networks: how many of all are trained with ``seeds`` seeds instead of one.
+    methods: the searches that are compared, by name. hand_made: networks to compare with, by name.
     """
 
     space: str
@@ -41,6 +65,8 @@ class StudyConfig:
     spread_networks: int = Field(ge=0)
     repeated_networks: int = Field(ge=0)
     seeds: int = Field(default=3, ge=1)
+    methods: dict[str, Method] = Field(default_factory=dict)
+    hand_made: dict[str, HandMade] = Field(default_factory=dict)
 
     @property
     def recipe_key(self) -> str:
@@ -58,6 +84,14 @@ class StudyConfig:
         """The latency table."""
         with table_file(self.table) as path:
             return LatencyTable.load(path)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that the commands of a study have in common."""
+    parser.add_argument("study", choices=study_names())
+    parser.add_argument("--root", help="folder of the data's files; not for generated data")
+    parser.add_argument("--work", type=Path, required=True, help="folder for unfinished runs")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
 
 
 def load_study(name: str) -> StudyConfig:

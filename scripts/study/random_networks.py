@@ -9,22 +9,23 @@ continue from their last epoch in DIR.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from derive import Architecture, deriver_of
 from derive.judging import key_of
 from dnas.config import to_mapping
-from scripts.study.config import StudyConfig, load_study, study_names
+from scripts.study.config import StudyConfig, add_options, load_study
 from scripts.study.rows import RANDOM, read_rows
 from scripts.study.training import Training, train_all
 from search_spaces import load_space
 
 
 def main() -> None:
-    options = parse_arguments()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    add_options(parser)
+    parser.add_argument("--limit", type=int, help="end after this many trainings")
+    options = parser.parse_args()
     study = load_study(options.study)
     keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
     done = {(row["network"], row["seed"]) for row in read_rows(RANDOM, **keys)}
@@ -32,16 +33,6 @@ def main() -> None:
     print(f"{len(done)} trainings are done, {len(wanted)} to do")
     data = study.open_data(options.root)
     train_all(wanted[: options.limit], data, study.recipe, options.work, RANDOM, options.processes)
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("study", choices=study_names())
-    parser.add_argument("--root", help="folder of the data's files; not for generated data")
-    parser.add_argument("--work", type=Path, required=True, help="folder for unfinished trainings")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--limit", type=int, help="end after this many trainings")
-    return parser.parse_args()
 
 
 def networks(study: StudyConfig) -> list[tuple[Architecture, float]]:

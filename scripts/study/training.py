@@ -47,7 +47,7 @@ def train_all(
     context = multiprocessing.get_context("spawn")
     with (
         RichProgress() as progress,
-        concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool,
+        concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, initializer=one_thread) as pool,
     ):
         progress.begin("trainings", len(trainings))
         running = [pool.submit(_train, training, data, recipe, work / training.name) for training in trainings]
@@ -64,7 +64,8 @@ def train_all(
             raise
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
+    """Let this process compute with one thread."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 

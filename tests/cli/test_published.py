@@ -10,6 +10,7 @@ from derive import Architecture
 from dnas.cli import main
 from dnas.networks.fasterseg import TABLE_7
 from dnas.runs import RunFolder
+from dnas.workflows.networks import load_network
 from search_spaces import load_space
 from search_spaces.fasterseg import Grid
 
@@ -127,3 +128,17 @@ def test_a_table_of_another_size_is_refused(published, tmp_path, capsys):
     LatencyTable(other, imported.entries).save(tmp_path / "other.json")
     command = ["derive", published / "arch_1.pt", "--out", tmp_path / "a.yaml", "--table", tmp_path / "other.json"]
     assert "is for images of 512x1024" in fail(capsys, *command)
+
+
+def test_networks_by_name_are_retrained_with_their_options(tmp_path, capsys):
+    common = ["--data", "rectangles", "--data-set", "size=[64,64]", "--data-set", "images={train: 4, val: 1, test: 1}"]
+    common += ["--set", "epochs=1", "--set", "batch_size=2", "--set", "augmentation.crop=[64,64]", "--device", "cpu"]
+    options = ["--network-set", "rates=[[1,2]]", "--network-set", "width=32"]
+    run(capsys, "retrain", "regseg_small", *options, "--out", tmp_path / "small", *common)
+    loaded = load_network(str(tmp_path / "small"))
+    assert len(loaded.network.backbone.blocks) == 1
+    assert RunFolder.open(tmp_path / "small").configuration["network"]["options"] == {"rates": [[1, 2]], "width": 32}
+    wrong = ["--recipe", "fasterseg_demo", "--network-set", "depth=3", "--out", tmp_path / "x"]
+    assert "options {'depth': 3} do not fit" in fail(capsys, "retrain", "regseg_small", *wrong, *common)
+    run(capsys, "retrain", "torchvision:lraspp_mobilenet_v3_large", "--out", tmp_path / "lraspp", *common)
+    assert load_network(str(tmp_path / "lraspp")).num_classes == 6

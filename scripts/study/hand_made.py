@@ -1,0 +1,56 @@
+"""Train hand-made networks by the recipe of a study, for comparison with its searches.
+
+    python -m scripts.study.hand_made camvid --root CAMVID --work DIR
+
+Rows go to docs/study/hand_made.jsonl. It can be stopped and started again at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from dnas.config import to_mapping
+from dnas.networks import network_by_name
+from dnas.profile import count_parameters
+from scripts.study.config import StudyConfig, add_options, load_study
+from scripts.study.rows import HAND_MADE, read_rows
+from scripts.study.training import Training, train_all
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    add_options(parser)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    study = load_study(options.study)
+    keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
+    done = {(row["network"], row["seed"]) for row in read_rows(HAND_MADE, **keys)}
+    wanted = [
+        _training(study, name, seed)
+        for seed in range(options.seeds)
+        for name in study.hand_made
+        if (name, seed) not in done
+    ]
+    data = study.open_data(options.root)
+    train_all(wanted, data, study.recipe, options.work / "trainings", HAND_MADE, options.processes)
+
+
+def _training(study: StudyConfig, name: str, seed: int) -> Training:
+    description: dict[str, Any] = to_mapping(study.hand_made[name])
+    row = {
+        "space": study.space,
+        "data": study.data,
+        "image_size": list(study.image_size),
+        "recipe": study.recipe_key,
+        "network": name,
+        "predicted_ms": None,
+        "measured_ms": None,
+        "description": description,
+        "parameters": count_parameters(network_by_name(description["name"], 19, description["options"])),
+    }
+    return Training(description, seed, row)
+
+
+if __name__ == "__main__":
+    main()
