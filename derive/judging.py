@@ -80,15 +80,14 @@ class Judge:
         def dataset() -> SegmentationDataset:
             return open_dataset(parse_config(DataConfig, run.configuration.get("data", {}), f"{source}: data"), "train")
 
-        def problem() -> SearchProblem:
-            found: SearchProblem = deriver.space.problem(table, run.seed)
-            state = run.load_state()
-            if state is None:
-                raise UserError(f"{run.path}: holds no weights to judge networks by; continue the search with --resume")
-            load_into(found.weights, state["weights"], run.path)
-            return found
-
-        return cls(run, deriver, dataset, problem, device=device, progress=progress)
+        return cls(
+            run,
+            deriver,
+            dataset,
+            lambda: searched_problem(run, deriver, table),
+            device=device,
+            progress=progress,
+        )
 
     @functools.cached_property
     def problem(self) -> SearchProblem:
@@ -171,6 +170,17 @@ class Judge:
             rank=self._accelerator.process_index,
             world=self._accelerator.num_processes,
         )
+
+
+def searched_problem(run: RunFolder, deriver: Deriver[Any], table: LatencyTable | None) -> SearchProblem:
+    """The problem of a search with the weights and the architecture parameters in its run folder."""
+    problem: SearchProblem = deriver.space.problem(table, run.seed)
+    state = run.load_state()
+    if state is None:
+        raise UserError(f"{run.path}: holds no weights of the search; continue it with dnas search --resume")
+    load_into(problem.weights, state["weights"], run.path)
+    load_into(problem.architecture, state["architecture"], run.path)
+    return problem
 
 
 def judged_records(run: RunFolder) -> list[dict[str, Any]]:

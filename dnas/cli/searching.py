@@ -94,6 +94,17 @@ def retrain(
         list[str] | None,
         typer.Option("--network-set", metavar="KEY=VALUE", help="Option of a network given by its name; repeatable."),
     ] = None,
+    inherit: Annotated[
+        bool | None,
+        typer.Option(
+            "--inherit/--scratch",
+            help="Begin from the weights of the search, or from random ones; default: the recipe's choice.",
+        ),
+    ] = None,
+    search_run: Annotated[
+        Path | None,
+        typer.Option("--search", help="Run of the search to inherit from; default: the one in the architecture file."),
+    ] = None,
     transfer: Annotated[
         bool, typer.Option("--transfer", help="Allow data with another number of classes than it was searched for.")
     ] = False,
@@ -104,7 +115,7 @@ def retrain(
     data_settings: DataSetOption = None,
     tensorboard: TensorBoardOption = False,
 ) -> None:
-    """Train a derived (or published) network from scratch, with distillation if a teacher is given."""
+    """Train a derived (or published) network, with distillation if a teacher is given."""
     from derive import Architecture
     from dnas.config import apply_overrides, parse_config, to_mapping
     from dnas.data import load_data_config
@@ -114,13 +125,14 @@ def retrain(
     from dnas.workflows.networks import load_network
     from dnas.workflows.retraining import run_retraining
 
-    classes, space = None, recipe
+    classes, space, searched = None, recipe, search_run
     description: dict[str, object]
     if Path(network).is_file() or network.endswith((".yaml", ".yml")):
         architecture = Architecture.load(network)
         description = {"architecture": to_mapping(architecture)}
         classes = architecture.num_classes
         space = recipe or architecture.provenance.get("space")
+        searched = search_run or Path(architecture.provenance.get("run", ""))
     elif network in network_names():
         options = apply_overrides({}, network_settings or [])
         description = {"name": network, **({"options": options} if options else {})}
@@ -146,6 +158,7 @@ def retrain(
             num_classes=classes,
             transfer=transfer,
             teacher=loaded_teacher,
+            inherit=_inherited(network, searched, inherit, config.inherit),
             seed=seed,
             resume=resume,
             device=device,
@@ -154,6 +167,21 @@ def retrain(
         )
     end_processes()
     note(f"{out}: best mIoU {100 * result.best_miou:.2f} % after epoch {result.best_epoch + 1} of {result.epochs}")
+
+
+def _inherited(network: str, searched: Path | None, wanted: bool | None, by_recipe: bool) -> Path | None:
+    """The run folder of the search to inherit weights from, if any."""
+    if not (by_recipe if wanted is None else wanted):
+        return None
+    found = searched is not None and (searched / "state.pt").is_file()
+    if found:
+        return searched
+    if wanted:
+        raise UserError(
+            f"{network}: --inherit needs the run folder of its search, {searched} is none; give --search RUN"
+        )
+    note(f"{network}: trained from scratch, as the run folder of its search is not there")
+    return None
 
 
 def _recipe(space: str | None, required: bool) -> dict[str, object]:

@@ -19,7 +19,8 @@ class RegSegBackbone(nn.Module):
 
     ``rates`` holds the dilation rates of the last 13 blocks, one per branch (1, 2 or 4 branches); the earlier blocks
     have rate 1. ``split_equal`` keeps one convolution per branch in those 13 blocks even if their rates are equal.
-    ``width`` is a factor of all channels, which stay multiples of 64 in the dilated blocks and of 16 elsewhere. Raises :class:`UserError` for invalid rates.
+    ``width`` is a factor of all channels, which stay multiples of 64 in the dilated blocks and of 16 elsewhere.
+    Raises :class:`UserError` for invalid rates.
     """
 
     def __init__(self, rates: Sequence[Sequence[int]], *, split_equal: bool = False, width: float = 1.0) -> None:

@@ -18,6 +18,7 @@ class RetrainConfig:
     batch_size: images per step and process.
     schedule: "poly" and "cosine" fall to 0 over all steps, "exponential" by ``exponential_decay`` per epoch; in the
         first ``warm_up_steps`` steps it is multiplied by a factor that rises linearly from ``warm_up_start`` to 1.
+    inherit: begin from the weights of the supernet, if the network was derived from a search whose run folder exists.
     optimizer: "sgd" with ``momentum``, or "adamw".
     decay_norms_and_biases: whether ``weight_decay`` acts on normalisations and biases too.
     ema_decay: of the exponential moving average of the weights, which is then validated and kept; null for none.
@@ -43,6 +44,7 @@ class RetrainConfig:
     exponential_decay: float = Field(default=0.99, gt=0, le=1)
     warm_up_steps: int = Field(default=0, ge=0)
     warm_up_start: float = Field(default=0.1, ge=0, le=1)
+    inherit: bool = False
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)

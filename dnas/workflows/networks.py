@@ -9,13 +9,16 @@ from typing import Any
 
 from torch import nn
 
-from derive import Architecture, architecture_from
+from derive import TABLE, Architecture, architecture_from
+from derive.judging import searched_problem
 from dnas.config import parse_config
 from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, open_dataset
 from dnas.errors import UserError
+from dnas.latency import LatencyTable
 from dnas.networks import list_networks, network_by_name, network_facts, network_names
 from dnas.runs import RunFolder, load_into
 from dnas.training import RetrainConfig
+from dnas.workflows.derivation import deriver_of_run
 
 
 def open_splits(config: DataConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
@@ -68,6 +71,19 @@ def build_network(description: Mapping[str, Any], num_classes: int, source: str)
     if "name" in description:
         return network_by_name(str(description["name"]), num_classes, description.get("options"))
     return architecture_from(description.get("architecture", {}), source).build(num_classes)
+
+
+def inherited_network(architecture: Architecture, search_run: Path) -> nn.Module:
+    """The network of ``architecture`` with the weights that a search has trained.
+
+    Raises :class:`UserError` for a network of another space, and for a run folder without weights.
+    """
+    run, deriver = deriver_of_run(search_run)
+    table = LatencyTable.load(search_run / TABLE) if (search_run / TABLE).exists() else None
+    try:
+        return deriver.inherit(searched_problem(run, deriver, table), architecture)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{search_run}: its weights do not fit the network: {error}") from None
 
 
 def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:

@@ -1,4 +1,4 @@
-"""Training a network from scratch in a run folder."""
+"""Training a network in a run folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from derive import architecture_from
 from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig
 from dnas.data.seeding import mix_seed
@@ -16,7 +17,7 @@ from dnas.errors import UserError
 from dnas.progress import Progress
 from dnas.runs import RunFolder, seed_everything
 from dnas.training import RetrainConfig, RetrainResult, retrain
-from dnas.workflows.networks import LoadedNetwork, build_network, open_splits, require_classes
+from dnas.workflows.networks import LoadedNetwork, build_network, inherited_network, open_splits, require_classes
 
 
 def run_retraining(
@@ -29,15 +30,17 @@ def run_retraining(
     num_classes: int | None = None,
     transfer: bool = False,
     teacher: LoadedNetwork | None = None,
+    inherit: Path | None = None,
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
     tensorboard: bool = False,
     progress: Progress | None = None,
 ) -> RetrainResult:
-    """Train a network from scratch; ``network`` is {"architecture": {...}} or {"name": ...}, as stored in the run.
+    """Train a network; ``network`` is {"architecture": {...}} or {"name": ..., "options": {...}}, as stored in the run.
 
-    ``num_classes`` is the number of classes of the search; other data raises :class:`UserError` unless ``transfer``.
+    ``inherit``: the run folder of a search whose weights the training begins with. ``num_classes`` is the number of
+    classes of the search; other data raises :class:`UserError` unless ``transfer``.
     """
     chosen = resolve_device(device)
     splits = open_splits(data)
@@ -54,12 +57,17 @@ def run_retraining(
         "data": to_mapping(data),
         "retrain": to_mapping(config),
         "teacher": None if teacher is None or teacher.run is None else str(teacher.run.path.resolve()),
+        "inherit": None if inherit is None else str(inherit.resolve()),
         "classes": list(labels.names),
         "colours": [list(colour) for colour in labels.colours],
         "input_size": list(splits[1].image_size),
     }
     seed_everything(mix_seed("network", seed))
     built: nn.Module = build_network(network, labels.num_classes, source)
+    if inherit is not None:
+        if "architecture" not in network or transfer:
+            raise UserError(f"{source}: only derived networks with the classes of the search can inherit weights")
+        built = inherited_network(architecture_from(network["architecture"], source), inherit)
     frozen = None if teacher is None else teacher.network
     with RunFolder.create(
         out, "retrain", configuration, seed, resume, device=chosen, tensorboard=tensorboard, upgrade=_upgrade
@@ -71,6 +79,7 @@ def _upgrade(configuration: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a retraining as an earlier version wrote it, with today's defaults for what is new."""
     data, recipe = configuration.get("data", {}), configuration.get("retrain", {})
     return {
+        "inherit": None,
         **configuration,
         "data": to_mapping(parse_config(DataConfig, data, "configuration.yaml: data")),
         "retrain": to_mapping(parse_config(RetrainConfig, recipe, "configuration.yaml: retrain")),

@@ -16,7 +16,7 @@ def test_width_scales_all_channels(name):
     assert network_by_name(name, 5, {"width": 1.0}).state_dict().keys() == full.state_dict().keys()
     assert count_parameters(network_by_name(name, 5, {"width": 1.0})) == count_parameters(full)
     half = network_by_name(name, 5, {"width": 0.5}).eval()
-    # A convolution with half the inputs and outputs has a quarter of the weights; grouped and depth-wise ones have half.
+    # Half the inputs and outputs of a convolution are a quarter of its weights; of a grouped one they are half.
     assert 0.24 < count_parameters(half) / count_parameters(full) < 0.32
     assert half(torch.zeros(1, 3, 64, 96)).shape == (1, 5, 64, 96)
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from derive import TABLE, DeriveOptions, Judge, deriver_of
-from derive.judging import JUDGED
+from derive.judging import JUDGED, searched_problem
 from derive.multi_branch.estimating import ESTIMATOR
 from derive.multi_branch.perturbation import GRADIENT
+from dnas.cli import main
 from dnas.data import DataConfig, evenly_spaced, open_dataset, split_parts
 from dnas.errors import UserError
 from dnas.files import read_json
@@ -21,8 +22,10 @@ from dnas.runs import RunFolder
 from dnas.search import Pass
 from dnas.search.calibration import calibration_batches, recalibrate_bn
 from dnas.search.scoring import miou_of_outputs
+from dnas.training import retrain
 from dnas.training.metrics import evaluate
 from dnas.workflows.derivation import derive_network
+from dnas.workflows.networks import inherited_network
 from dnas.workflows.search import run_search
 from search_spaces import space_from
 
@@ -189,6 +192,35 @@ def test_perturbation_keeps_the_operator_whose_removal_hurts_most(tmp_path):
     run_search(space, DATA, table_of(space), path, seed=2, device="cpu", resume=True)
     assert all(torch.equal(tables[name], table) for name, table in run.load_weights("architecture").items())
     assert all(torch.equal(gradient[name], table) for name, table in run.load_weights(GRADIENT).items())
+
+
+def test_a_retraining_begins_with_the_weights_of_the_search(run, tmp_path, monkeypatch):
+    """Its first loss is that of the inherited network; on resuming, the checkpoint counts."""
+    derivation = derive_network(run.path, DeriveOptions())
+    derivation.architecture.save(tmp_path / "a.yaml")
+    inherited = inherited_network(derivation.architecture, run.path)
+    deriver = deriver_of(space_from(run.configuration["space"], "test"))
+    problem = searched_problem(run, deriver, LatencyTable.load(run.path / TABLE))
+    expected = deriver.inherit(problem, derivation.architecture).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in inherited.state_dict().items())
+    begun = []
+
+    def watched(network, *arguments, **options):
+        begun.append({name: value.clone() for name, value in network.state_dict().items()})
+        return retrain(network, *arguments, **options)
+
+    monkeypatch.setattr("dnas.workflows.retraining.retrain", watched)
+    command = ["retrain", str(tmp_path / "a.yaml"), "--data", "rectangles", "--data-set", "size=[64,64]"]
+    command += ["--data-set", "images={train: 4, val: 1}", "--set", "epochs=1", "--set", "batch_size=2"]
+    command += ["--set", "augmentation.crop=[64,64]", "--device", "cpu"]
+    assert main([*command, "--inherit", "--out", str(tmp_path / "inherited")]) == 0
+    assert all(torch.equal(value, expected[name]) for name, value in begun[0].items())
+    assert RunFolder.open(tmp_path / "inherited").configuration["inherit"] == str(run.path.resolve())
+    assert main([*command, "--out", str(tmp_path / "scratch")]) == 0
+    assert RunFolder.open(tmp_path / "scratch").configuration["inherit"] is None
+    assert not all(torch.equal(value, expected[name]) for name, value in begun[1].items())
+    assert main([*command, "--inherit", "--search", str(tmp_path), "--out", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
 
 
 class Stops(NoProgress):
