@@ -1,10 +1,13 @@
-"""A small version of FasterSeg's Fig. 4: the same search with plain and with decoupled latency gradients.
+"""A small version of FasterSeg's Fig. 4: the same search with different factors of the latency's gradients.
 
-Runs both searches of a space, prints a Markdown table of the results (mIoU of the supernet, expected latency, share of
+Runs the searches of a space, prints a Markdown table of the results (mIoU of the supernet, expected latency, share of
 skips, mean ratio, entropies), and writes a figure of their course over the epochs. Finished runs in the folder are
 reused.
 
     python scripts/compare_decoupling.py SPACE --data DATA --table T.json --out DIR [--seed 0] [--set KEY=VALUE ...]
+        [--weights NAME=VALUE ...]
+
+VALUE is that of search.decoupling: none, solved, or [w1,w2,w3] for alpha, beta and gamma.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from dnas.workflows.search import run_search
 from search_spaces import load_space
 from search_spaces.fasterseg import FasterSegSpace
 
-VARIANTS = {"plain": "none", "decoupled": "solved"}
+VARIANTS = ("plain=none", "solved=solved", "paper=[0.001,0.997,0.002]")
 SERIES = {
     "miou.student": ("mIoU of the student (%)", 100.0),
     "latency_ms.student": ("expected latency (ms)", 1.0),
@@ -45,25 +48,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings")
+    parser.add_argument(
+        "--weights",
+        metavar="NAME=VALUE",
+        action="append",
+        help=f"search.decoupling under a name; default: {', '.join(VARIANTS)}",
+    )
     options = parser.parse_args()
+    variants = dict(variant.split("=", 1) for variant in options.weights or VARIANTS)
     table = LatencyTable.load(options.table)
     data = load_data_config(options.data, options.data_set)
-    for name, decoupling in VARIANTS.items():
+    for name, decoupling in variants.items():
         space = load_space(options.space, [*options.settings, f"search.decoupling={decoupling}"])
         if not isinstance(space, FasterSegSpace):
             raise UserError(f"{options.space}: not a fasterseg space")
         with RichProgress() as progress:
             run_search(space, data, table, options.out / name, seed=options.seed, resume=True, progress=progress)
-    print("\n".join(rows(options.out)))
-    save_png(figure(options.out), options.out / "decoupling.png")
+    print("\n".join(rows(options.out, list(variants))))
+    save_png(figure(options.out, list(variants)), options.out / "decoupling.png")
 
 
-def rows(out: Path) -> list[str]:
+def rows(out: Path, names: list[str]) -> list[str]:
     lines = [
         "| gradients | mIoU (%) | expected (ms) | derived (ms) | skips (%) | mean ratio | entropy α, β, γ |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in VARIANTS:
+    for name in names:
         last = RunFolder.open(out / name, "search").records("epoch")[-1]
         miou, latency, ratio, skips = (factor * field_of(last, path) for path, (_, factor) in SERIES.items())
         entropies = ", ".join(f"{field_of(last, f'entropy.student.{kind}'):.2f}" for kind in ("alpha", "beta", "gamma"))
@@ -75,11 +85,11 @@ def rows(out: Path) -> list[str]:
 
 
 @styled
-def figure(out: Path) -> Figure:
+def figure(out: Path, names: list[str]) -> Figure:
     """One panel per series with one line per search."""
     drawn = new_figure(10.4, 2.9)
     for axes, (path, (title, factor)) in zip(drawn.subplots(1, len(SERIES)), SERIES.items(), strict=True):
-        for index, name in enumerate(VARIANTS):
+        for index, name in enumerate(names):
             x, y = epoch_series(RunFolder.open(out / name, "search").records(), path)
             axes.plot(x, factor * y, label=legend_text(name), marker="o", markersize=3, **line_style(index))
         label_axes(axes, title=title, x="epoch", y="")
