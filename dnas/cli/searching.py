@@ -203,15 +203,33 @@ def report(
     teacher: Annotated[Path | None, typer.Option("--teacher", help="Run of the retrained teacher.")] = None,
     networks: Annotated[int, typer.Option("--networks", min=0, help="Networks of the latency check; 0: none.")] = 12,
     examples: Annotated[int, typer.Option("--examples", min=0, help="Number of example images.")] = 4,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(
+            "--ground-truth",
+            metavar="ROWS.jsonl",
+            help="Networks of known mIoU, as JSON lines: how well the weights of the search rank them.",
+        ),
+    ] = None,
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="Also write the figures as PNG to this folder.")
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a search and its retrained networks."""
+    from dnas.progress import RichProgress
     from dnas.report import write_report
     from dnas.workflows.report import gather_report, write_pictures
 
-    data = gather_report(search_run, student, teacher, networks=networks, examples=examples)
+    with RichProgress() as progress:
+        data = gather_report(
+            search_run,
+            student,
+            teacher,
+            networks=networks,
+            examples=examples,
+            ground_truth=ground_truth,
+            progress=progress,
+        )
     write_report(out, data)
     if pictures is not None:
         write_pictures(data, pictures, search_run, (student, teacher))

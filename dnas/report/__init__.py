@@ -17,6 +17,7 @@ from dnas.report.judged_chart import judged_chart
 from dnas.report.latency_charts import table_chart, table_comparison
 from dnas.report.page import render_report, write_report
 from dnas.report.pictures import examples_sheet
+from dnas.report.ranking_section import ranking_chart, ranking_section
 from dnas.report.search_sections import search_section
 from dnas.report.sections import headline
 from dnas.report.style import png_bytes, save_figure, save_png, save_svg, svg_text
@@ -48,6 +49,8 @@ __all__ = [
     "judged_chart",
     "monitor_curves",
     "png_bytes",
+    "ranking_chart",
+    "ranking_section",
     "render_report",
     "retraining_curves",
     "save_figure",

@@ -77,8 +77,15 @@ def rank(rows: Sequence[Mapping[str, Any]], score: Callable[[Sequence[Architectu
 def rank_networks(
     path: Path, rows: Sequence[Mapping[str, Any]], *, device: str = "auto", progress: Progress | None = None
 ) -> Ranking:
-    """As :func:`rank`, by the weights of a finished search in the run folder ``path``."""
+    """As :func:`rank`, by the weights of a finished search in the run folder ``path``.
+
+    Rows of other spaces are left out.
+    """
     run, deriver = deriver_of_run(path)
+    preset = run.configuration.get("preset")
+    rows = [row for row in rows if row.get("space", preset) == preset]
+    if len(rows) < 2:
+        raise UserError(f"{path}: the ground truth has {len(rows)} networks of the space {preset}, expected at least 2")
     table = LatencyTable.load(path / TABLE) if (path / TABLE).exists() else None
     judge = Judge.of_run(run, deriver, table, device=device, progress=progress)
     notes = [{"kind": "ground truth"}] * len(rows)

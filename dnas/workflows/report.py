@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dnas.errors import UserError
 from dnas.export import benchmark
 from dnas.latency import Effort, LatencyTable
 from dnas.profile import count_multiply_adds, count_parameters
+from dnas.progress import Progress
 from dnas.report import (
     ClassLabels,
     Example,
@@ -23,10 +25,12 @@ from dnas.report import (
     NetworkFigures,
     ReportData,
     Reproduction,
+    Section,
     agreement_scatter,
     drawn,
     examples_sheet,
     headline,
+    ranking_section,
     retraining_curves,
     save_png,
 )
@@ -35,6 +39,7 @@ from dnas.training import Evaluation, evaluate
 from dnas.workflows.checking import CheckResult, check_table
 from dnas.workflows.derivation import deriver_of_run
 from dnas.workflows.networks import LoadedNetwork, load_network
+from dnas.workflows.ranking import rank_networks, read_ground_truth
 
 
 def gather_report(
@@ -44,15 +49,22 @@ def gather_report(
     *,
     networks: int = 12,
     examples: int = 4,
+    ground_truth: Path | None = None,
+    progress: Progress | None = None,
     title: str = "dnas",
     commands: tuple[str, ...] = (),
 ) -> ReportData:
     """The content of a report on the given runs; at least one must be given.
 
-    This evaluates the networks on the CPU, and measures their latencies on the device of the table or on the CPU.
+    ``ground_truth``: rows of trained networks (:func:`~dnas.workflows.ranking.read_ground_truth`) that the weights of
+    the search are to rank. This evaluates the networks on the CPU, and measures their latencies on the device of the
+    table or on the CPU.
     """
     if search_run is None and student is None and teacher is None:
         raise UserError("report: give at least one of --search, --student and --teacher")
+    if ground_truth is not None and search_run is None:
+        raise UserError(f"{ground_truth}: a ground truth is for the weights of a search; give --search")
+    known = None if ground_truth is None else read_ground_truth(ground_truth)
     loaded = {name: load_network(str(path)) for name, path in (("student", student), ("teacher", teacher)) if path}
     search, deriver = (None, None) if search_run is None else deriver_of_run(search_run)
     table = _table_of(search_run)
@@ -69,7 +81,10 @@ def gather_report(
         title=title,
         subtitle=_subtitle(reference),
         latency=None if table is None else _summary(table),
-        search=[] if search is None or deriver is None else deriver.search_sections(search),
+        search=[
+            *([] if search is None or deriver is None else deriver.search_sections(search)),
+            *([] if known is None or search_run is None else [_ranking(search_run, known, progress)]),
+        ],
         architectures=[_drawn(name, architecture) for name, architecture in architectures.items()],
         summary=headline(figures[0]) if figures else (),
         networks=figures,
@@ -106,6 +121,12 @@ def write_pictures(
         save_png(agreement_scatter(data.agreement), folder / "latency_check.png")
     if data.examples and data.labels is not None:
         save_png(examples_sheet(data.examples, data.labels), folder / "examples.png")
+
+
+def _ranking(search_run: Path, rows: Sequence[Mapping[str, Any]], progress: Progress | None) -> Section:
+    found = rank_networks(search_run, rows, progress=progress)
+    bands = {"all": found.overall, **{f"around {middle:.1f} ms": one for middle, one in found.bands.items()}}
+    return ranking_section(found.points, [(name, one.networks, one.tau, one.rho) for name, one in bands.items()])
 
 
 def _drawn(name: str, architecture: Architecture) -> Figure:

@@ -1,9 +1,11 @@
 """Networks judged by the weights of a search: an estimator search from its supernet to the derived student."""
 
 import dataclasses
+import json
 import zlib
 
 import pytest
+import scipy.stats
 import torch
 
 from derive import TABLE, DeriveOptions, Judge, deriver_of
@@ -11,6 +13,7 @@ from derive.judging import JUDGED, searched_problem
 from derive.multi_branch.estimating import ESTIMATOR
 from derive.multi_branch.perturbation import GRADIENT
 from dnas.cli import main
+from dnas.config import to_mapping
 from dnas.data import DataConfig, evenly_spaced, open_dataset, split_parts
 from dnas.errors import UserError
 from dnas.files import read_json
@@ -26,6 +29,7 @@ from dnas.training import retrain
 from dnas.training.metrics import evaluate
 from dnas.workflows.derivation import derive_network
 from dnas.workflows.networks import inherited_network
+from dnas.workflows.ranking import Correlation, correlation, rank_networks, read_ground_truth
 from dnas.workflows.search import run_search
 from search_spaces import space_from
 
@@ -192,6 +196,58 @@ def test_perturbation_keeps_the_operator_whose_removal_hurts_most(tmp_path):
     run_search(space, DATA, table_of(space), path, seed=2, device="cpu", resume=True)
     assert all(torch.equal(tables[name], table) for name, table in run.load_weights("architecture").items())
     assert all(torch.equal(gradient[name], table) for name, table in run.load_weights(GRADIENT).items())
+
+
+def ground_truth(run, path, count=24):
+    """Random networks with mIoUs that have nothing to do with them, some with two seeds."""
+    space = space_from(run.configuration["space"], "test")
+    deriver, table = deriver_of(space), table_of(space)
+    rows = []
+    for number, architecture in enumerate(deriver.random_architectures(count, seed=1)):
+        row = {"space": "test", "network": str(number), "architecture": to_mapping(architecture)}
+        row |= {"predicted_ms": deriver.predict_ms(architecture, table), "val_miou": 0.01 * (7 * number % count)}
+        rows.append({**row, "seed": 0})
+        if number < 3:
+            rows.append({**row, "seed": 1, "val_miou": 0.9})
+    rows.append({**rows[0], "space": "another", "network": "another"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def test_a_search_ranks_networks_of_known_miou(run, tmp_path):
+    ground_truth(run, tmp_path / "rows.jsonl")
+    known = read_ground_truth(tmp_path / "rows.jsonl")
+    assert len(known) == 25
+    assert known[1]["val_miou"] == pytest.approx((0.07 + 0.9) / 2)
+    found = rank_networks(run.path, known, device="cpu")
+    assert [ms for ms, _, _ in found.points] == [row["predicted_ms"] for row in known[:-1]]
+    _, inherited, alone = zip(*found.points, strict=True)
+    assert found.overall == Correlation(
+        24, scipy.stats.kendalltau(inherited, alone).statistic, scipy.stats.spearmanr(inherited, alone).statistic
+    )
+    for middle, band in found.bands.items():
+        within = [point for point in found.points if abs(point[0] / middle - 1) <= 0.1]
+        assert band == correlation(within)
+    page = tmp_path / "page.html"
+    command = ["report", "--search", str(run.path), "--out", str(page), "--networks", "0"]
+    assert main([*command, "--ground-truth", str(tmp_path / "rows.jsonl")]) == 0
+    text = page.read_text()
+    for words in ("Kendall", "Networks judged in the supernet", "entropy", f"{found.overall.tau:.2f}"):
+        assert words in text
+
+
+def test_a_ground_truth_that_is_none_is_refused(run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"val_miou": 0.5}\n')
+    with pytest.raises(UserError, match="line 1: expected a JSON object with the keys architecture, predicted_ms"):
+        read_ground_truth(path)
+    path.write_text("")
+    with pytest.raises(UserError, match="holds no networks"):
+        read_ground_truth(path)
+    rows = ground_truth(run, path, count=2)
+    with pytest.raises(UserError, match="0 networks of the space test"):
+        rank_networks(run.path, [{**row, "space": "another"} for row in rows])
+    assert main(["report", "--student", "x", "--out", "x.html", "--ground-truth", str(path)]) == 2
 
 
 def test_a_retraining_begins_with_the_weights_of_the_search(run, tmp_path, monkeypatch):
