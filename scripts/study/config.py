@@ -15,6 +15,7 @@ from dnas.files import read_yaml
 from dnas.latency import LatencyTable
 from dnas.training import RetrainConfig
 from latency_tables import table_file
+from scripts.study.rows import RESULTS
 
 FOLDER = Path(__file__).parent
 
@@ -91,6 +92,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", choices=study_names())
     parser.add_argument("--root", help="folder of the data's files; not for generated data")
     parser.add_argument("--work", type=Path, required=True, help="folder for unfinished runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
 
 

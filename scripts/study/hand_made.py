@@ -25,7 +25,7 @@ def main() -> None:
     options = parser.parse_args()
     study = load_study(options.study)
     keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
-    done = {(row["network"], row["seed"]) for row in read_rows(HAND_MADE, **keys)}
+    done = {(row["network"], row["seed"]) for row in read_rows(options.results / HAND_MADE, **keys)}
     wanted = [
         _training(study, name, seed)
         for seed in range(options.seeds)
@@ -33,7 +33,7 @@ def main() -> None:
         if (name, seed) not in done
     ]
     data = study.open_data(options.root)
-    train_all(wanted, data, study.recipe, options.work / "trainings", HAND_MADE, options.processes)
+    train_all(wanted, data, study.recipe, options.work / "trainings", options.results / HAND_MADE, options.processes)
 
 
 def _training(study: StudyConfig, name: str, seed: int) -> Training:

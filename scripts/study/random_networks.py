@@ -28,11 +28,11 @@ def main() -> None:
     options = parser.parse_args()
     study = load_study(options.study)
     keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
-    done = {(row["network"], row["seed"]) for row in read_rows(RANDOM, **keys)}
+    done = {(row["network"], row["seed"]) for row in read_rows(options.results / RANDOM, **keys)}
     wanted = [one for one in trainings(study) if (one.row["network"], one.seed) not in done]
     print(f"{len(done)} trainings are done, {len(wanted)} to do")
     data = study.open_data(options.root)
-    train_all(wanted[: options.limit], data, study.recipe, options.work, RANDOM, options.processes)
+    train_all(wanted[: options.limit], data, study.recipe, options.work, options.results / RANDOM, options.processes)
 
 
 def networks(study: StudyConfig) -> list[tuple[Architecture, float]]:

@@ -11,7 +11,10 @@ from dnas.files import write_text
 from dnas.json_lines import append_record, read_lines, repair
 
 RESULTS = Path(__file__).parents[2] / "docs" / "study"
-RANDOM, DERIVED, HAND_MADE = (RESULTS / f"{name}.jsonl" for name in ("random", "derived", "hand_made"))
+"""Folder of the committed rows."""
+
+RANDOM, DERIVED, HAND_MADE = (f"{name}.jsonl" for name in ("random", "derived", "hand_made"))
+"""File names of the rows."""
 
 
 def read_rows(path: Path, **wanted: Any) -> list[dict[str, Any]]:

@@ -58,14 +58,16 @@ def main() -> None:
     if options.searches_only:
         return
     keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
-    done = {(row["method"], row["search_seed"], row["target_ms"]) for row in read_rows(DERIVED, **keys)}
+    done = {
+        (row["method"], row["search_seed"], row["target_ms"]) for row in read_rows(options.results / DERIVED, **keys)
+    }
     trainings = [
         _training(study, search, target, options.work / "searches" / search.name)
         for search in searches
         for target in ([search.target_ms] if search.target_ms is not None else study.targets_ms)
         if (search.method, search.seed, target) not in done
     ]
-    train_all(trainings, data, study.recipe, options.work / "trainings", DERIVED, options.processes)
+    train_all(trainings, data, study.recipe, options.work / "trainings", options.results / DERIVED, options.processes)
 
 
 def planned(study: StudyConfig, methods: list[str], seeds: int) -> Iterator[Search]:

@@ -98,6 +98,6 @@ def _train(training: Training, data: DataConfig, recipe: RetrainConfig, out: Pat
         **scores,
         "epochs": recipe.epochs,
         "seconds": None if resumed else round(time.perf_counter() - started, 1),
-        "commit": facts["commit"],
+        "commit": facts["git_commit"],
         "torch": facts["torch"],
     }
