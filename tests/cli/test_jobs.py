@@ -221,7 +221,7 @@ def test_report_of_the_runs_is_one_page(jobs, tmp_path, capsys):
         *("--teacher", jobs / "teacher", "--networks", "2", "--examples", "1", "--pictures", tmp_path / "pictures"),
     )
     page = out.read_text()
-    for heading in ("Teacher and student", "Derived architecture", "Search", "Selection of branches", "Retraining"):
+    for heading in ("Teacher and student", "Derived architecture", "Search", "How decided", "Retraining"):
         assert heading in page
     assert (tmp_path / "pictures" / "architecture_student.png").stat().st_size > 1000
 
