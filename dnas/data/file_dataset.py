@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -46,6 +47,11 @@ class FileDataset(SegmentationDataset):
     def file_name(self, index: int) -> str:
         """The image's path below the root."""
         return self._pairs[self._position(index)].image.relative_to(self._root).as_posix()
+
+    def fingerprint(self) -> str:
+        """A hash of the names and the bytes of all image files, and their number."""
+        listing = [(self.file_name(index), pair.image.stat().st_size) for index, pair in enumerate(self._pairs)]
+        return f"{len(listing)} files, {hashlib.sha256(repr(listing).encode()).hexdigest()[:16]}"
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, mask = self._read_pair(self._pairs[index])

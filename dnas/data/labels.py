@@ -109,7 +109,7 @@ class ClassesFile:
     def ignored_colours(self) -> tuple[Colour, ...]:
         """The colours of ``ignore_colour``."""
         given = self.ignore_colour or ()
-        return (given,) if len(given) == 3 and isinstance(given[0], int) else given  # type: ignore[return-value]
+        return (given,) if len(given) == 3 and isinstance(given[0], int) else given
 
     def value_labels(self) -> dict[int, int]:
         """The label of every mask value that is listed: its class, or 255 for ignored ones."""

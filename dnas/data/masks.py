@@ -5,7 +5,6 @@ Nothing is guessed: a mask whose values and colours contradict each other is an 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -94,13 +93,6 @@ class MaskDecoder:
             reading=reading,
             is_255_stated=stated,
         )
-
-    @property
-    def digest(self) -> str:
-        """A hash of everything that decides which label a stored value or colour gets."""
-        parts = (self._lookup.tolist(), self._codes.tolist(), self._code_labels.tolist(), sorted(self._further.items()))
-        content = repr((*parts, self._others, self._reading, self._labels.names))
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def decode(
         self, stored: npt.NDArray[Any], path: Path, palette: npt.NDArray[np.uint8] | None = None
@@ -228,7 +220,8 @@ def _shown(stored: npt.NDArray[Any], palette: npt.NDArray[np.uint8] | None, path
     if palette is not None:
         colours = np.zeros((256, 3), np.uint8)
         colours[: len(palette)] = palette
-        return colours[stored]
+        shown: npt.NDArray[np.uint8] = colours[stored]
+        return shown
     if stored.dtype != np.uint8:
         raise UserError(f"{path}: a mask of {stored.dtype} values, expected colours of 8 bits; set masks: indices")
     return stored[..., None].repeat(3, -1)
