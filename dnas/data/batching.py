@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from dnas.data.dataset import SegmentationDataset
 from dnas.data.seeding import mix_seed
+from dnas.data.shared_memory import handed_over, received
 from dnas.data.transforms import Transform
 from dnas.errors import UserError
 
@@ -117,7 +118,7 @@ class Batches:
         for item in self._loader:
             if isinstance(item, UserError):
                 raise item
-            images, labels = item
+            images, labels = received(item)
             yield images, labels
             if self._iteration is not iteration:
                 raise RuntimeError("another iteration over these batches has started, or they were closed")
@@ -191,11 +192,14 @@ class _Samples:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitems__(self, keys: _Keys) -> Batch | UserError:
-        """A batch. A UserError is returned, not raised: the loader would add the traceback of the worker to it."""
+    def __getitems__(self, keys: _Keys) -> tuple[Any, ...] | UserError:
+        """A batch, see :func:`handed_over`.
+
+        A UserError is returned, not raised: the loader would add the traceback of the worker to it.
+        """
         try:
             samples = [self._sample(epoch, index) for epoch, index in keys]
-            return self._stack(samples, keys)
+            return handed_over(self._stack(samples, keys))
         except UserError as error:
             return error
 

@@ -100,7 +100,7 @@ def evaluate(
     The logits are upsampled bilinearly to the label's size. Images may have different sizes: consecutive ones of equal
     size form batches of up to ``batch_size``. Of ``augmentation`` only the normalisation is used. The network is moved
     to ``device`` and keeps its mode. With several processes each scores every ``world``-th image. Raises
-    :class:`UserError` for an empty dataset and for a network of another number of classes.
+    :class:`UserError` for an empty dataset, one without a labelled pixel, and a network of another number of classes.
     """
     if len(dataset) == 0:
         raise UserError(f"{dataset.name}: the split {dataset.split} has no images to evaluate on")
@@ -120,11 +120,21 @@ def evaluate(
                     logits = network(images)
                 metrics.update(logits.float(), labels.to(device, non_blocking=True))
                 progress.advance(len(images))
-        return metrics.result()
+        return _require_labels(metrics.result(), dataset)
     finally:
         network.train(mode)
         if singles is not None:
             singles.close()
+
+
+def _require_labels(found: Evaluation, dataset: SegmentationDataset) -> Evaluation:
+    """``found``, unless no class occurs; scores of ignored pixels would be 0 whatever the network predicts."""
+    if found.images and all(value is None for value in found.iou.values()):
+        raise UserError(
+            f"{dataset.name} {dataset.split}: no pixel of the {found.images} images has a class, all are ignored, so "
+            "that there is nothing to score; see dnas data check"
+        )
+    return found
 
 
 def _one_by_one(

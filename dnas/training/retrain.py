@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.data import SegmentationDataset, batches, train_transform
+from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, train_transform
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
@@ -29,6 +29,7 @@ from dnas.training.metrics import Evaluation, evaluate
 from dnas.training.objective import Objective
 from dnas.training.optimizers import make_adamw, make_sgd, set_learning_rate
 from dnas.training.schedules import schedule_factor
+from dnas.training.single_values import single_values_explained
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
 """Training and validation images."""
@@ -196,13 +197,19 @@ class _Retraining:
         self.trained.train()
         self.batches.set_epoch(epoch)
         self.progress.begin(f"retrain {epoch + 1}/{self.config.epochs}", len(self.batches))
-        total = 0.0
+        total, is_labelled = 0.0, False
         for step, (images, labels) in enumerate(self.batches):
+            is_labelled = is_labelled or bool((labels != IGNORE_LABEL).any())
             loss = self._step(epoch, step, images, labels, interrupt)
             total += loss
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             # After the last step no loss would show it, and a saved state of such weights could not be resumed.
             raise self._diverged("weights are not finite", epoch, len(self.batches) - 1)
+        if not is_labelled and self.world == 1:
+            raise UserError(
+                f"no pixel of the training images of epoch {epoch + 1} has a class, all are ignored, so that there is "
+                "nothing to learn; see dnas data check"
+            )
         return total / len(self.batches)
 
     def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor, interrupt: Interrupt) -> float:
@@ -213,7 +220,7 @@ class _Retraining:
         set_learning_rate(self.optimizer, learning_rate)
         images = images.to(self.device, non_blocking=True, memory_format=self.layout)
         labels = labels.to(self.device, non_blocking=True)
-        with autocast(self.device, self.config.precision):
+        with autocast(self.device, self.config.precision), single_values_explained(images):
             outputs = self.trained(images)
         loss = self.objective(outputs, images, labels)
         figures = torch.stack([loss.total, loss.segmentation, loss.distillation]).detach().double()
