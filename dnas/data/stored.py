@@ -72,7 +72,8 @@ def read_stored(path: Path) -> StoredImage:
         raise
     except Exception as error:  # for a broken file the decoders raise OSError, SyntaxError, struct.error, ...
         if isinstance(error, UnidentifiedImageError) and path.suffix.lower() in _TIFF_SUFFIXES:
-            return StoredImage(*_read_tiff(path, error))
+            pixels, bits = _read_tiff(path, error)
+            return StoredImage(pixels, bits, 255 if pixels.dtype == np.uint8 else None)
         raise unreadable(path, error) from None
 
 
