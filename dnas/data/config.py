@@ -12,6 +12,7 @@ import pydantic
 from typing_extensions import Self
 
 from dnas.config import Field, apply_overrides, config, parse_config
+from dnas.data.decode import MAX_PIXELS, PILLOW_MAX_PIXELS
 from dnas.errors import UserError
 from dnas.files import read_yaml
 from dnas.presets import preset_files, read_preset
@@ -40,6 +41,7 @@ class DataConfig:
     seed: seed of generated images.
     cache: keep the resized uint8 images in memory, shared between worker processes; files need a ``size`` for this.
     classes: the classes file of ``folder``; null is ``root/classes.yaml``.
+    max_pixels: files whose header gives more pixels are refused, before anything of that size is allocated.
     """
 
     dataset: DatasetName
@@ -49,6 +51,7 @@ class DataConfig:
     seed: int = Field(default=0, ge=0)
     cache: bool = False
     classes: str | None = None
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -18,25 +18,35 @@ from torchvision.transforms.v2 import functional as F
 from dnas.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
+"""The formats of these suffixes. Pillow would open any other by its content, some by starting another program."""
+
+MAX_PIXELS = 64_000_000
+"""Default limit on the pixels of an image; a few hundred bytes can claim an image that needs gigabytes."""
+
+PILLOW_MAX_PIXELS = 178_956_970
+"""Pillow refuses larger images itself."""
+
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read_image(path: Path) -> torch.Tensor:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
     """The image as uint8 (3, H, W) RGB, rotated according to its EXIF orientation.
 
     Grey images get three equal channels, palette images their colours, alpha is dropped and 16 bits are reduced to the
-    upper 8. A file that is missing, truncated or not an image raises :class:`UserError`.
+    upper 8. A file that is missing, truncated, not an image, or whose header gives more than ``max_pixels`` raises
+    :class:`UserError`.
     """
-    array = np.asarray(_to_rgb(_load(path), path))
+    array = np.asarray(_to_rgb(_load(path, max_pixels), path))
     return torch.from_numpy(array.copy()).permute(2, 0, 1)
 
 
-def read_mask(path: Path) -> npt.NDArray[Any]:
+def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[Any]:
     """The stored mask: (H, W) values of a grey or palette file, or uint8 (H, W, 3) colours.
 
     Palette indices are not converted to colours. Raises :class:`UserError` like :func:`read_image`.
     """
-    image = _load(path)
+    image = _load(path, max_pixels)
     if image.mode in ("L", "P", "1", *_DEEP_MODES):
         values: npt.NDArray[Any] = np.asarray(image)
         return values.astype(np.uint8) if values.dtype == np.bool_ else values
@@ -50,7 +60,7 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of :func:`read_image`, read from the header only."""
     try:
-        with _quiet(), Image.open(path) as image:
+        with _quiet(), _open(path) as image:
             width, height = image.size
             transposed = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 exchange rows and columns
     except Exception as error:
@@ -76,14 +86,25 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return resized.squeeze(0)
 
 
-def _load(path: Path) -> Image.Image:
+def _open(path: Path) -> Image.Image:
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file")  # opening a pipe would wait for its writer
+    return Image.open(path, formats=_FORMATS)
+
+
+def _load(path: Path, max_pixels: int) -> Image.Image:
     try:
-        with _quiet(), Image.open(path) as image:
+        with _quiet(), _open(path) as image:
+            if image.width * image.height > max_pixels:
+                raise UserError(
+                    f"{path}: its header gives {image.width}x{image.height} pixels, more than max_pixels={max_pixels} "
+                    "of the data; raise that (--data-set max_pixels=N) if the file is what it should be, or remove it"
+                )
             image.load()
             return ImageOps.exif_transpose(image)
-    except (
-        Exception
-    ) as error:  # for a broken file the decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+    except UserError:
+        raise
+    except Exception as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error, MemoryError, ...
         raise _unreadable(path, error) from None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dnas.data.dataset import SegmentationDataset
-from dnas.data.decode import read_image, read_mask, read_size, resize_image, resize_mask
+from dnas.data.decode import MAX_PIXELS, read_image, read_mask, read_size, resize_image, resize_mask
 from dnas.data.labels import Labels
 from dnas.data.masks import MaskDecoder
 from dnas.data.pairs import Pair
@@ -15,7 +15,10 @@ from dnas.errors import UserError
 
 
 class FileDataset(SegmentationDataset):
-    """Pairs of image and mask files below ``root``, read on access and resized to ``size`` if it is given."""
+    """Pairs of image and mask files below ``root``, read on access and resized to ``size`` if it is given.
+
+    Files of more than ``max_pixels`` are refused by their header.
+    """
 
     def __init__(
         self,
@@ -28,11 +31,13 @@ class FileDataset(SegmentationDataset):
         decoder: MaskDecoder,
         size: tuple[int, int] | None,
         cache: bool,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(name=name, split=split, labels=labels, count=len(pairs), size=size, cache=cache)
         self._root = root
         self._pairs = pairs
         self._decoder = decoder
+        self._max_pixels = max_pixels
 
     def file_name(self, index: int) -> str:
         """The image's path below the root."""
@@ -40,8 +45,8 @@ class FileDataset(SegmentationDataset):
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         pair = self._pairs[index]
-        image = read_image(pair.image)
-        mask = self._decoder.decode(read_mask(pair.mask), pair.mask)
+        image = read_image(pair.image, self._max_pixels)
+        mask = self._decoder.decode(read_mask(pair.mask, self._max_pixels), pair.mask)
         if image.shape[-2:] != mask.shape:
             given, expected = (f"{shape[1]}x{shape[0]}" for shape in (mask.shape, image.shape[-2:]))
             raise UserError(f"{pair.mask}: the mask is {given} pixels, but its image {pair.image.name} is {expected}")

@@ -130,4 +130,5 @@ def _file_dataset(
         decoder=decoder,
         size=config.size,
         cache=config.cache,
+        max_pixels=config.max_pixels,
     )
