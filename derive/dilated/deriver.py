@@ -176,6 +176,7 @@ class DilatedDeriver(Deriver[RegSegSpace]):
     def searched_network(self, run: RunFolder, *, rounded: bool = False) -> nn.Module:
         """The searched network with its fractional rates, or with the rounded ones (RegSeg v3, Table 5)."""
         problem = searched_problem(run, self, None)
+        assert isinstance(problem, RateSearch)
         problem.assign(self.searched(run, problem))
         if rounded:
             return self.inherit(problem, self.derive(run, DeriveOptions()).architecture)

@@ -47,8 +47,8 @@ class BoundaryIoU(Metric):
 
     def compute(self) -> Tensor:
         """IoU of each class (classes,) from 0 to 1; NaN for a class that occurs in neither labels nor predictions."""
-        hits, labels, predictions = self.counts.cpu().double()
-        return hits / (labels + predictions - hits)
+        hits, labels, predictions = self.counts.cpu().double().unbind()
+        return torch.div(hits, labels + predictions - hits)
 
 
 def boundary_distance(size: tuple[int, int], ratio: float) -> int:
