@@ -4,8 +4,8 @@
 
 NAME is camvid701, cityscapes, bdd100k, ade20k, coco_stuff, voc, mapillary or mapillary_v2; ARCHIVE is a file as
 downloaded, or a folder that was unpacked from one. Only the files that training needs are unpacked. An interrupted
-call can be repeated. At the end every split is opened, and its first image is read. Nothing is downloaded: most of these
-data sets ask to register and to accept their terms.
+call can be repeated. At the end every split is opened, and its first image is read. Nothing is downloaded: most of
+these data sets ask to register and to accept their terms.
 """
 
 from __future__ import annotations
