@@ -22,7 +22,21 @@ from dnas.presets import preset_files, read_preset
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-DatasetName = Literal["streets", "rectangles", "camvid", "cityscapes", "bdd100k", "folder"]
+DatasetName = Literal[
+    "streets",
+    "rectangles",
+    "camvid",
+    "camvid701",
+    "camvid701_unmerged",
+    "cityscapes",
+    "bdd100k",
+    "ade20k",
+    "coco_stuff",
+    "voc",
+    "mapillary",
+    "mapillary_v2",
+    "folder",
+]
 Split = Literal["train", "val", "test"]
 
 BUILT_IN: tuple[DatasetName, ...] = ("streets", "rectangles")
