@@ -10,6 +10,7 @@ from dnas.data.config import DataConfig, load_data_config, preset_names
 from dnas.data.dataset import SegmentationDataset, check_dataset
 from dnas.data.labels import IGNORE_LABEL, Labels
 from dnas.data.opening import open_dataset
+from dnas.data.sampling import SamplingConfig
 from dnas.data.transforms import AugmentationConfig, Transform, eval_transform, train_transform
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Batches",
     "DataConfig",
     "Labels",
+    "SamplingConfig",
     "SegmentationDataset",
     "Transform",
     "batches",
