@@ -60,8 +60,10 @@ def batches(
     if batch_size < 1 or workers < 0 or not 0 <= rank < world:
         raise ValueError(f"invalid batch size {batch_size}, workers {workers} or rank {rank} of {world}")
     sampler = _BatchSampler(chosen, batch_size, seed, epoch, shuffle, drop_last, rank, world)
-    if sampling is not None and sampling.rule != "plain":
-        sampler.sampling, sampler.presence = sampling, class_presence(dataset, chosen)
+    if sampling is not None and sampling.draws:
+        unread = torch.zeros(len(chosen), 0, dtype=torch.bool)
+        presence = unread if sampling.rule == "plain" else class_presence(dataset, chosen)
+        sampler.sampling, sampler.presence = sampling, presence
     if not len(sampler):
         need = f"{batch_size * world} (batch size {batch_size} on {world} process{'es' * (world > 1)})"
         raise UserError(
@@ -193,7 +195,8 @@ class _BatchSampler(Sampler[_Keys]):
     def _used(self) -> int:
         """Number of images used by all ranks together; without an incomplete last step if ``drop_last``."""
         step = self.batch_size * self.world
-        return len(self.indices) // step * step if self.drop_last else len(self.indices)
+        count = len(self.indices) * (1 if self.sampling is None else self.sampling.repeat)
+        return count // step * step if self.drop_last else count
 
 
 class _Samples:

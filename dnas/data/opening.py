@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dnas.data import rectangles, streets
 from dnas.data.config import DataConfig
 from dnas.data.dataset import SegmentationDataset
+from dnas.data.joined import JoinedDataset
 from dnas.data.layouts import open_bdd100k, open_camvid, open_cityscapes, open_folder
 from dnas.errors import UserError
 
@@ -14,13 +15,16 @@ _DEFAULT_IMAGES = {"train": 200, "val": 40, "test": 40}
 
 
 def open_dataset(config: DataConfig, split: str) -> SegmentationDataset:
-    """The ``train``, ``val`` or ``test`` split of a dataset.
+    """The ``train``, ``val`` or ``test`` split of a dataset; ``trainval`` is train and val.
 
     Folders and file pairs are checked here, the content of a file when it is read. Raises :class:`UserError` for an
     unknown split and for missing or unpaired files.
     """
+    if split == "trainval":
+        return JoinedDataset((open_dataset(config, "train"), open_dataset(config, "val")), split)
     if split not in _DEFAULT_IMAGES:
-        raise UserError(f"{config.dataset}: unknown split {split!r}, expected one of {', '.join(_DEFAULT_IMAGES)}")
+        known = ", ".join((*_DEFAULT_IMAGES, "trainval"))
+        raise UserError(f"{config.dataset}: unknown split {split!r}, expected one of {known}")
     openers: dict[str, Callable[[DataConfig, str], SegmentationDataset]] = {
         "streets": _open_streets,
         "rectangles": _open_rectangles,

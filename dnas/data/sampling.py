@@ -20,7 +20,7 @@ Drawn = tuple[int, int, int]
 
 @config
 class SamplingConfig:
-    """The images of an epoch, which always has as many as the dataset.
+    """The images of an epoch, which has ``repeat`` times as many as the dataset.
 
     rule: "plain" has every image once.
         "class_uniform" (Zhu et al. 2019, "Improving Semantic Segmentation via Video Propagation and Label Relaxation",
@@ -34,6 +34,12 @@ class SamplingConfig:
     rule: Literal["plain", "class_uniform", "class_balanced"] = "plain"
     share: float = Field(default=0.5, ge=0, le=1)
     threshold: float = Field(default=0.3, gt=0, le=1)
+    repeat: int = Field(default=1, ge=1)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the images of an epoch are drawn, instead of every one once."""
+        return self.rule != "plain" or self.repeat > 1
 
 
 def class_presence(dataset: SegmentationDataset, indices: Sequence[int]) -> Tensor:
@@ -51,14 +57,16 @@ def class_presence(dataset: SegmentationDataset, indices: Sequence[int]) -> Tens
 def draw_epoch(config: SamplingConfig, presence: Tensor, seed: int, epoch: int) -> list[Drawn]:
     """The draws of an epoch in random order, as rows of ``presence`` (images, classes).
 
-    They depend on nothing but the arguments. The rule "plain" is not drawn here.
+    They depend on nothing but the arguments.
     """
+    count = config.repeat * len(presence)
     generator = torch.Generator().manual_seed(mix_seed("sampling", config.rule, seed, epoch))
     if config.rule == "class_balanced":
-        rows = torch.multinomial(repeat_factors(presence, config.threshold), len(presence), True, generator=generator)
+        rows = torch.multinomial(repeat_factors(presence, config.threshold), count, True, generator=generator)
         chosen = [(int(row), -1) for row in rows]
     else:
-        chosen = _class_uniform(presence, config.share, generator)
+        share = config.share if config.rule == "class_uniform" else 0.0
+        chosen = _class_uniform(presence, share, count, generator)
         chosen = [chosen[position] for position in torch.randperm(len(chosen), generator=generator).tolist()]
     seen: Counter[int] = Counter()
     draws = []
@@ -75,17 +83,19 @@ def repeat_factors(presence: Tensor, threshold: float) -> Tensor:
     return (presence * of_class).amax(1).clamp(min=1)
 
 
-def _class_uniform(presence: Tensor, share: float, generator: torch.Generator) -> list[tuple[int, int]]:
-    """(row, class or -1) of each draw, not yet shuffled."""
-    count = len(presence)
+def _class_uniform(presence: Tensor, share: float, count: int, generator: torch.Generator) -> list[tuple[int, int]]:
+    """(row, class or -1) of each of ``count`` draws, not yet shuffled."""
     classes = presence.any(0).nonzero().flatten().tolist()
-    each = int(count * share / len(classes))
+    each = int(count * share / len(classes)) if share else 0
     chosen: list[tuple[int, int]] = []
     for label in classes:
         rows = presence[:, label].nonzero().flatten()
-        # Every image of the class once before any of them again.
-        repeated = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(-(-each // len(rows)))]
-        if repeated:
-            chosen += [(int(row), label) for row in torch.cat(repeated)[:each]]
-    rest = torch.randperm(count, generator=generator)[: count - len(chosen)]
-    return chosen + [(int(row), -1) for row in rest]
+        chosen += [(row, label) for row in _in_turns(rows, each, generator)]
+    rest = _in_turns(torch.arange(len(presence)), count - len(chosen), generator)
+    return chosen + [(row, -1) for row in rest]
+
+
+def _in_turns(rows: Tensor, count: int, generator: torch.Generator) -> list[int]:
+    """``count`` of ``rows`` in random order; every row once before any of them again."""
+    turns = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(-(-count // len(rows)))]
+    return [int(row) for row in torch.cat(turns)[:count]] if turns else []

@@ -15,15 +15,17 @@ from dnas.config import parse_config
 from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, open_dataset
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
-from dnas.networks import list_networks, network_by_name, network_facts, network_names
+from dnas.networks import HasAuxiliaryHeads, list_networks, network_by_name, network_facts, network_names
 from dnas.runs import RunFolder, load_into
 from dnas.training import RetrainConfig
 from dnas.workflows.derivation import deriver_of_run
 
 
-def open_splits(config: DataConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
+def open_splits(
+    config: DataConfig, trained_on: str = "train", validated_on: str = "val"
+) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Training and validation images."""
-    return open_dataset(config, "train"), open_dataset(config, "val")
+    return open_dataset(config, trained_on), open_dataset(config, validated_on)
 
 
 def require_classes(found: int, expected: int, data: str, wanted_by: str) -> None:
@@ -68,9 +70,21 @@ def load_network(reference: str, num_classes: int | None = None) -> LoadedNetwor
 
 def build_network(description: Mapping[str, Any], num_classes: int, source: str) -> nn.Module:
     """The network described in the configuration of a retraining, by architecture or by name."""
+    network: nn.Module
     if "name" in description:
-        return network_by_name(str(description["name"]), num_classes, description.get("options"))
-    return architecture_from(description.get("architecture", {}), source).build(num_classes)
+        network = network_by_name(str(description["name"]), num_classes, description.get("options"))
+    else:
+        network = architecture_from(description.get("architecture", {}), source).build(num_classes)
+    if description.get("auxiliary"):
+        add_auxiliary_heads(network, source)
+    return network
+
+
+def add_auxiliary_heads(network: nn.Module, source: str) -> None:
+    """Add the heads that are trained beside the main one; :class:`UserError` if the network has none."""
+    if not isinstance(network, HasAuxiliaryHeads):
+        raise UserError(f"{source}: the network has no auxiliary heads; give --set auxiliary_weights=[]")
+    network.add_auxiliary_heads()
 
 
 def inherited_network(architecture: Architecture, search_run: Path) -> nn.Module:
@@ -100,6 +114,8 @@ def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
         raise UserError(f"{path}: was trained for {len(names)} classes, given {num_classes}")
     network = build_network(description, len(names), source)
     load_into(network, run.load_weights("best"), path)
+    if isinstance(network, HasAuxiliaryHeads):
+        network.remove_auxiliary_heads()
     return LoadedNetwork(
         name=path.name,
         network=network.eval(),

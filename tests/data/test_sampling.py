@@ -40,6 +40,15 @@ def test_class_balanced_draws_by_repeat_factor():
     assert abs(counts[5] - 762) < 4 * 26
 
 
+def test_an_epoch_may_have_every_image_several_times():
+    draws = draw_epoch(SamplingConfig(repeat=3), torch.zeros(5, 0, dtype=torch.bool), seed=0, epoch=0)
+    assert sorted(draws) == [(row, draw, -1) for row in range(5) for draw in range(3)]
+    dataset = open_dataset(DataConfig(dataset="rectangles", size=(16, 32), images={"train": 5}), "train")
+    options = {"batch_size": 4, "seed": 0, "epoch": 0, "shuffle": True, "sampling": SamplingConfig(repeat=3)}
+    loader = batches(dataset, train_transform(AugmentationConfig()), drop_last=True, **options)
+    assert len(loader) == len(list(loader)) == 3
+
+
 @pytest.mark.parametrize("rule", ["class_uniform", "class_balanced"])
 def test_draws_depend_on_seed_and_epoch_only(rule):
     config = SamplingConfig(rule=rule)
