@@ -111,7 +111,8 @@ def bootstrap(
     """
     generator = np.random.default_rng(0)
     samples = [
-        np.asarray(values)[generator.integers(len(values), size=(RESAMPLES, len(values)))] for values in (derived, random)
+        np.asarray(values)[generator.integers(len(values), size=(RESAMPLES, len(values)))]
+        for values in (derived, random)
     ]
     low, high = np.percentile(statistic(*samples), [2.5, 97.5])
     return float(low), float(high)
