@@ -53,11 +53,13 @@ def measure(
     threads: int | None = None,
     cache: str = "warm",
     effort: Effort | None = None,
+    measured: Callable[[], None] | None = None,
 ) -> Measurement:
     """The latency in ms of ``module(*inputs)`` in eval mode, without gradients.
 
-    The settings are those of :func:`dnas.latency.make_setup`. Module and inputs are copied and not changed. Raises
-    :class:`UserError` for a device, backend or precision that is unknown or not available.
+    The settings are those of :func:`dnas.latency.make_setup`. Module and inputs are copied and not changed.
+    ``measured`` is called at the end, while the memory is still in use. Raises :class:`UserError` for a device, backend
+    or precision that is unknown or not available.
     """
     effort = effort or Effort()
     setup = make_setup(
@@ -69,6 +71,8 @@ def measure(
         run = runner.prepare(moved, tensors, setup)
         stopwatch, throttled = setup.stopwatch(), throttle_probe(setup.device)
         rounds = run_rounds(["module"], lambda _: _quiet_round(stopwatch, run, effort, throttled), effort)
+        if measured is not None:
+            measured()
     return summarise(rounds["module"], effort)
 
 

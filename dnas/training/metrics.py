@@ -114,11 +114,10 @@ def evaluate(
     singles = _one_by_one(dataset, augmentation, share, workers, pin_memory=device.type == "cuda")
     try:
         with torch.no_grad():
-            for images, labels in join_sizes(singles or (), batch_size):
-                images = images.to(device, non_blocking=True, memory_format=layout)
+            for images, labels in join_sizes(on_device(singles or (), device, layout), batch_size):
                 with autocast(device, precision):
                     logits = network(images)
-                metrics.update(logits.float(), labels.to(device, non_blocking=True))
+                metrics.update(logits.float(), labels)
                 progress.advance(len(images))
         return metrics.result()
     finally:
@@ -145,6 +144,18 @@ def _one_by_one(
         workers=workers,
         pin_memory=pin_memory,
     )
+
+
+def on_device(
+    singles: Iterable[tuple[Tensor, Tensor]], device: torch.device, layout: torch.memory_format
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (N, 3, H, W) in the memory format ``layout`` and labels on the device.
+
+    Before they are joined: pinned memory is copied without waiting for it, and joined images are no longer pinned.
+    """
+    for images, labels in singles:
+        moved = images.to(device, non_blocking=True, memory_format=layout)
+        yield moved, labels.to(device, non_blocking=True)
 
 
 def join_sizes(singles: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
