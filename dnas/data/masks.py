@@ -70,7 +70,7 @@ class MaskDecoder:
         order = np.argsort(codes)
         self._codes = codes[order]
         self._code_labels = np.array(list(colour_labels.values()), np.int32)[order]
-        self._is_255_stated = is_255_stated or labels.num_classes != 2
+        self.is_255_stated = is_255_stated
 
     @classmethod
     def of_classes(cls, classes: ClassesFile, reading: MaskReading | None = None) -> MaskDecoder:
@@ -112,7 +112,7 @@ class MaskDecoder:
             return self._from_colours(_shown(stored, palette, path), path)
         elif self._reading is None:
             self._refuse_contradictions(stored, palette, path)
-        if not self._is_255_stated:
+        if not self.is_255_stated and self._labels.num_classes == 2:
             self._refuse_undecided_255(stored, path)
         return self._from_indices(stored, path)
 
