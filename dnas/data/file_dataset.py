@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import torch
@@ -48,7 +49,8 @@ class FileDataset(SegmentationDataset):
 
     def file_name(self, index: int) -> str:
         """The image's path below the root."""
-        return self._pairs[self._position(index)].image.relative_to(self._root).as_posix()
+        image = self._pairs[self._position(index)].image
+        return Path(os.path.relpath(image, self._root)).as_posix()
 
     @property
     def is_255_stated(self) -> bool:

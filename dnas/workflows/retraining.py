@@ -106,7 +106,7 @@ def run_retraining(
         device=chosen,
         tensorboard=tensorboard,
         upgrade=partial(_upgrade, configuration),
-        free=("data.root", "data.classes", "data.cache", "retrain.workers", "colours"),
+        free=("data.root", "data.classes", "data.listing", "data.cache", "retrain.workers", "colours"),
     ) as run:
         if taken is not None:
             if run.is_owner:

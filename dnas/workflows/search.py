@@ -62,7 +62,7 @@ def run_search(
         device=chosen,
         tensorboard=tensorboard,
         upgrade=partial(_upgrade, configuration),
-        free=("data.root", "data.classes", "data.cache", "space.search.workers", "space.retrain"),
+        free=("data.root", "data.classes", "data.listing", "data.cache", "space.search.workers", "space.retrain"),
     ) as run:
         if run.is_owner and table is not None:
             table.save(out / TABLE)
