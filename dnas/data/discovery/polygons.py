@@ -69,7 +69,8 @@ def draw_mask(item: AnnotatedImage, indices: Mapping[str, int], outside: int) ->
         if shape.bitmap is not None:
             canvas.paste(indices[shape.name], shape.corner, Image.fromarray(shape.bitmap.astype(np.uint8) * 255))
         elif len(shape.points) >= 3:
-            pen.polygon(list(shape.points), fill=indices[shape.name])
+            # Rounded, as a share of the width that is a whole pixel may come out a little below it.
+            pen.polygon([(round(x, 3), round(y, 3)) for x, y in shape.points], fill=indices[shape.name])
     return np.array(canvas)
 
 
