@@ -65,13 +65,13 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a trained network on images: mIoU, IoU of every class, pixel accuracy."""
-    from dnas.data import load_data_config, open_dataset
+    from dnas.data import load_data_config, match_classes, open_dataset
     from dnas.device import resolve_device
     from dnas.progress import RichProgress
     from dnas.report import save_figure
     from dnas.report.confusion import confusion_chart
     from dnas.training import evaluate as evaluate_network
-    from dnas.workflows.networks import load_network, require_classes
+    from dnas.workflows.networks import load_network
 
     if boundary is not None and not 0 < boundary < 1:
         raise UserError(f"--boundary {boundary:g}: expected a share of the image's diagonal, for example 0.02")
@@ -82,7 +82,8 @@ def evaluate(
         raise UserError(f"{run}: no such folder, expected a run folder of dnas retrain")
     loaded = load_network(str(run), rounded=wants_rounded(rates))
     dataset = open_dataset(load_data_config(data, data_settings or []), split)
-    require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(run))
+    assert loaded.labels is not None
+    dataset = match_classes(dataset, loaded.labels.names, str(run))
     left_out = () if without is None else tuple(name.strip() for name in without.split(","))
     if unknown := [name for name in left_out if name not in dataset.labels.names]:
         raise UserError(f"--without: no class {unknown[0]!r}, expected some of {', '.join(dataset.labels.names)}")
