@@ -1,0 +1,149 @@
+"""Running the rows of a table, and printing them beside the paper's figures."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnas.data import DataConfig, open_dataset
+from dnas.device import resolve_device
+from dnas.export import benchmark
+from dnas.json_lines import append_record, read_lines
+from dnas.networks import field_of_view, network_by_name
+from dnas.profile import count_multiply_adds, count_parameters
+from dnas.progress import RichProgress
+from dnas.training import evaluate
+from dnas.workflows.networks import load_network
+from dnas.workflows.retraining import run_retraining
+from scripts.papers.config import TOY_RECIPE, TRAINED, Column, Table
+
+RESULTS = "results.jsonl"
+_SPEED: tuple[Column, ...] = ("fps", "latency_ms")
+_UNITS: Mapping[Column, tuple[str, float]] = {
+    "miou": ("mIoU (%)", 0.01),
+    "reduced_miou": ("reduced mIoU (%)", 0.01),
+    "pixel_accuracy": ("pixel accuracy (%)", 0.01),
+    "fps": ("FPS", 1),
+    "latency_ms": ("latency (ms)", 1),
+    "parameters": ("parameters (M)", 1e6),
+    "multiply_adds": ("multiply-adds (G)", 1e9),
+    "field_of_view": ("field of view", 1),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table to run: where its results go, on which device, and whether at toy size, to see that it works."""
+
+    table: Table
+    out: Path
+    data: DataConfig | None
+    device: str = "auto"
+    precision: str = "fp32"
+    toy: bool = False
+    changes: tuple[str, ...] = ()
+
+    def run(self, labels: Sequence[str], seeds: int) -> None:
+        """Measure every row that has no result yet; an interrupted call is continued by the same call."""
+        known = {(row["label"], row["seed"]) for row in self.results()}
+        for label in labels:
+            for seed in range(seeds if self.table.trains else 1):
+                if (label, seed) not in known:
+                    found = self._trained(label, seed) if self.table.trains else {}
+                    append_record(self.out / RESULTS, {"label": label, "seed": seed, **found, **self._measured(label)})
+
+    def results(self) -> list[dict[str, Any]]:
+        """The rows measured so far."""
+        return [line.record for line in read_lines(self.out / RESULTS, "the results") if line.record is not None]
+
+    def _trained(self, label: str, seed: int) -> dict[str, Any]:
+        """Train the network of a row, if no other row has, and score its best weights."""
+        assert self.data is not None
+        row = self.table.rows[label]
+        folder = self.out / f"{_slug(row.trained or label)}-seed{seed}"
+        config = self.table.retraining(label, (*(TOY_RECIPE if self.toy else ()), *self.changes))
+        init = {} if row.init is None or self.toy else {"init": row.init}
+        with RichProgress() as progress:
+            run_retraining(
+                self.table.described(label),
+                self.data,
+                folder,
+                config,
+                source=f"{self.table.paper}, {label}",
+                seed=seed,
+                resume=folder.exists(),
+                device=self.device,
+                progress=progress,
+                **init,
+            )
+        found = load_network(str(folder))
+        dataset = open_dataset(self.data, self.table.split)
+        scores = evaluate(
+            found.network,
+            dataset,
+            config.augmentation,
+            device=resolve_device(self.device),
+            precision=config.precision,
+            inference=row.inference,
+        ).to_mapping()
+        return {name: scores.get(name) for name in TRAINED}
+
+    def _measured(self, label: str) -> dict[str, Any]:
+        """Size, cost, field of view and speed of the network of a row, as far as the table has them."""
+        wanted, row = self.table.columns, self.table.rows[label]
+        size = (64, 64) if self.toy else (row.size or self.table.size)
+        description = self.table.described(label)
+        found: dict[str, Any] = {}
+        if {"parameters", "multiply_adds"} & set(wanted):
+            with torch.device("meta"):
+                network = network_by_name(description["name"], self.table.num_classes, description["options"])
+            found["parameters"] = count_parameters(network)
+            if "multiply_adds" in wanted:
+                found["multiply_adds"] = count_multiply_adds(network, size)
+        if {"field_of_view", *_SPEED} & set(wanted):
+            network = network_by_name(description["name"], self.table.num_classes, description["options"])
+            if "field_of_view" in wanted:
+                found["field_of_view"] = field_of_view(network)
+            if set(_SPEED) & set(wanted):
+                seconds = 0.02 if self.toy else 6.0
+                speed = benchmark(network, size, device=self.device, precision=self.precision, seconds=seconds)
+                found |= {"fps": speed["fps"], "latency_ms": speed["latency_ms"]["median"]}
+        return found
+
+
+def markdown(table: Table, results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The table with measured figures, mean and standard deviation over the seeds, beside those of the paper."""
+    yield f"{table.paper}: {table.title}"
+    if table.note:
+        yield f"\n{table.note}"
+    heads = [text for column in table.columns for text in (_UNITS[column][0], "paper")]
+    yield f"\n| row | {' | '.join(heads)} |"
+    yield f"|---|{'---|' * len(heads)}"
+    for label, row in table.rows.items():
+        rows = [found for found in results if found["label"] == label]
+        cells = [
+            text
+            for column in table.columns
+            for text in (_cell(column, [found.get(column) for found in rows]), row.printed.get(column, ""))
+        ]
+        yield f"| {label} | {' | '.join(cells)} |"
+
+
+def _cell(column: Column, values: Sequence[float | None]) -> str:
+    known = [value / _UNITS[column][1] for value in values if value is not None]
+    if not known:
+        return ""
+    digits = 0 if column == "field_of_view" else 2
+    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 and column in TRAINED else ""
+    return f"{statistics.mean(known):.{digits}f}{spread}"
+
+
+def _slug(label: str) -> str:
+    """A folder name; labels of one table that differ only in signs are told apart by the YAML's author."""
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
