@@ -78,10 +78,14 @@ def benchmark(
         str, typer.Argument(metavar="NETWORK|RUN|FILE", help="A name, run, .yaml, .onnx, .pt2 or .engine.")
     ],
     size: SizeOption = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     backend: Annotated[
         str | None,
-        typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt."),
+        typer.Option(
+            "--backend",
+            help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt; "
+            "default: cudagraph on CUDA, else eager.",
+        ),
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,

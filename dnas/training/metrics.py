@@ -196,10 +196,9 @@ def evaluate(
 
     try:
         with torch.no_grad():
-            for images, labels in join_sizes(singles or (), batch_size):
-                images = images.to(device, non_blocking=True, memory_format=layout)
+            for images, labels in join_sizes(on_device(singles or (), device, layout), batch_size):
                 scores = predict(forward, images, (labels.shape[-2], labels.shape[-1]), options)
-                metrics.update(scores, labels.to(device, non_blocking=True))
+                metrics.update(scores, labels)
                 progress.advance(len(images))
         return metrics.result()
     finally:
@@ -226,6 +225,18 @@ def _one_by_one(
         workers=workers,
         pin_memory=pin_memory,
     )
+
+
+def on_device(
+    singles: Iterable[tuple[Tensor, Tensor]], device: torch.device, layout: torch.memory_format
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (N, 3, H, W) in the memory format ``layout`` and labels on the device.
+
+    Before they are joined: pinned memory is copied without waiting for it, and joined images are no longer pinned.
+    """
+    for images, labels in singles:
+        moved = images.to(device, non_blocking=True, memory_format=layout)
+        yield moved, labels.to(device, non_blocking=True)
 
 
 def join_sizes(singles: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

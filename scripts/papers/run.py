@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,6 +83,9 @@ class Experiment:
                 progress=progress,
                 **init,
             )
+        inference = row.inference
+        if self.toy and inference.input_size is not None:
+            inference = dataclasses.replace(inference, input_size=(64, 64))
         found = load_network(str(folder))
         dataset = open_dataset(self.data, self.table.split)
         scores = evaluate(
@@ -90,7 +94,7 @@ class Experiment:
             config.augmentation,
             device=resolve_device(self.device),
             precision=config.precision,
-            inference=row.inference,
+            inference=inference,
         ).to_mapping()
         return {name: scores.get(name) for name in TRAINED}
 
