@@ -1,4 +1,4 @@
-"""Run a table of a paper: train, evaluate and measure the networks of its rows, and print it beside the paper's figures.
+"""Run a table of a paper: train, evaluate and measure its networks, and print it beside the paper's figures.
 
     python -m scripts.papers                                     the tables
     python -m scripts.papers NAME --root DATA --out DIR          run it; the same call continues an interrupted one

@@ -59,8 +59,8 @@ class Table:
     """A table of a paper.
 
     paper: the paper and the number of the table or figure. title: what it shows.
-    network: of rows without one. recipe: name of the recipe; none for a table without trainings. changes: of the recipe,
-        for all rows.
+    network: of rows without one. recipe: its name; none for a table without trainings. changes: of the recipe, for all
+        rows.
     data: the dataset's name. split: on which the networks are scored.
     size: input size (height, width) of speed and multiply-adds. num_classes: of networks that are not trained.
     columns: what is measured. seeds: trainings of each row, as many as the paper has.
