@@ -21,7 +21,7 @@ def with_peak_memory(device: torch.device, work: Callable[[Callable[[], None]], 
     process on systems that cannot reset the peak).
     """
     if device.type == "cuda":
-        torch.cuda.init()  # statistics cannot be reset before
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # statistics cannot be reset before
         torch.cuda.reset_peak_memory_stats(device)
         # PyTorch's own memory is counted exactly, so what its caches hold must not be counted here.
         free = _free_outside_pytorch(device)
