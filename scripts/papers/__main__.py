@@ -4,6 +4,8 @@
     python -m scripts.papers NAME --root DATA --out DIR          run it; the same call continues an interrupted one
     python -m scripts.papers NAME --toy --out DIR                a few generated images, one row: to see that it works
 
+``--against COLUMN --figure FILE`` also draws the mIoU over that column, as the papers' first figures do.
+
 What each needs, and what was reproduced, is in docs/PAPERS.md. Rows go to DIR/results.jsonl.
 """
 
@@ -13,9 +15,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from dnas.errors import UserError
-from scripts.papers.config import Table, load_table, table_names
+from dnas.report import save_figure
+from scripts.papers.config import Column, Table, load_table, table_names
+from scripts.papers.figure import against
 from scripts.papers.run import Experiment, markdown
 
 
@@ -53,6 +58,8 @@ def _run(table: Table, options: argparse.Namespace) -> None:
     )
     experiment.run(labels, options.seeds or (1 if options.toy else table.seeds))
     print("\n".join(markdown(table, experiment.results())))
+    if options.figure is not None:
+        save_figure(against(table, experiment.results(), options.against), options.figure)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="fp32", help="of the speed: fp32, fp16 or bf16")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change all recipes")
     parser.add_argument("--data-set", action="append", default=[], metavar="KEY=VALUE", help="change the data")
+    parser.add_argument("--against", choices=get_args(Column), default="parameters", help="of the figure")
+    parser.add_argument("--figure", type=Path, help="the mIoU over --against, as SVG or PNG")
     parser.add_argument("--toy", action="store_true", help="one row on a few generated images")
     return parser
 

@@ -26,7 +26,7 @@ from scripts.papers.config import TOY_RECIPE, TRAINED, Column, Table
 
 RESULTS = "results.jsonl"
 _SPEED: tuple[Column, ...] = ("fps", "latency_ms")
-_UNITS: Mapping[Column, tuple[str, float]] = {
+UNITS: Mapping[Column, tuple[str, float]] = {
     "miou": ("mIoU (%)", 0.01),
     "reduced_miou": ("reduced mIoU (%)", 0.01),
     "pixel_accuracy": ("pixel accuracy (%)", 0.01),
@@ -36,6 +36,7 @@ _UNITS: Mapping[Column, tuple[str, float]] = {
     "multiply_adds": ("multiply-adds (G)", 1e9),
     "field_of_view": ("field of view", 1),
 }
+"""Heading of each column, and what one of its unit is of the measured value."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def markdown(table: Table, results: Sequence[Mapping[str, Any]]) -> Iterator[str
     yield f"{table.paper}: {table.title}"
     if table.note:
         yield f"\n{table.note}"
-    heads = [text for column in table.columns for text in (_UNITS[column][0], "paper")]
+    heads = [text for column in table.columns for text in (UNITS[column][0], "paper")]
     yield f"\n| row | {' | '.join(heads)} |"
     yield f"|---|{'---|' * len(heads)}"
     for label, row in table.rows.items():
@@ -140,7 +141,7 @@ def markdown(table: Table, results: Sequence[Mapping[str, Any]]) -> Iterator[str
 
 
 def _cell(column: Column, values: Sequence[float | None]) -> str:
-    known = [value / _UNITS[column][1] for value in values if value is not None]
+    known = [value / UNITS[column][1] for value in values if value is not None]
     if not known:
         return ""
     digits = 0 if column == "field_of_view" else 2

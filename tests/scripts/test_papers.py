@@ -16,6 +16,7 @@ from dnas.networks import list_networks, network_by_name
 from dnas.training.recipes import load_recipe
 from scripts.papers.__main__ import main
 from scripts.papers.config import TOY_RECIPE, Table, load_table, table_names
+from scripts.papers.figure import against, measured_points, printed_points
 from scripts.papers.run import markdown
 
 TABLES = {name: load_table(name) for name in table_names()}
@@ -110,3 +111,18 @@ def test_mistakes_are_one_line_and_the_tables_are_listed(tmp_path: Path, capsys)
         assert printed.count("\n") == 1
     assert main([]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(TABLES)
+
+
+def test_the_figure_has_the_points_of_the_rows_and_of_the_paper():
+    """DWRSeg, Fig. 1: mIoU over FPS."""
+    table = TABLES["dwrseg_table3"]
+    results = [
+        {"label": "DWRSeg-B50", "seed": seed, "miou": miou, "fps": 10.0} for seed, miou in enumerate((0.7, 0.72))
+    ]
+    assert printed_points(table, "fps", "miou")["DWRSeg-L75"] == (123.4, 76.3)
+    assert measured_points(table, results, "fps", "miou") == {"DWRSeg-B50": (10.0, pytest.approx(71.0))}
+    axes = against(table, results, "fps").axes[0]
+    assert [len(points.get_offsets()) for points in axes.collections] == [4, 1]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("FPS", "mIoU (%)")
+    with pytest.raises(UserError, match="--against field_of_view: DWRSeg, Table 3 has the columns miou, fps"):
+        against(table, results, "field_of_view")
