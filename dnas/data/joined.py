@@ -5,23 +5,26 @@ from __future__ import annotations
 import torch
 
 from dnas.data.dataset import SegmentationDataset
-from dnas.errors import UserError
+from dnas.data.matching import match_classes
 
 
 class JoinedDataset(SegmentationDataset):
     """The images of ``parts``, one after the other, under the name of ``split``; the parts keep their caches.
 
-    Raises :class:`UserError` if their classes differ.
+    Classes are in the order of the first part. Raises :class:`UserError` if the parts have classes of other names.
     """
 
     def __init__(self, parts: tuple[SegmentationDataset, ...], split: str) -> None:
-        first = parts[0]
-        for part in parts[1:]:
-            if part.labels != first.labels:
-                raise UserError(f"{first.name}: the splits {first.split} and {part.split} have different classes")
+        first, *others = parts
+        wanted_by = f"{first.name} {first.split}"
+        parts = (first, *(match_classes(part, first.labels.names, wanted_by) for part in others))
         count = sum(len(part) for part in parts)
         super().__init__(name=first.name, split=split, labels=first.labels, count=count, size=None, cache=False)
         self._parts = parts
+
+    def fingerprint(self) -> str:
+        """Those of the parts."""
+        return ", ".join(part.fingerprint() for part in self._parts)
 
     def file_name(self, index: int) -> str:
         """The name that the part gives it."""
