@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -126,3 +128,46 @@ def test_the_figure_has_the_points_of_the_rows_and_of_the_paper():
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("FPS", "mIoU (%)")
     with pytest.raises(UserError, match="--against field_of_view: DWRSeg, Table 3 has the columns miou, fps"):
         against(table, results, "field_of_view")
+
+
+FIGURES = {
+    "RegSeg, version 1": (10, 7),
+    "RegSeg, version 3": (9, 9),
+    "FasterSeg": (7, 7),
+    "DWRSeg": (4, 8),
+    "ESeg": (8, 4),
+}
+"""Number of tables and of figures of each paper."""
+
+
+def test_the_documentation_has_a_line_for_every_table_and_figure():
+    text = (Path(__file__).parents[2] / "docs" / "PAPERS.md").read_text()
+    sections = dict(re.findall(r"^## (.+?) \(.*?\)$(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    assert sections.keys() == FIGURES.keys()
+    for paper, (tables, figures) in FIGURES.items():
+        lines = re.findall(r"^\| ((?:Tables?|Figs?\.) [^|]+) \|", sections[paper], re.MULTILINE)
+        named = {
+            (part[0], number)
+            for line in lines
+            for part in re.findall(r"(T|F)[a-z.]+ ([\d, ]+)", line)
+            for number in map(int, part[1].replace(" ", "").strip(",").split(","))
+        }
+        assert named == {("T", n + 1) for n in range(tables)} | {("F", n + 1) for n in range(figures)}, paper
+
+
+def test_the_documentation_names_every_command_and_no_other():
+    text = (Path(__file__).parents[2] / "docs" / "PAPERS.md").read_text()
+    assert set(re.findall(r"python -m scripts\.papers (\w+_\w+)", text)) == set(TABLES)
+    for script in re.findall(r"python (scripts/\w+\.py)", text):
+        assert (Path(__file__).parents[2] / script).is_file()
+    for module in re.findall(r"python -m (scripts\.[\w.]+)", text):
+        assert importlib.util.find_spec(module) is not None
+    for recipe in re.findall(r"--recipe (\w+)", text):
+        assert load_recipe(recipe)
+    anchors = {
+        re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-")
+        for line in re.findall(
+            r"^#+ (.+)$", (Path(__file__).parents[2] / "docs" / "RESULTS.md").read_text(), re.MULTILINE
+        )
+    }
+    assert set(re.findall(r"RESULTS\.md#([\w-]+)", text)) <= anchors
