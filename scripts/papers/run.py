@@ -16,7 +16,7 @@ from dnas.data import DataConfig, open_dataset
 from dnas.device import resolve_device
 from dnas.export import benchmark
 from dnas.json_lines import append_record, read_lines
-from dnas.networks import field_of_view, network_by_name
+from dnas.networks import field_of_view, network_by_name, network_facts
 from dnas.profile import count_multiply_adds, count_parameters
 from dnas.progress import RichProgress
 from dnas.training import evaluate
@@ -110,7 +110,8 @@ class Experiment:
                 network = network_by_name(description["name"], self.table.num_classes, description["options"])
             found["parameters"] = count_parameters(network)
             if "multiply_adds" in wanted:
-                found["multiply_adds"] = count_multiply_adds(network, size)
+                prices = network_facts(description["name"]).elementwise  # as the paper's counter has them
+                found["multiply_adds"] = count_multiply_adds(network, size, elementwise=prices)
         if {"field_of_view", *_SPEED} & set(wanted):
             network = network_by_name(description["name"], self.table.num_classes, description["options"])
             if "field_of_view" in wanted:
