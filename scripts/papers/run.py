@@ -68,7 +68,7 @@ class Experiment:
         """Train the network of a row, if no other row has, and score its best weights."""
         assert self.data is not None
         row = self.table.rows[label]
-        folder = self.out / f"{_slug(row.trained or label)}-seed{seed}"
+        folder = self.out / run_folder(self.table, label, seed)
         config = self.table.retraining(label, (*(TOY_RECIPE if self.toy else ()), *self.changes))
         init = {} if row.init is None or self.toy else {"init": row.init}
         with RichProgress() as progress:
@@ -150,6 +150,8 @@ def _cell(column: Column, values: Sequence[float | None]) -> str:
     return f"{statistics.mean(known):.{digits}f}{spread}"
 
 
-def _slug(label: str) -> str:
-    """A folder name; labels of one table that differ only in signs are told apart by the YAML's author."""
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+def run_folder(table: Table, label: str, seed: int) -> str:
+    """The name of the run folder of a row: number and label of the row whose training it uses."""
+    trained = table.rows[label].trained or label
+    slug = re.sub(r"[^a-z0-9]+", "-", trained.lower()).strip("-")
+    return f"{list(table.rows).index(trained) + 1:02d}-{slug}-seed{seed}"

@@ -19,7 +19,7 @@ from dnas.training.recipes import load_recipe
 from scripts.papers.__main__ import main
 from scripts.papers.config import TOY_RECIPE, Table, load_table, table_names
 from scripts.papers.figure import against, measured_points, printed_points
-from scripts.papers.run import markdown
+from scripts.papers.run import markdown, run_folder
 
 TABLES = {name: load_table(name) for name in table_names()}
 BY_RECIPE = {table.recipe: name for name, table in sorted(TABLES.items(), key=lambda item: len(item[1].columns))}
@@ -86,6 +86,13 @@ def test_rows_of_several_seeds_have_mean_and_deviation():
     assert "| RegSeg | 78.00 ± 1.41 | 78.13 ± 0.48 | 10.00 | 30 | 3.33 | 3.34 |  | 39.1 |" in list(
         markdown(table, results)
     )
+
+
+def test_every_training_has_a_folder_of_its_own():
+    for table in TABLES.values():
+        trained = [label for label, row in table.rows.items() if row.trained is None]
+        assert len({run_folder(table, label, 0) for label in table.rows}) == len(trained)
+        assert run_folder(table, trained[0], 0) != run_folder(table, trained[0], 1)
 
 
 def test_a_row_may_use_the_training_of_another():
