@@ -47,10 +47,12 @@ def _run(table: Table, options: argparse.Namespace) -> None:
     if unknown := [label for label in labels if label not in table.rows]:
         raise UserError(f"row {unknown[0]!r}: expected some of {', '.join(table.rows)}")
     data = table.open_data(options.root, options.data_set, toy=options.toy) if table.trains else None
+    before = table.open_data_before(labels, options.before_root, toy=options.toy) if table.trains else None
     experiment = Experiment(
         table,
         options.out,
         data,
+        before,
         device=options.device,
         precision=options.precision,
         toy=options.toy,
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts.papers", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("name", nargs="?", metavar="NAME")
     parser.add_argument("--root", help="folder of the data's files")
+    parser.add_argument("--before-root", help="folder of the data of trainings that give others their first weights")
     parser.add_argument("--out", type=Path, help="folder of the results and the runs")
     parser.add_argument("--rows", nargs="+", default=[], metavar="LABEL", help="some rows; default: all")
     parser.add_argument("--seeds", type=int, help="trainings of each row; default: as many as the paper")

@@ -33,6 +33,18 @@ TOY_DATA = ("size=[64,64]", "images={train: 2, val: 1, test: 1}", "cache=false")
 
 
 @config
+class Before:
+    """A training on another dataset, whose weights the row's training begins with.
+
+    recipe: its name. data: the dataset. init: the weights that this training begins with, as ``dnas retrain --init``.
+    """
+
+    recipe: str
+    data: str
+    init: str | None = None
+
+
+@config
 class Row:
     """A row of a table.
 
@@ -40,6 +52,7 @@ class Row:
     trained: the label of another row, whose training is used; this row differs in the evaluation alone.
     changes: changes of the recipe, as ``dnas retrain --set``.
     init: the weights to begin with, as ``dnas retrain --init``.
+    before: instead of them, a training on another dataset.
     inference: how the network is evaluated. size: the input size of this row's speed and multiply-adds.
     printed: what the paper prints, by column; fractions and units as in the paper.
     """
@@ -49,6 +62,7 @@ class Row:
     trained: str | None = None
     changes: tuple[str, ...] = ()
     init: str | None = None
+    before: Before | None = None
     inference: InferenceConfig = Field(default_factory=InferenceConfig)
     size: tuple[int, int] | None = None
     printed: dict[Column, str] = Field(default_factory=dict)
@@ -114,11 +128,27 @@ class Table:
 
     def open_data(self, root: str | None, settings: Iterable[str] = (), *, toy: bool = False) -> DataConfig:
         """The images below ``root``, or a few generated ones."""
-        if toy:
-            return load_data_config("streets", [*TOY_DATA, *settings])
-        if root is None:
+        if root is None and not toy:
             raise UserError(f"{self.paper}: give --root, the folder of {self.data}, or --toy")
-        return load_data_config(f"{self.data}:{root}", settings)
+        return _open(self.data, root, settings)
+
+    def open_data_before(
+        self, labels: Iterable[str], root: str | None, settings: Iterable[str] = (), *, toy: bool = False
+    ) -> DataConfig | None:
+        """The images of the trainings before those of the rows ``labels``; None if there are none."""
+        names = {before.data for label in labels if (before := self.rows[label].before) is not None}
+        if not names:
+            return None
+        if root is None and not toy:
+            raise UserError(f"{self.paper}: give --before-root, the folder of {' and '.join(sorted(names))}")
+        return _open(next(iter(names)), root, settings)
+
+
+def _open(data: str, root: str | None, settings: Iterable[str]) -> DataConfig:
+    """The images of ``data`` below ``root``; without it a few generated ones."""
+    if root is None:
+        return load_data_config("streets", [*TOY_DATA, *settings])
+    return load_data_config(f"{data}:{root}", settings)
 
 
 def table_names() -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dnas.config import apply_overrides, parse_config, to_mapping
 from dnas.data import DataConfig, open_dataset
 from dnas.device import resolve_device
 from dnas.export import benchmark
@@ -19,7 +20,8 @@ from dnas.json_lines import append_record, read_lines
 from dnas.networks import field_of_view, network_by_name, network_facts
 from dnas.profile import count_multiply_adds, count_parameters
 from dnas.progress import RichProgress
-from dnas.training import evaluate
+from dnas.training import RetrainConfig, evaluate
+from dnas.training.recipes import load_recipe
 from dnas.workflows.networks import load_network
 from dnas.workflows.retraining import run_retraining
 from scripts.papers.config import TOY_RECIPE, TRAINED, Column, Table
@@ -46,6 +48,8 @@ class Experiment:
     table: Table
     out: Path
     data: DataConfig | None
+    before: DataConfig | None = None
+    """Images of the trainings that give others their initial weights."""
     device: str = "auto"
     precision: str = "fp32"
     toy: bool = False
@@ -67,23 +71,14 @@ class Experiment:
     def _trained(self, label: str, seed: int) -> dict[str, Any]:
         """Train the network of a row, if no other row has, and score its best weights."""
         assert self.data is not None
-        row = self.table.rows[label]
+        row = self.table.rows[self.table.rows[label].trained or label]
         folder = self.out / run_folder(self.table, label, seed)
         config = self.table.retraining(label, (*(TOY_RECIPE if self.toy else ()), *self.changes))
-        init = {} if row.init is None or self.toy else {"init": row.init}
-        with RichProgress() as progress:
-            run_retraining(
-                self.table.described(label),
-                self.data,
-                folder,
-                config,
-                source=f"{self.table.paper}, {label}",
-                seed=seed,
-                resume=folder.exists(),
-                device=self.device,
-                progress=progress,
-                **init,
-            )
+        init = None if self.toy and row.before is None else row.init
+        if row.before is not None:
+            init = str(self._trained_before(label, seed))
+        self._train(label, self.data, folder, config, seed, init)
+        row = self.table.rows[label]
         inference = row.inference
         if self.toy and inference.input_size is not None:
             inference = dataclasses.replace(inference, input_size=(64, 64))
@@ -98,6 +93,35 @@ class Experiment:
             inference=inference,
         ).to_mapping()
         return {name: scores.get(name) for name in TRAINED}
+
+    def _trained_before(self, label: str, seed: int) -> Path:
+        """The run folder of the training whose weights the row begins with; it is trained if that is not done."""
+        assert self.before is not None
+        before = self.table.rows[self.table.rows[label].trained or label].before
+        assert before is not None
+        changes = [*(TOY_RECIPE if self.toy else ()), *self.changes]
+        values = apply_overrides(to_mapping(load_recipe(before.recipe).retrain), changes)
+        config = parse_config(RetrainConfig, values, before.recipe)
+        folder = self.out / f"{run_folder(self.table, label, seed)}-{before.data}"
+        self._train(label, self.before, folder, config, seed, None if self.toy else before.init)
+        return folder
+
+    def _train(
+        self, label: str, data: DataConfig, folder: Path, config: RetrainConfig, seed: int, init: str | None
+    ) -> None:
+        with RichProgress() as progress:
+            run_retraining(
+                self.table.described(label),
+                data,
+                folder,
+                config,
+                source=f"{self.table.paper}, {label}",
+                init=init,
+                seed=seed,
+                resume=folder.exists(),
+                device=self.device,
+                progress=progress,
+            )
 
     def _measured(self, label: str) -> dict[str, Any]:
         """Size, cost, field of view and speed of the network of a row, as far as the table has them."""
