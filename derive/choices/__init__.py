@@ -1,0 +1,6 @@
+"""Derivation of plain networks from networks with choices."""
+
+from derive.choices.architecture import ChoicesArchitecture
+from derive.choices.deriver import ChoiceDerivation, ChoiceDeriver
+
+__all__ = ["ChoiceDerivation", "ChoiceDeriver", "ChoicesArchitecture"]
