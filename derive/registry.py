@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from derive.base import VERSION, Architecture, Derivation, DeriveOptions, Deriver
-from derive.choices import ChoiceDeriver, ChoicesArchitecture
+from derive.choices import ChoiceDeriver, ChoicesArchitecture, PointWiseDeriver
 from derive.dilated.architecture import DilatedArchitecture
 from derive.dilated.deriver import DilatedDeriver
 from derive.multi_branch.architecture import MultiBranchArchitecture
@@ -27,7 +27,13 @@ from search_spaces.choices import ChoiceSpace
 
 DERIVER_ENTRY_POINTS = "dnas.derivers"
 ARCHITECTURE_ENTRY_POINTS = "dnas.architectures"
-DERIVERS: Mapping[str, type[Deriver[Any]]] = {"fasterseg": MultiBranchDeriver, "regseg": DilatedDeriver}
+DERIVERS: Mapping[str, type[Deriver[Any]]] = {
+    "fasterseg": MultiBranchDeriver,
+    "regseg": DilatedDeriver,
+    "dwrseg": PointWiseDeriver,
+    "eseg": ChoiceDeriver,
+    "fasterseg_dilated": ChoiceDeriver,
+}
 ARCHITECTURES: Mapping[str, type[Architecture]] = {
     "multi_branch": MultiBranchArchitecture,
     "dilated": DilatedArchitecture,

@@ -37,6 +37,10 @@ class ChoiceLayer(nn.Module, ABC):
         """The width of its output; None: ``multiplier`` times that of its input."""
         return None
 
+    def structure(self) -> str:
+        """What its latency depends on besides the maps' shapes; by default everything that it prints."""
+        return self.extra_repr()
+
     @abstractmethod
     def plain_layer(self, in_channels: int, index_of: Mapping[Choice, int]) -> nn.Module:
         """The layer for maps of ``in_channels`` channels and one option of every choice, with a copy of the weights."""
@@ -46,7 +50,8 @@ class ChoiceConv2d(SlicedModule, ChoiceLayer):
     """A convolution with "same" padding whose output width and dilation rate may be choices.
 
     (N, C, H, W), C up to the widest ``in_channels``, -> (N, width, ceil(H / stride), ceil(W / stride)). ``kernel_size``
-    is odd. The width's gradient passes through the norm that follows; a layer with a bias carries it itself.
+    is odd. The width's gradient passes through the norm that follows; a layer with a bias carries it itself, unless
+    ``gated`` is False.
     """
 
     def __init__(
@@ -58,9 +63,11 @@ class ChoiceConv2d(SlicedModule, ChoiceLayer):
         *,
         dilation: Rate = 1,
         bias: bool = False,
+        gated: bool = True,
     ) -> None:
         super().__init__()
         _check_kernel(kernel_size)
+        self.gated = gated and bias
         self.in_channels, self.out_channels = widest(in_channels), widest(out_channels)
         self.kernel_size, self.stride = kernel_size, stride
         self.dilation = 1 if isinstance(dilation, RateChoice) else dilation
@@ -75,6 +82,11 @@ class ChoiceConv2d(SlicedModule, ChoiceLayer):
         """The width of its output."""
         return self.out_channels if self.width is None else self.width
 
+    def structure(self) -> str:
+        """Without the input's channels, and without the output's where they are a choice."""
+        channels = self.out_channels if self.width is None else "chosen"
+        return f"{channels}, {self.extra_repr().split(', ', 2)[2]}"
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (N, C, H, W)."""
         if x.shape[1] > self.in_channels:
@@ -85,7 +97,7 @@ class ChoiceConv2d(SlicedModule, ChoiceLayer):
             return sliced_conv2d(x, [self.weight], self.stride, [width], [self.gradient_buffers.get("weight")])
         bias = None if self.bias is None else self.bias[:width]
         out = _convolve(x, self.weight[:width, : x.shape[1]], bias, self.stride, rate, 1)
-        return out if self.bias is None or self.width is None else gated(out, current().gate(self.width))
+        return out if not self.gated or self.width is None else gated(out, current().gate(self.width))
 
     @torch.no_grad()
     def plain_layer(self, in_channels: int, index_of: Mapping[Choice, int]) -> nn.Conv2d:
@@ -141,6 +153,10 @@ class ChoiceGroupConv2d(ChoiceLayer):
         weight = self.weight[: self.multiplier * channels]
         return _convolve(x, weight, None, self.stride, rate, channels // self.group_width)
 
+    def structure(self) -> str:
+        """Without the channels, which are those of the input."""
+        return self.extra_repr().split(", ", 1)[1]
+
     @torch.no_grad()
     def plain_layer(self, in_channels: int, index_of: Mapping[Choice, int]) -> nn.Conv2d:
         """The ``nn.Conv2d`` with the weights for this width."""
@@ -180,6 +196,10 @@ class ChoiceBatchNorm2d(ChoiceLayer):
             raise UserError(f"BatchNorm of {', '.join(self.norms)} channels: given a map of {x.shape[1]} channels")
         out: Tensor = self.norms(x)
         return out if self.width is None else gated(out, current().gate(self.width))
+
+    def structure(self) -> str:
+        """Nothing: it is that of its input's width."""
+        return ""
 
     @torch.no_grad()
     def plain_layer(self, in_channels: int, index_of: Mapping[Choice, int]) -> nn.BatchNorm2d:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from torch import Tensor
 
@@ -47,10 +45,10 @@ class Sample:
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Sample:
         """A copy with ``function`` applied to every tensor."""
 
-        def mapped(decision: Decision) -> Decision:
-            values: dict[str, Any] = {
-                field.name: getattr(decision, field.name) for field in dataclasses.fields(decision)
-            }
-            return Decision(**{name: function(v) if isinstance(v, Tensor) else v for name, v in values.items()})
+        def optional(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else function(tensor)
+
+        def mapped(one: Decision) -> Decision:
+            return Decision(function(one.probabilities), one.index, optional(one.gate), optional(one.rate))
 
         return Sample({name: mapped(decision) for name, decision in self.decisions.items()})

@@ -12,12 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from dnas.choices import ChoiceNetwork, RateChoice, WidthChoice, named_choices, plain_network
+from dnas.choices import (
+    Choice,
+    ChoiceBatchNorm2d,
+    ChoiceLayer,
+    ChoiceNetwork,
+    WidthChoice,
+    named_choices,
+    plain_network,
+)
 from dnas.errors import UserError
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.pricing.conditions import Cube, disjoint, holds
 from dnas.pricing.trace import TracedUnit, operator_name, own_choices, trace_network
-from dnas.profile import meta_copy
 
 MAX_ENTRIES = 100_000
 
@@ -80,20 +87,15 @@ class UnitBuilder:
 
     def __call__(self) -> nn.Module:
         """The module, with the weights of the unit."""
-        plain = self.plain(self.unit)
-        simple = len(self.shapes) == 1 and len(self.others) == 1 and self.structure.num_leaves == 1
-        return plain if simple else _Rearranged(plain, self.structure, self.others)
-
-    def plain(self, unit: nn.Module) -> nn.Module:
-        """The plain module, from a unit that may be on the meta device."""
         maps = [torch.empty(1, *shape, device="meta") for shape in self.shapes]
-        if isinstance(unit, (WidthChoice, RateChoice)):
-            raise TypeError("a width or a rate is no unit")
-        wrapped = _Rearranged(unit, self.structure, self.others)
-        options = {name if unit_name.given_name else f"module.{name}": index for (name, unit_name), index in zip(
-            named_choices(unit).items(), (self.options.get(n, 0) for n in named_choices(unit)), strict=True
-        )}  # fmt: skip
-        return plain_network(wrapped, options, *maps).get_submodule("module")
+        wrapped = _Rearranged(self.unit, self.structure, self.others)
+        options = {
+            name if choice.given_name else f"module.{name}": self.options.get(name, 0)
+            for name, choice in named_choices(self.unit).items()
+        }
+        plain = plain_network(wrapped, options, *maps)
+        simple = len(maps) == 1 and len(self.others) == 1 and self.structure.num_leaves == 1
+        return plain.get_submodule("module") if simple else plain
 
 
 class _Rearranged(nn.Module):
@@ -115,10 +117,10 @@ class _InventoryBuilder:
 
     def __init__(self, network: ChoiceNetwork) -> None:
         self.items: dict[OperatorSpec, InventoryItem] = {}
-        self._network, self._shadow = network.network, meta_copy(network.network).eval()
+        self._network = network.network
         self._names = {choice: name for name, choice in network.choices.items()}
         self._choices = network.choices
-        self._digests: dict[Any, int] = {}
+        self._texts: dict[str, str] = {}
 
     def priced(self, traced: TracedUnit, sizes: Mapping[str, int]) -> PricedUnit:
         unit = self._network.get_submodule(traced.path)
@@ -152,15 +154,23 @@ class _InventoryBuilder:
 
     def _spec(self, traced: TracedUnit, builder: UnitBuilder, out_channels: int) -> OperatorSpec:
         stride = max(1, round(traced.inputs[0].height / traced.output.height))
-        shadow = self._shadow.get_submodule(traced.path)
-        key = (repr(shadow), builder.shapes, tuple(sorted(builder.options.items())), str(traced.structure))
-        if key not in self._digests:
-            text = f"{builder.plain(shadow)} {traced.structure} {traced.others}"
-            self._digests[key] = zlib.crc32(text.encode()) % 1_000_000_000
-        return OperatorSpec(
-            operator_name(shadow, traced.label),
-            builder.shapes,
-            out_channels,
-            stride,
-            (("structure", self._digests[key]),),
-        )
+        unit = builder.unit
+        if traced.path not in self._texts:
+            self._texts[traced.path] = structure_text(unit)
+        chosen = [choice.labels[builder.options[name]] for name, choice in own_choices(unit).items()]
+        text = f"{self._texts[traced.path]} {chosen} {traced.structure} {traced.others}"
+        extras = (("structure", zlib.crc32(text.encode()) % 1_000_000_000),)
+        return OperatorSpec(operator_name(unit, traced.label), builder.shapes, out_channels, stride, extras)
+
+
+def structure_text(module: nn.Module) -> str:
+    """What the latency of a unit depends on besides the shapes of its maps and the options of its choices.
+
+    Units with equal texts share the entries of a latency table.
+    """
+    lines = [type(module).__name__ if not isinstance(module, ChoiceLayer) else "layer"]
+    lines[0] += f"({module.structure() if isinstance(module, ChoiceLayer) else module.extra_repr()})"
+    if not isinstance(module, ChoiceBatchNorm2d):
+        children = [(name, one) for name, one in module.named_children() if not isinstance(one, Choice)]
+        lines += [f"{name}: {structure_text(one)}" for name, one in children]
+    return "[" + "; ".join(lines) + "]"

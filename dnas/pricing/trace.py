@@ -209,10 +209,12 @@ class _Tracer(Running):
         if fixed and args:
             self._require_fixed(path, module, args[0])
 
-    def leave(self, path: str, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-        """End a unit; the channels of a layer's output."""
+    def leave(self, path: str, module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
+        """End a unit; the channels of a layer's output. Returns the output."""
         self.channels.path.pop()
         if isinstance(module, ChoiceLayer):
+            if result is args[0]:  # a skip: the input keeps its own channels
+                result = result.view_as(result)
             width = module.output
             if width is None:
                 channels = self.channels.of(args[0]).times(Fraction(module.multiplier))
@@ -225,6 +227,7 @@ class _Tracer(Running):
             assert self._active is not None
             self._active.output = self.channels.shape(outputs[0])
             self._active = self._active_module = None
+        return result
 
     def _require_same(self, choice: Choice, one: tuple[int, Tensor], other: tuple[int, Tensor]) -> None:
         (first, a), (second, b) = one, other
@@ -291,14 +294,17 @@ class _ChannelTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if len(known) > 1 and len({one.shape[1] for one in known}) > 1:
                 raise self._unequal(known[0], known[1], name) from None
             raise
-        for index, out in enumerate(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)):
+        for out in (leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)):
             if out.dim() == 4 and maps:
-                self.mark(out, self._channels(name, func, args, kwargs, maps, out, index))
+                self.mark(out, self._channels(name, args, kwargs, maps, out))
+            elif name == "stack" and maps:  # (K, N, C, H, W), which is reduced to a map again
+                self._require_equal(maps, name)
+                self.mark(out, self.of(maps[0]))
+            elif out.dim() == 4 and (stacked := [x for x in tree_leaves(args) if id(x) in self._known]):
+                self.mark(out, self.of(stacked[0]))
         return result
 
-    def _channels(
-        self, name: str, func: Any, args: Any, kwargs: Any, maps: Sequence[Tensor], out: Tensor, index: int
-    ) -> Channels:
+    def _channels(self, name: str, args: Any, kwargs: Any, maps: Sequence[Tensor], out: Tensor) -> Channels:
         if name == "cat" and (args[1] if len(args) > 1 else (kwargs or {}).get("dim", 0)) in (1, -3):
             total = Channels.of(0)
             for one in maps:
@@ -306,15 +312,18 @@ class _ChannelTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return total
         equal = [one for one in maps if one.shape[1] == out.shape[1] and one.shape[1] > 1 and id(one) in self._known]
         if equal and name != "convolution":
-            for other in equal[1:]:
-                if self.of(other) != self.of(equal[0]):
-                    raise self._unequal(equal[0], other, name)
+            self._require_equal(equal, name)
             return self.of(equal[0])
         variable = [one for one in maps if self.of(one).widths]
         if not variable or name == "convolution" or name in _PADDING_OPERATIONS:
             return Channels.of(out.shape[1])
         # A share of the channels, as of chunk.
         return self.of(variable[0]).times(Fraction(out.shape[1], variable[0].shape[1]))
+
+    def _require_equal(self, maps: Sequence[Tensor], name: str) -> None:
+        for other in maps[1:]:
+            if self.of(other) != self.of(maps[0]):
+                raise self._unequal(maps[0], other, name)
 
     def _unequal(self, one: Tensor, other: Tensor, name: str) -> UserError:
         return UserError(

@@ -86,7 +86,11 @@ class ChoiceSpace(SearchSpace[Settings]):
     @cached_property
     def shadow(self) -> nn.Module:
         """The network on the meta device: its structure without weights."""
-        return meta_copy(self.network())
+        try:
+            with torch.device("meta"):
+                return self.network()
+        except (RuntimeError, NotImplementedError):  # it computes with tensors when it is made
+            return meta_copy(self.network())
 
     @cached_property
     def choices(self) -> Mapping[str, Choice]:
