@@ -2,7 +2,7 @@
 
 from dnas.networks import dwrseg, eseg, fasterseg, regseg  # each registers its networks
 from dnas.networks.field_of_view import field_of_view
-from dnas.networks.lookup import TorchvisionSegmentation, network_by_name, network_names
+from dnas.networks.lookup import TORCHVISION, TorchvisionSegmentation, network_by_name, network_names
 from dnas.networks.registry import (
     NetworkRegistry,
     PaperFacts,
@@ -12,12 +12,14 @@ from dnas.networks.registry import (
     network_facts,
     register_network,
 )
-from dnas.networks.segmentation import SegmentationNetwork
+from dnas.networks.segmentation import HasAuxiliaryHeads, SegmentationNetwork
 from dnas.receptive_field import DeclaresLayer, Field, Layer, dilation_bounds, field_of_layers
 
 __all__ = [
+    "TORCHVISION",
     "DeclaresLayer",
     "Field",
+    "HasAuxiliaryHeads",
     "Layer",
     "NetworkRegistry",
     "PaperFacts",
