@@ -2,9 +2,9 @@
 
 Both search operators, widths and paths of a grid of the same layers, scales, ratios and operators
 (fasterseg_camvid_small). The generic one is the grid network of the space fasterseg_dilated without dilated blocks.
-Both run the student's passes at the smallest, the largest and sampled widths, and one architecture pass, on random images,
-step by step in turn in one process, so that other work on the machine slows both. Printed are medians, and ratios of
-adjacent steps.
+Both run the student's passes at the smallest, the largest and sampled widths, and one architecture pass, on random
+images, step by step in turn in one process, so that other work on the machine slows both. Printed are medians, and
+ratios of adjacent steps.
 
     python scripts/bench_choices.py --steps 5 --threads 1
 """
