@@ -37,18 +37,18 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a retrained network on images: mIoU, IoU of every class, pixel accuracy."""
-    from dnas.data import load_data_config, open_dataset
+    from dnas.data import load_data_config, match_classes, open_dataset
     from dnas.device import resolve_device
     from dnas.progress import RichProgress
     from dnas.training import evaluate as evaluate_network
-    from dnas.workflows.networks import require_classes
 
     if split not in ("train", "val", "test"):
         raise UserError(f"split {split!r}: expected train, val or test")
     loaded = _load_run(run)
     split_name = cast("Literal['train', 'val', 'test']", split)
     dataset = open_dataset(load_data_config(data, data_settings or []), split_name)
-    require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(run))
+    assert loaded.labels is not None
+    dataset = match_classes(dataset, loaded.labels.names, str(run))
     assert loaded.augmentation is not None
     with RichProgress() as progress:
         progress.begin(f"evaluating {len(dataset)} images", len(dataset))

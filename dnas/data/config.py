@@ -12,6 +12,8 @@ import pydantic
 from typing_extensions import Self
 
 from dnas.config import Field, apply_overrides, config, parse_config
+from dnas.data.masks import MaskReading
+from dnas.data.orientation import Orientation
 from dnas.errors import UserError
 from dnas.files import read_yaml
 from dnas.presets import preset_files, read_preset
@@ -40,6 +42,14 @@ class DataConfig:
     seed: seed of generated images.
     cache: keep the resized uint8 images in memory, shared between worker processes; files need a ``size`` for this.
     classes: the classes file of ``folder``; null is ``root/classes.yaml``.
+    masks: whether the stored values of masks or their colours decide; null accepts both where they do not contradict
+        each other.
+    range: the image values that become 0 and 255, for files of more than 8 bits; null is the whole range of 16 bits
+        where a file uses it.
+    orientation: where the EXIF orientation of an image and that of its mask differ: "turned" if they fit each other as
+        viewers show them, "stored" if they fit as stored, and the mask is turned like the image; null refuses such
+        masks unless only the first is possible.
+    channels: of the images; 3 is RGB.
     """
 
     dataset: DatasetName
@@ -49,6 +59,10 @@ class DataConfig:
     seed: int = Field(default=0, ge=0)
     cache: bool = False
     classes: str | None = None
+    masks: MaskReading | None = None
+    range: tuple[float, float] | None = None
+    orientation: Orientation | None = None
+    channels: int = Field(default=3, ge=1, le=64)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -61,6 +75,8 @@ class DataConfig:
             raise ValueError("images is for generated datasets; a dataset of files uses all its images")
         elif self.cache and self.size is None:
             raise ValueError("cache needs a size, as all cached images have the same size")
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError(f"range: given {list(self.range)}, expected the smaller value first")
         if self.classes is not None and self.dataset != "folder":
             raise ValueError(f"classes is for folder, the classes of {self.dataset} are fixed")
         return self

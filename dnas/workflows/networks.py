@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from derive import TABLE, Architecture, architecture_from
 from derive.judging import searched_problem
 from dnas.config import parse_config
-from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, open_dataset
+from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, match_classes, open_dataset
+from dnas.environment import process_count
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
 from dnas.networks import list_networks, network_by_name, network_facts, network_names
@@ -21,15 +23,54 @@ from dnas.training import RetrainConfig
 from dnas.workflows.derivation import deriver_of_run
 
 
-def open_splits(config: DataConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Training and validation images."""
-    return open_dataset(config, "train"), open_dataset(config, "val")
+def open_splits(
+    config: DataConfig, classes: Sequence[str] | None = None, wanted_by: str = ""
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Training and validation images, with their classes in the order of the names ``classes`` of ``wanted_by``.
+
+    Raises :class:`UserError` for other names, and for splits whose classes differ.
+    """
+    train, validation = open_dataset(config, "train"), open_dataset(config, "val")
+    if classes is not None:
+        train = match_classes(train, classes, wanted_by)
+    return train, match_classes(validation, train.labels.names, f"{train.name} {train.split}")
+
+
+def recorded_classes(path: Path) -> tuple[str, ...] | None:
+    """The class names that the run in ``path`` is for; None if there is no run, or an earlier version wrote it."""
+    if not (path / "environment.json").exists():
+        return None
+    names = RunFolder.open(path).configuration.get("classes")
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def deciding(splits: tuple[SegmentationDataset, SegmentationDataset]) -> dict[str, Any]:
+    """What decides the steps of a run besides its recipe, for its configuration: classes, images, processes."""
+    return {
+        "classes": list(splits[0].labels.names),
+        "images": {split.split: split.fingerprint() for split in splits},
+        "processes": process_count(),
+    }
 
 
 def require_classes(found: int, expected: int, data: str, wanted_by: str) -> None:
     """Raise :class:`UserError` unless the data has the expected number of classes."""
     if found != expected:
         raise UserError(f"{data} has {found} classes, {wanted_by} expects {expected}; use matching data")
+
+
+class ReorderedClasses(nn.Module):
+    """A network whose logits (N, classes, H, W) are in another order: class i is its class ``order[i]``."""
+
+    def __init__(self, network: nn.Module, order: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) of images (N, 3, H, W)."""
+        logits: Tensor = self.network(images)
+        return logits.index_select(1, self.get_buffer("order"))
 
 
 @dataclass(frozen=True)
