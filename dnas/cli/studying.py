@@ -38,17 +38,22 @@ app = typer.Typer(
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What varies, and the jobs.")],
     out: Annotated[Path, typer.Option("--out", help="The folder of the study.")],
-    on: Annotated[str, typer.Option("--on", help="Where the jobs run: local.")] = "local",
+    on: Annotated[str, typer.Option("--on", metavar="local|ray[:ADDRESS]|slurm", help="Where the jobs run.")] = "local",
     cores: Annotated[int | None, typer.Option("--cores", min=1, help="Cores to use locally; default: all.")] = None,
+    on_settings: Annotated[
+        list[str] | None,
+        typer.Option("--on-set", metavar="KEY=VALUE", help="Option of submitit, such as timeout_min=600; repeatable."),
+    ] = None,
 ) -> None:
     """Run the jobs of a study that are not done yet; the same command continues a stopped study."""
+    from dnas.config import apply_overrides
     from dnas.progress import RichProgress
     from dnas.workflows.study.config import load_study
     from dnas.workflows.study.engines import find_engine
     from dnas.workflows.study.running import run_study
 
     loaded = load_study(study)
-    engine = find_engine(on, cores=cores)
+    engine = find_engine(on, cores=cores, options=apply_overrides({}, on_settings or []))
     with RichProgress() as progress:
         jobs = run_study(loaded, out, engine=engine, progress=progress)
     note(f"{out}: all {len(jobs)} jobs are done. Next: dnas report {out}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dnas.workflows.study.graph import Job
-from dnas.workflows.study.job import OUTPUT, last_line
+from dnas.workflows.study.process import failure
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,6 @@ class Engine(Protocol):
         """
 
 
-def outcome_of(folder: Path, status: int, attempts: int) -> Outcome:
-    """The outcome of the job in ``folder`` after its last attempt ended with ``status``."""
-    if status == 0:
-        return Outcome(0)
-    died = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-    times = "" if attempts == 1 else f" after {attempts} attempts"
-    return Outcome(status, f"{died}{times}: {last_line(folder) or 'no message'} ({folder / OUTPUT})")
+def outcome_of(folder: Path, status: int) -> Outcome:
+    """The outcome of the job in ``folder``, whose last attempt ended with ``status``."""
+    return Outcome(0) if status == 0 else Outcome(status, failure(folder, status))

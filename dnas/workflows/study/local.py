@@ -128,7 +128,7 @@ class _Processes:
             attempt, status = attempt + 1, self._once([*runner, str(folder)], environment)
             if status in (0, INTERRUPTED, USER_ERROR) or self._stopped:
                 break
-        return outcome_of(folder, INTERRUPTED if self._stopped and status else status, attempt)
+        return outcome_of(folder, INTERRUPTED if self._stopped and status else status)
 
     @property
     def _stopped(self) -> bool:
