@@ -20,8 +20,8 @@ from dnas.workflows.study.commands import (
     split_command,
     uses_gpu,
 )
-from dnas.workflows.study.config import JobConfig, StudyConfig
-from dnas.workflows.study.references import STUDY, as_text, references, substitute
+from dnas.workflows.study.config import JobConfig, StudyConfig, ranges_of
+from dnas.workflows.study.references import STUDY, TRIAL, as_text, references, substitute
 
 JOBS = "jobs"
 """Folder of the jobs' folders in that of the study."""
@@ -68,12 +68,18 @@ class Job:
         return study / JOBS / self.name
 
 
-def plan(study: StudyConfig, base: Mapping[str, Any] | None = None) -> list[Job]:
+Trials = Mapping[int, Mapping[str, Any]]
+"""The sampled values of trials, by number and name."""
+
+
+def plan(study: StudyConfig, base: Mapping[str, Any] | None = None, trials: Trials | None = None) -> list[Job]:
     """All jobs of a study, each after the jobs that it waits for; ``base``: values that its base defines.
+
+    ``trials``: values that were sampled from the ranges in ``vary``; jobs that depend on them depend on ``trial``.
 
     Raises :class:`UserError` for references to unknown names and for jobs that wait for each other.
     """
-    return _Planner(study, dict(base or {})).jobs()
+    return _Planner(study, dict(base or {}), trials or {}).jobs()
 
 
 def base_values(base: str | None, folder: Path) -> dict[str, Any]:
@@ -91,11 +97,23 @@ def base_values(base: str | None, folder: Path) -> dict[str, Any]:
 
 
 class _Planner:
-    def __init__(self, study: StudyConfig, base: dict[str, Any]) -> None:
+    def __init__(self, study: StudyConfig, base: dict[str, Any], trials: Trials) -> None:
         self._study = study
         self._values = {**base, **study.values}
-        self._points = list(_points(study.vary))
-        self._varied = list(self._points[0]) if self._points else []
+        self._sampled = ranges_of(study)
+        given = (
+            {name: one for name, one in study.vary.items() if name not in self._sampled}
+            if isinstance(study.vary, dict)
+            else study.vary
+        )
+        self._points = list(_points(given))
+        self._varied = list(self._points[0])
+        if self._sampled:
+            chosen = [Choice(str(number), {**values, TRIAL: number}) for number, values in trials.items()]
+            # Without a trial yet, the jobs that depend on none can be run.
+            self._trials = chosen or [Choice("", dict.fromkeys([*self._sampled, TRIAL]))]
+            self._points = [{**point, TRIAL: one} for one in self._trials for point in self._points]
+            self._varied.append(TRIAL)
         self._order = self._sorted()
 
     def jobs(self) -> list[Job]:
@@ -109,7 +127,7 @@ class _Planner:
                 if job.name in found:
                     raise UserError(f"two jobs are called {job.name}: give the values of vary names that differ")
                 found[job.name] = job
-        return list(found.values())
+        return [job for job in found.values() if job.values.get(TRIAL) != ""]
 
     def _job(self, kind: str, point: Point) -> Job:
         settings = self._study.jobs[kind]
@@ -144,6 +162,8 @@ class _Planner:
         def resolve(name: str) -> Any:
             if name == STUDY:
                 return f"${STUDY}"
+            if name in self._sampled or (name == TRIAL and TRIAL in point):
+                return point[TRIAL].value[name]
             if name in point:
                 return point[name].value
             if name in self._study.jobs:
@@ -167,12 +187,13 @@ class _Planner:
         todo = [*settings.after, *references([_words(kind, settings), settings.options])]
         while todo:
             name = todo.pop(0)
-            known = {STUDY: None, **self._values, **dict.fromkeys(self._varied), **self._study.jobs}
+            known = {STUDY: None, **dict.fromkeys([*self._values, *self._varied, *self._sampled]), **self._study.jobs}
             if name not in known:
                 raise UserError(f"jobs.{kind}: ${name} is unknown, known names: {', '.join(known)}")
             if name not in found:
                 found[name] = None
                 todo += references(self._values.get(name))
+                todo += [TRIAL] * (name in self._sampled)
         return list(found)
 
     def _before(self, kind: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import socket
 import sys
 import threading
@@ -29,7 +30,10 @@ JOB = "job.json"
 DONE = "done.json"
 ATTEMPTS = "attempts.jsonl"
 OUTPUT = "output.txt"
+STOP = "stop"
+"""A file of this name in its folder stops a job as Ctrl-C does, and keeps it from being started."""
 _LOCK = ".job.lock"
+_POLL_S = 0.5
 
 INTERRUPTED = 130
 """Exit status of a command that the user stopped."""
@@ -67,12 +71,14 @@ def run_job(folder: Path, execute: Callable[[Sequence[str]], int]) -> int:
     with filelock.FileLock(folder / _LOCK):
         if (folder / DONE).exists():
             return 0
+        if (folder / STOP).exists():
+            return INTERRUPTED
         repair(folder / ATTEMPTS, "attempts of a job")
         started = time.time()
         append_record(folder / ATTEMPTS, {"started": started, "host": socket.gethostname(), "process": os.getpid()})
         status = 1
         try:
-            with _output_to(folder):
+            with _output_to(folder), _stopping_on_request(folder):
                 status = _status(execute, _resolved(job["words"], folder))
         finally:
             ended = {"ended": time.time(), "seconds": round(time.time() - started, 3), "status": status}
@@ -144,6 +150,26 @@ def _status(execute: Callable[[Sequence[str]], int], words: Sequence[str]) -> in
     except Exception:
         traceback.print_exc()
         return 1
+
+
+@contextlib.contextmanager
+def _stopping_on_request(folder: Path) -> Iterator[None]:
+    """Interrupt this process once there is a file :data:`STOP` in the folder."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_POLL_S):
+            if (folder / STOP).exists():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    watcher = threading.Thread(target=watch, name="stop on request", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _resolved(words: Sequence[str], folder: Path) -> list[str]:

@@ -12,6 +12,9 @@ from dnas.errors import UserError
 STUDY = "study"
 """Name of the built-in value that holds the study's folder."""
 
+TRIAL = "trial"
+"""Name of the built-in value that holds the number of the trial, where values are sampled."""
+
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(rf"\$(?:(?P<dollar>\$)|(?P<plain>{_NAME})|\{{(?P<braced>{_NAME})\}}|(?P<wrong>))")
 

@@ -19,6 +19,7 @@ from dnas.workflows.study.graph import Job, base_values, plan
 from dnas.workflows.study.job import INTERRUPTED, is_done, prepare
 from dnas.workflows.study.local import LocalEngine, job_command
 from dnas.workflows.study.status import STUDY_FILE
+from dnas.workflows.study.trials import run_trials
 
 
 def run_study(
@@ -37,16 +38,24 @@ def run_study(
     """
     out, progress = out.resolve(), progress or NoProgress()
     check_names(study, str(out))
-    with _only_one(out):
-        jobs = plan(study, base_values(study.base, out))
+    chosen, command = engine or LocalEngine(), runner or job_command()
+
+    def run(jobs: Sequence[Job]) -> list[str]:
         for job in jobs:
             prepare(job, out)
         write_text(out / STUDY_FILE, dump_yaml(to_mapping(study)))
         waiting = [job for job in jobs if not is_done(job.folder(out))]
-        failed = _run(waiting, len(jobs), out, engine or LocalEngine(), runner or job_command(), progress)
+        return _run(waiting, len(jobs), out, chosen, command, progress)
+
+    with _only_one(out):
+        jobs = plan(study, base_values(study.base, out))
+        if study.optimise is not None:
+            jobs, failed = run_trials(study, out, run)
+        else:
+            failed = run(jobs)
     if failed:
         blocked = sum(not is_done(job.folder(out)) for job in jobs) - len(failed)
-        waits = f"; {blocked} jobs wait for them" if blocked else ""
+        waits = f"; {blocked} jobs wait for them" if blocked and study.optimise is None else ""
         raise UserError(f"{len(failed)} of {len(jobs)} jobs failed{waits}. First: {failed[0]}")
     return jobs
 

@@ -12,6 +12,7 @@ from dnas.json_lines import read_lines
 from dnas.workflows.study.config import StudyConfig, load_study
 from dnas.workflows.study.graph import Job, base_values, plan
 from dnas.workflows.study.job import INTERRUPTED, attempts, is_done, is_running, last_line
+from dnas.workflows.study.trials import read_trials
 
 STUDY_FILE = "study.yaml"
 
@@ -50,7 +51,7 @@ def open_study(folder: Path) -> tuple[StudyConfig, list[Job]]:
     if not (folder / STUDY_FILE).is_file():
         raise UserError(f"{folder}: no study there ({STUDY_FILE} is missing); expected the --out of dnas study")
     study = load_study(folder / STUDY_FILE)
-    return study, plan(study, base_values(study.base, folder))
+    return study, plan(study, base_values(study.base, folder), read_trials(folder))
 
 
 def states(jobs: Sequence[Job], study: Path) -> list[JobState]:
