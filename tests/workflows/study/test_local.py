@@ -183,7 +183,7 @@ def test_a_job_ends_when_the_process_that_started_it_is_killed(local, tmp_path, 
     folder = prepare(plan(study)[0], tmp_path / "study")
     write_text(tmp_path / "study" / STUDY_FILE, dump_yaml(to_mapping(study)))
     command = [*runner(a="slow"), str(folder)]
-    code = "import subprocess, sys; subprocess.run(sys.argv[1:], stdin=subprocess.PIPE)"
+    code = "import subprocess, sys; subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE).wait()"
     parent = subprocess.Popen([sys.executable, "-c", code, *command])
     wait_until(lambda: attempts(folder))
     assert state_of(tmp_path / "study")["a"].state == "running"
