@@ -148,7 +148,7 @@ def _run(command: list[str], number: int, total: int, folder: Path, *, resume: b
     status = main(words)
     if status:
         note(
-            f"stopped at step {number} of {total}; mend it (its search space: {folder / 'space.yaml'}), then go on with "
+            f"stopped at step {number} of {total}; mend it (the space: {folder / 'space.yaml'}), then go on with "
             f"dnas auto ... --out {folder} --resume"
         )
         raise typer.Exit(status)

@@ -1,6 +1,6 @@
 """The published discrete networks, by name, and field-of-view arithmetic."""
 
-from dnas.networks import dwrseg, eseg, fasterseg, regseg  # each registers its networks
+from dnas.networks import deeplab, dwrseg, eseg, fasterseg, regnet, regseg  # each registers its networks
 from dnas.networks.field_of_view import field_of_view
 from dnas.networks.lookup import TORCHVISION, TorchvisionSegmentation, network_by_name, network_names
 from dnas.networks.registry import (
@@ -27,6 +27,7 @@ __all__ = [
     "SegmentationNetwork",
     "TorchvisionSegmentation",
     "create_network",
+    "deeplab",
     "dilation_bounds",
     "dwrseg",
     "eseg",
@@ -38,5 +39,6 @@ __all__ = [
     "network_facts",
     "network_names",
     "register_network",
+    "regnet",
     "regseg",
 ]
