@@ -14,6 +14,7 @@ from typing_extensions import Self
 from dnas.config import Field, apply_overrides, config, parse_config
 from dnas.data.masks import MaskReading
 from dnas.data.orientation import Orientation
+from dnas.data.stored import MAX_PIXELS, PILLOW_MAX_PIXELS
 from dnas.errors import UserError
 from dnas.files import read_yaml
 from dnas.presets import preset_files, read_preset
@@ -21,7 +22,21 @@ from dnas.presets import preset_files, read_preset
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-DatasetName = Literal["streets", "rectangles", "camvid", "cityscapes", "bdd100k", "folder"]
+DatasetName = Literal[
+    "streets",
+    "rectangles",
+    "camvid",
+    "camvid701",
+    "camvid701_unmerged",
+    "cityscapes",
+    "bdd100k",
+    "ade20k",
+    "coco_stuff",
+    "voc",
+    "mapillary",
+    "mapillary_v2",
+    "folder",
+]
 Split = Literal["train", "val", "test"]
 
 BUILT_IN: tuple[DatasetName, ...] = ("streets", "rectangles")
@@ -50,6 +65,7 @@ class DataConfig:
         viewers show them, "stored" if they fit as stored, and the mask is turned like the image; null refuses such
         masks unless only the first is possible.
     channels: of the images; 3 is RGB.
+    max_pixels: files whose header gives more pixels are refused, before anything of that size is allocated.
     """
 
     dataset: DatasetName
@@ -63,6 +79,7 @@ class DataConfig:
     range: tuple[float, float] | None = None
     orientation: Orientation | None = None
     channels: int = Field(default=3, ge=1, le=64)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

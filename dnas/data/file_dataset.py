@@ -13,14 +13,14 @@ from dnas.data.labels import Labels
 from dnas.data.masks import MaskDecoder
 from dnas.data.orientation import Orientation, align_mask
 from dnas.data.pairs import Pair
-from dnas.data.stored import read_stored
+from dnas.data.stored import MAX_PIXELS, read_stored
 from dnas.errors import UserError
 
 
 class FileDataset(SegmentationDataset):
     """Pairs of image and mask files below ``root``, read on access and resized to ``size`` if it is given.
 
-    ``value_range``, ``orientation`` and ``channels``: see :class:`dnas.data.DataConfig`.
+    ``value_range``, ``orientation``, ``channels`` and ``max_pixels``: see :class:`dnas.data.DataConfig`.
     """
 
     def __init__(
@@ -37,12 +37,14 @@ class FileDataset(SegmentationDataset):
         value_range: ValueRange | None = None,
         orientation: Orientation | None = None,
         channels: int = 3,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(name=name, split=split, labels=labels, count=len(pairs), size=size, cache=cache)
         self._root = root
         self._pairs = pairs
         self._decoder = decoder
         self._range, self._orientation, self._channels = value_range, orientation, channels
+        self._max_pixels = max_pixels
 
     def file_name(self, index: int) -> str:
         """The image's path below the root."""
@@ -61,7 +63,7 @@ class FileDataset(SegmentationDataset):
 
     def _read_pair(self, pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
         """Image and mask at the size of the files."""
-        stored_image, stored_mask = read_stored(pair.image), read_stored(pair.mask)
+        stored_image, stored_mask = (read_stored(path, self._max_pixels) for path in (pair.image, pair.mask))
         image = to_image(stored_image, pair.image, self._range, self._channels)
         orientations = stored_image.orientation, stored_mask.orientation
         height, width = image.shape[-2:]

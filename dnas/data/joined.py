@@ -1,54 +1,58 @@
-"""Several splits as one dataset."""
+"""Several splits of a dataset as one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torchvision import tv_tensors
 
 from dnas.data.dataset import SegmentationDataset
-from dnas.data.matching import match_classes
+from dnas.errors import UserError
 
 
 class JoinedDataset(SegmentationDataset):
-    """The images of ``parts``, one after the other, under the name of ``split``; the parts keep their caches.
+    """The items of several datasets of the same classes one after the other, such as train and val as ``trainval``."""
 
-    Classes are in the order of the first part. Raises :class:`UserError` if the parts have classes of other names.
-    """
-
-    def __init__(self, parts: tuple[SegmentationDataset, ...], split: str) -> None:
-        first, *others = parts
-        wanted_by = f"{first.name} {first.split}"
-        parts = (first, *(match_classes(part, first.labels.names, wanted_by) for part in others))
+    def __init__(self, parts: Sequence[SegmentationDataset], split: str) -> None:
+        first = parts[0]
+        if any(part.labels != first.labels for part in parts):
+            names = ", ".join(part.split for part in parts)
+            raise UserError(f"{first.name}: the splits {names} have different classes")
         count = sum(len(part) for part in parts)
         super().__init__(name=first.name, split=split, labels=first.labels, count=count, size=None, cache=False)
-        self._parts = parts
+        self._parts = tuple(parts)
 
-    def fingerprint(self) -> str:
-        """Those of the parts."""
-        return ", ".join(part.fingerprint() for part in self._parts)
-
-    def file_name(self, index: int) -> str:
-        """The name that the part gives it."""
-        part, inner = self._locate(index)
-        return part.file_name(inner)
-
-    def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        part, inner = self._locate(index)
-        image, mask = part[inner]
-        return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
-
-    def _native_size(self, index: int) -> tuple[int, int]:
-        part, inner = self._locate(index)
-        image, _ = part[inner]
-        return int(image.shape[-2]), int(image.shape[-1])
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        part, position = self._find(index)
+        return part[position]
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """That of the first part."""
+        """(height, width) of item 0."""
         return self._parts[0].image_size
 
-    def _locate(self, index: int) -> tuple[SegmentationDataset, int]:
+    def file_name(self, index: int) -> str:
+        """The name that the part has for the item."""
+        part, position = self._find(index)
+        return part.file_name(position)
+
+    def fingerprint(self) -> str:
+        """Those of the parts."""
+        return "; ".join(part.fingerprint() for part in self._parts)
+
+    def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image, mask = self[index]
+        return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
+
+    def _native_size(self, index: int) -> tuple[int, int]:
+        part, position = self._find(index)
+        return part._native_size(position)
+
+    def _find(self, index: int) -> tuple[SegmentationDataset, int]:
+        position = self._position(index)
         for part in self._parts:
-            if index < len(part):
-                return part, index
-            index -= len(part)
-        raise IndexError(f"{self.name} {self.split} has {len(self)} images")
+            if position < len(part):
+                return part, position
+            position -= len(part)
+        raise IndexError(index)  # unreachable: _position has checked the index

@@ -13,7 +13,7 @@ from torch import Tensor
 from dnas.data import SegmentationDataset
 from dnas.data.seeding import mix_seed
 from dnas.progress import Progress
-from dnas.runs import Interrupt, Interrupted, RunFolder
+from dnas.runs import Interrupt, RunFolder
 from dnas.search.calibration import freeze_bn_stats
 from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
@@ -126,8 +126,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
                 total += record["loss_weights"]
                 shown = {} if record["latency_ms"] is None else {"latency": record["latency_ms"]}
                 self.progress.advance(1, loss=record["loss_weights"], **shown)
-                if interrupt.requested:
-                    raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; continue with --resume")
+                self._stop_if(interrupt, epoch)
         return total / steps
 
     def release(self) -> None:
@@ -177,8 +176,8 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
                 _add(latency_gradients, found.latency_gradients)
                 losses.append(found.loss)
                 latencies += [] if found.latency is None else [found.latency]
-        self._average(loss_gradients)
-        latency_ms = float(torch.stack(latencies).mean()) if latencies else 0.0
+        self._average([*loss_gradients, *latency_gradients])
+        latency_ms = self._shared(torch.stack(latencies).mean())[0] if latencies else 0.0
         weight = self.config.latency_weight
         if latencies:
             weight = self.control.weight(latency_ms, loss_gradients, latency_gradients, self.problem.logits)

@@ -27,6 +27,7 @@ class SearchConfig:
         accumulate their gradients in the momenta, which saves memory.
     momentum_precision: precision of the superkernels' gradients and momenta; "bf16" halves their memory and, with
         precision bf16, is faster.
+    precision: "auto" is bf16 on GPUs that have it, else "fp32", in which a GPU computes convolutions in TF32.
     latency_weight: lambda in Eq. 8, per ms; with a latency target, the controller's initial value.
     ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.

@@ -46,7 +46,8 @@ class RetrainConfig:
     auxiliary_weights: weights of the losses of auxiliary heads, in the order of the heads.
     distillation_weight, distillation_direction, distillation_temperature: used if there is a teacher; the direction
         is that of the Kullback-Leibler divergence, "student_teacher" in FasterSeg Eq. 4.
-    precision: "auto" is bf16 (fp16 on older GPUs) on CUDA and fp32 on the CPU.
+    precision: "auto" is bf16 (fp16 on older GPUs) on CUDA and fp32 on the CPU. In "fp32" a GPU computes convolutions in
+        TF32, as PyTorch does by default.
     workers: processes that read and augment images ahead.
     validate_every: epochs between validations; the last epoch is always validated.
     """

@@ -82,6 +82,7 @@ def tuned_convolutions(device: torch.device) -> Iterator[None]:
 def reset_peak_memory(device: torch.device) -> None:
     """Reset the peak of :func:`peak_memory_mb` on a GPU; the peak of a process cannot be reset."""
     if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # statistics cannot be reset before
         torch.cuda.reset_peak_memory_stats(device)
 
 

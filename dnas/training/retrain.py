@@ -187,15 +187,21 @@ class _Retraining:
         self.batches.set_epoch(epoch)
         self.progress.begin(f"retrain {epoch + 1}/{self.config.epochs}", len(self.batches))
         total = 0.0
+        counted = 0
         for step, (images, labels) in enumerate(self.batches):
             loss = self._step(epoch, step, images, labels, interrupt)
-            total += loss
+            if loss is not None:
+                total += loss
+                counted += 1
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             # After the last step no loss would show it, and a saved state of such weights could not be resumed.
             raise self._diverged("weights are not finite", epoch, len(self.batches) - 1)
-        return total / len(self.batches)
+        if not counted:
+            raise self._diverged("no loss is finite", epoch, len(self.batches) - 1)
+        return total / counted
 
-    def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor, interrupt: Interrupt) -> float:
+    def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor, interrupt: Interrupt) -> float | None:
+        """One step of the optimiser; returns the loss, None if the scaler of fp16 skipped a step that overflowed."""
         started = time.perf_counter()
         update = epoch * self.updates_per_epoch + step // self.config.accumulate
         learning_rate = self.config.learning_rate * schedule_factor(self.config, update, self.updates_per_epoch)
@@ -209,7 +215,9 @@ class _Retraining:
         stop = figures.new_tensor([float(interrupt.requested)])
         # Averaged over the processes, so that they all continue, stop or fail at the same step.
         *values, requested = self.accelerator.reduce(torch.cat([figures, stop]), "mean").tolist()
-        if not all(math.isfinite(value) for value in values):
+        overflowed = not all(math.isfinite(value) for value in values)
+        # The scaler of fp16 skips such a step and halves its scale; with a scale below 1 that does not help any more.
+        if overflowed and not (self.scaler.is_enabled() and self.scaler.get_scale() >= 1):
             raise self._diverged(f"the loss is {values[0]}", epoch, step)
         if self._update(loss.total, step) and self.average is not None and (update + 1) % self.config.ema_every == 0:
             self.average.update_parameters(self.network)
@@ -218,20 +226,21 @@ class _Retraining:
                 "kind": "step",
                 "epoch": epoch,
                 "step": step,
-                "loss": values[0],
-                "loss_segmentation": values[1],
-                "loss_distillation": values[2] if self.objective.distills else None,
+                "loss": None if overflowed else values[0],
+                "loss_segmentation": None if overflowed else values[1],
+                "loss_distillation": None if overflowed or not self.objective.distills else values[2],
                 "learning_rate": learning_rate,
                 "seconds": time.perf_counter() - started,
             }
         )
-        self.progress.advance(loss=values[0], learning_rate=learning_rate)
+        shown = {} if overflowed else {"loss": values[0]}
+        self.progress.advance(**shown, learning_rate=learning_rate)
         if requested > 0:
             raise Interrupted(
                 f"stopped in epoch {epoch + 1}; {epoch} of {self.config.epochs} epochs are saved in {self.run.path}, "
                 "continue with --resume"
             )
-        return float(values[0])
+        return None if overflowed else float(values[0])
 
     def _diverged(self, what: str, epoch: int, step: int) -> UserError:
         return UserError(

@@ -25,10 +25,10 @@ from dnas.workflows.derivation import deriver_of_run
 
 def open_splits(
     config: DataConfig,
-    classes: Sequence[str] | None = None,
-    wanted_by: str = "",
     trained_on: str = "train",
     validated_on: str = "val",
+    classes: Sequence[str] | None = None,
+    wanted_by: str = "",
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Training and validation images, with their classes in the order of the names ``classes`` of ``wanted_by``.
 
@@ -90,12 +90,16 @@ class LoadedNetwork:
     run: RunFolder | None = None
 
 
-def load_network(reference: str, num_classes: int | None = None) -> LoadedNetwork:
-    """The network of a run of ``dnas retrain``, of an architecture file, or a published network by name.
+def load_network(reference: str, num_classes: int | None = None, *, rounded: bool = False) -> LoadedNetwork:
+    """The network of a run, of an architecture file, or a published network by name.
 
-    A network of a run has its best weights, any other random ones for ``num_classes`` (default: 19, as in Cityscapes).
+    A network of ``dnas retrain`` has its best weights. That of a search of dilation rates has those of the last epoch
+    and the fractional rates, or with ``rounded`` the derived integer ones. Any other has random weights for
+    ``num_classes`` (default: 19, as in Cityscapes).
     """
     path = Path(reference)
+    if path.is_dir() and RunFolder.open(path).kind == "search":
+        return _network_of_search(path, num_classes, rounded)
     if path.is_dir():
         return _network_of_run(path, num_classes)
     if path.is_file() or reference.endswith((".yaml", ".yml")):
@@ -141,6 +145,21 @@ def inherited_network(architecture: Architecture, search_run: Path) -> nn.Module
         return deriver.inherit(searched_problem(run, deriver, table), architecture)
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{search_run}: its weights do not fit the network: {error}") from None
+
+
+def _network_of_search(path: Path, num_classes: int | None, rounded: bool) -> LoadedNetwork:
+    run, deriver = deriver_of_run(path)
+    classes = deriver.space.num_classes
+    if num_classes not in (None, classes):
+        raise UserError(f"{path}: was searched for {classes} classes, given {num_classes}")
+    return LoadedNetwork(
+        name=path.name,
+        network=deriver.searched_network(run, rounded=rounded).eval(),
+        num_classes=classes,
+        input_size=deriver.space.input_size,
+        augmentation=deriver.space.search.augmentation,
+        run=run,
+    )
 
 
 def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:

@@ -118,8 +118,8 @@ def _splits(
     for path in (resumed, inherit):
         names = None if path is None else recorded_classes(path)
         if names is not None:
-            return open_splits(data, names, str(path), config.trained_on, config.validated_on)
-    return open_splits(data, None, "", config.trained_on, config.validated_on)
+            return open_splits(data, config.trained_on, config.validated_on, names, str(path))
+    return open_splits(data, config.trained_on, config.validated_on)
 
 
 def _frozen(teacher: LoadedNetwork, data: SegmentationDataset) -> nn.Module:

@@ -44,7 +44,7 @@ def run_search(
     _check_table(space, table, allow_mismatch)
     deriver = deriver_of(space)
     target = space.latency_target(table, deriver)
-    splits = open_splits(data, recorded_classes(out) if resume else None, str(out))
+    splits = open_splits(data, classes=recorded_classes(out) if resume else None, wanted_by=str(out))
     require_classes(splits[0].labels.num_classes, space.num_classes, splits[0].name, f"task of {space.name}")
     problem = space.problem(table, seed)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}

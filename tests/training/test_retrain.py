@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from dnas.errors import UserError
 from dnas.progress import NoProgress
 from dnas.runs import Interrupted, RunFolder
 from dnas.training import RetrainConfig, retrain
+from dnas.training.objective import Objective
 
 CLASSES = 6
 """Of the built-in dataset "rectangles"."""
@@ -427,3 +429,49 @@ def test_two_processes_do_the_work_of_one(tmp_path, children):
     weights = RunFolder.open(tmp_path).load_weights("last")
     for name, tensor in RunFolder.open(children / "together").load_weights("last").items():
         torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=1e-5)
+
+
+def test_an_infinite_loss_in_fp16_is_left_to_the_scaler_until_its_scale_is_used_up(tmp_path, monkeypatch):
+    """The scaler is a stand-in, as there is none on a CPU."""
+
+    class Scaler:
+        scale_now, skipped = 2.0, 0
+
+        def is_enabled(self):
+            return True
+
+        def get_scale(self):
+            return self.scale_now
+
+        def scale(self, loss):
+            self.finite = bool(loss.isfinite())
+            return loss
+
+        def step(self, optimizer):
+            if self.finite:
+                optimizer.step()
+
+        def update(self):
+            if not self.finite:
+                self.skipped += 1
+                self.scale_now /= 2
+
+        def state_dict(self):
+            return {}
+
+    scaler = Scaler()
+    monkeypatch.setattr(sys.modules["dnas.training.retrain"], "make_scaler", lambda device, precision: scaler)
+    overflowing = iter([False, True, False])
+    plain = Objective.__call__
+
+    def loss(self, outputs, images, labels):
+        found = plain(self, outputs, images, labels)
+        return dataclasses.replace(found, total=found.total * torch.inf) if next(overflowing, True) else found
+
+    monkeypatch.setattr(Objective, "__call__", loss)
+    config = _config(epochs=1)
+    run = RunFolder.create(tmp_path / "run", "retrain", to_mapping(config), 0, False, device="cpu")
+    with run, pytest.raises(UserError, match="the loss is inf in epoch 1, step 5"):
+        retrain(Tiny(), _data(train=24), run, config, device="cpu")
+    assert scaler.skipped == 2
+    assert [record["loss"] is None for record in run.records("step")] == [False, True, False, True]
