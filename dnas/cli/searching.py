@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dnas.cli.common import (
+    CheckOption,
     DataOption,
     DataSetOption,
     DeviceOption,
@@ -18,6 +19,7 @@ from dnas.cli.common import (
     TensorBoardOption,
     find_table,
     note,
+    parse_check,
 )
 from dnas.errors import UserError
 
@@ -56,6 +58,7 @@ def search(
         bool, typer.Option("--allow-mismatch", help="Accept a table of another device or input size.")
     ] = False,
     tensorboard: TensorBoardOption = False,
+    check: CheckOption = "sample",
 ) -> None:
     """Search for architectures in SPACE on images, with the latencies of a table."""
     from dnas.data import load_data_config
@@ -81,6 +84,7 @@ def search(
             allow_mismatch=allow_mismatch,
             tensorboard=tensorboard,
             progress=progress,
+            check=parse_check(check),
         )
     end_processes()
     scores = ", ".join(f"{name} mIoU {100 * miou:.1f} %" for name, miou in result.miou.items())
@@ -139,6 +143,7 @@ def retrain(
     settings: SetOption = None,
     data_settings: DataSetOption = None,
     tensorboard: TensorBoardOption = False,
+    check: CheckOption = "sample",
 ) -> None:
     """Train a derived (or published) network, with distillation if a teacher is given."""
     from derive import Architecture
@@ -194,6 +199,7 @@ def retrain(
             device=device,
             tensorboard=tensorboard,
             progress=progress,
+            check=parse_check(check),
         )
     end_processes()
     note(f"{out}: best mIoU {100 * result.best_miou:.2f} % after epoch {result.best_epoch + 1} of {result.epochs}")

@@ -86,6 +86,7 @@ class LoadedNetwork:
     num_classes: int
     input_size: tuple[int, int] | None = None
     labels: Labels | None = None
+    class_names: tuple[str, ...] | None = None
     augmentation: AugmentationConfig | None = None
     run: RunFolder | None = None
 
@@ -157,6 +158,7 @@ def _network_of_search(path: Path, num_classes: int | None, rounded: bool) -> Lo
         network=deriver.searched_network(run, rounded=rounded).eval(),
         num_classes=classes,
         input_size=deriver.space.input_size,
+        class_names=recorded_classes(path),
         augmentation=deriver.space.search.augmentation,
         run=run,
     )
@@ -184,6 +186,7 @@ def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
         num_classes=len(names),
         input_size=(height, width),
         labels=Labels(names, colours),
+        class_names=names,
         augmentation=parse_config(RetrainConfig, recipe, source).augmentation,
         run=run,
     )
