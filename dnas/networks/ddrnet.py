@@ -1,4 +1,4 @@
-"""DDRNet-23 and DDRNet-23-slim: two branches with bilateral fusions and deep aggregation pyramid pooling (arXiv 2101.06085)."""
+"""DDRNet-23 and DDRNet-23-slim: two branches that are fused twice, and a pyramid pooling (arXiv 2101.06085)."""
 
 from __future__ import annotations
 

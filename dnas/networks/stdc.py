@@ -78,7 +78,7 @@ class STDCBackbone(nn.Module):
 
 
 class STDCClassifier(nn.Module):
-    """The ImageNet network: a 1x1 convolution, the global average and two linear layers on the map at 1/32 (Table 2)."""
+    """The ImageNet network: a 1x1 convolution, the global average and two linear layers (Table 2)."""
 
     def __init__(self, backbone: STDCBackbone, num_classes: int = 1000) -> None:
         super().__init__()
