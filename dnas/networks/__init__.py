@@ -13,7 +13,7 @@ from dnas.networks import (  # each registers its networks
     stdc,
 )
 from dnas.networks.field_of_view import field_of_view
-from dnas.networks.lookup import TORCHVISION, TorchvisionSegmentation, network_by_name, network_names
+from dnas.networks.lookup import TORCHVISION, TorchvisionSegmentation, is_network_name, network_by_name, network_names
 from dnas.networks.registry import (
     NetworkRegistry,
     PaperFacts,
@@ -47,6 +47,7 @@ __all__ = [
     "fasterseg",
     "field_of_layers",
     "field_of_view",
+    "is_network_name",
     "list_networks",
     "network_by_name",
     "network_facts",
