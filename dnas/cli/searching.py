@@ -149,7 +149,7 @@ def retrain(
     from derive import Architecture
     from dnas.config import apply_overrides, parse_config, to_mapping
     from dnas.data import load_data_config
-    from dnas.networks import network_names
+    from dnas.networks import is_network_name, network_names
     from dnas.progress import RichProgress
     from dnas.training import RetrainConfig, end_processes
     from dnas.workflows.networks import load_network
@@ -164,7 +164,7 @@ def retrain(
         classes = architecture.num_classes
         space = architecture.provenance.get("space")
         searched = search_run or Path(architecture.provenance.get("run", ""))
-    elif network in network_names():
+    elif is_network_name(network):
         options = apply_overrides({}, network_settings or [])
         description = {"name": network, **({"options": options} if options else {})}
     else:

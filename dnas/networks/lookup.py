@@ -1,4 +1,4 @@
-"""Networks by name: the published ones, the small RegSeg, and torchvision's segmentation networks."""
+"""Networks by name: the published ones, the small RegSeg, torchvision's and segmentation_models_pytorch's."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from torch import Tensor, nn
 from dnas.errors import UserError
 from dnas.networks.registry import create_network, list_networks
 from dnas.networks.regseg_small import regseg_small
+from dnas.networks.smp import PREFIX, smp_network
 from dnas.ops import resize
 
 TORCHVISION = "torchvision:"
 _UNPUBLISHED: Mapping[str, Callable[..., nn.Module]] = {"regseg_small": regseg_small}
 
 
+def is_network_name(reference: str) -> bool:
+    """Whether :func:`network_by_name` reads ``reference`` as the name of a network."""
+    return reference in network_names() or reference.startswith(PREFIX)
+
+
 def network_names() -> list[str]:
-    """All names that :func:`network_by_name` knows."""
+    """The names that :func:`network_by_name` knows, except ``smp:DECODER/ENCODER``, of which there are thousands."""
     return [*list_networks(), *_UNPUBLISHED, *(TORCHVISION + name for name in _torchvision_names())]
 
 
@@ -44,11 +50,14 @@ class TorchvisionSegmentation(nn.Module):
 def network_by_name(name: str, num_classes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
     """The network ``name`` with fresh weights: (N, 3, H, W) images to logits (N, num_classes, H, W).
 
-    ``name`` is one of :func:`dnas.networks.list_networks`, ``regseg_small``, or ``torchvision:NAME``; nothing is
-    downloaded unless the options request pretrained weights. Raises :class:`UserError` for an unknown name, listing the
-    known ones, and for options that the network does not accept.
+    ``name`` is one of :func:`dnas.networks.list_networks`, ``regseg_small``, ``torchvision:NAME`` or
+    ``smp:DECODER/ENCODER``, see :func:`dnas.networks.smp.smp_network`; nothing is downloaded unless the options request
+    pretrained weights. Raises :class:`UserError` for an unknown name, listing the known ones, and for options that the
+    network does not accept.
     """
     options = dict(options or {})
+    if name.startswith(PREFIX):
+        return smp_network(name.removeprefix(PREFIX), num_classes, options)
     try:
         if name.startswith(TORCHVISION):
             return _torchvision_network(name.removeprefix(TORCHVISION), num_classes, options)
@@ -57,7 +66,8 @@ def network_by_name(name: str, num_classes: int, options: Mapping[str, Any] | No
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"network {name}: options {options} do not fit: {error}") from None
     if name not in list_networks():
-        raise UserError(f"unknown network {name!r}; known networks: {', '.join(network_names())}")
+        known = ", ".join((*network_names(), f"{PREFIX}DECODER/ENCODER"))
+        raise UserError(f"unknown network {name!r}; known networks: {known}")
     return create_network(name, num_classes, **options)
 
 

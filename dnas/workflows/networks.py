@@ -17,7 +17,14 @@ from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDatase
 from dnas.environment import process_count
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
-from dnas.networks import HasAuxiliaryHeads, list_networks, network_by_name, network_facts, network_names
+from dnas.networks import (
+    HasAuxiliaryHeads,
+    is_network_name,
+    list_networks,
+    network_by_name,
+    network_facts,
+    network_names,
+)
 from dnas.runs import RunFolder, load_into
 from dnas.training import RetrainConfig
 from dnas.workflows.derivation import deriver_of_run
@@ -107,7 +114,7 @@ def load_network(reference: str, num_classes: int | None = None, *, rounded: boo
         architecture = Architecture.load(path)
         classes = num_classes or architecture.num_classes or 19
         return LoadedNetwork(path.stem, architecture.build(classes), classes, architecture.input_size)
-    if reference in network_names():
+    if is_network_name(reference):
         classes, published = num_classes or 19, reference in list_networks()
         size = network_facts(reference).input_size if published else None
         return LoadedNetwork(reference, network_by_name(reference, classes), classes, size)
