@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dnas
-from dnas.cli import demo, derivation, evaluation, latency, networks, searching, submission
+from dnas.cli import data, demo, derivation, evaluation, latency, networks, searching, studying, submission
 from dnas.errors import OldFormatWarning, UserError
 from dnas.library_settings import missing_settings
 
@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(latency.app, name="latency")
+app.add_typer(data.app, name="data")
+app.add_typer(studying.app, name="study")
 app.command("demo")(demo.demo)
 app.command("search")(searching.search)
 app.command("derive")(derivation.derive)

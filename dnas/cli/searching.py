@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dnas.cli.common import (
+    CheckOption,
     DataOption,
     DataSetOption,
     DeviceOption,
@@ -18,6 +19,7 @@ from dnas.cli.common import (
     TensorBoardOption,
     find_table,
     note,
+    parse_check,
 )
 from dnas.errors import UserError
 
@@ -56,6 +58,7 @@ def search(
         bool, typer.Option("--allow-mismatch", help="Accept a table of another device or input size.")
     ] = False,
     tensorboard: TensorBoardOption = False,
+    check: CheckOption = "sample",
 ) -> None:
     """Search for architectures in SPACE on images, with the latencies of a table."""
     from dnas.data import load_data_config
@@ -81,6 +84,7 @@ def search(
             allow_mismatch=allow_mismatch,
             tensorboard=tensorboard,
             progress=progress,
+            check=parse_check(check),
         )
     end_processes()
     scores = ", ".join(f"{name} mIoU {100 * miou:.1f} %" for name, miou in result.miou.items())
@@ -139,6 +143,7 @@ def retrain(
     settings: SetOption = None,
     data_settings: DataSetOption = None,
     tensorboard: TensorBoardOption = False,
+    check: CheckOption = "sample",
 ) -> None:
     """Train a derived (or published) network, with distillation if a teacher is given."""
     from derive import Architecture
@@ -194,6 +199,7 @@ def retrain(
             device=device,
             tensorboard=tensorboard,
             progress=progress,
+            check=parse_check(check),
         )
     end_processes()
     note(f"{out}: best mIoU {100 * result.best_miou:.2f} % after epoch {result.best_epoch + 1} of {result.epochs}")
@@ -215,7 +221,15 @@ def _inherited(network: str, searched: Path | None, wanted: bool | None, by_reci
 
 
 def report(
-    out: Annotated[Path, typer.Option("--out", help="The HTML page to write.")],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Studies or runs to compare on one page.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The HTML page to write; default: report.html in the only DIR.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="NAME", help="Varied value that gets a Pareto front for each value.")
+    ] = None,
     search_run: Annotated[Path | None, typer.Option("--search", help="Run of dnas search.")] = None,
     student: Annotated[Path | None, typer.Option("--student", help="Run of the retrained student.")] = None,
     teacher: Annotated[Path | None, typer.Option("--teacher", help="Run of the retrained teacher.")] = None,
@@ -233,11 +247,23 @@ def report(
         Path | None, typer.Option("--pictures", help="Also write the figures as PNG to this folder.")
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about a search and its retrained networks."""
+    """Write one self-contained HTML page: about a search and its networks, or a comparison of studies and runs."""
     from dnas.progress import RichProgress
     from dnas.report import write_report
+    from dnas.workflows.comparison import gather_comparison
     from dnas.workflows.report import gather_report, write_pictures
 
+    if folders:
+        if any((search_run, student, teacher, ground_truth, pictures)):
+            raise UserError("report: give either folders to compare, or --search, --student and --teacher")
+        page = out or (folders[0] / "report.html" if len(folders) == 1 else None)
+        if page is None:
+            raise UserError("report: several folders need --out, the HTML page to write")
+        write_report(page, gather_comparison(folders, by=by))
+        note(f"{page}: written")
+        return
+    if out is None:
+        raise UserError("report: give --out, the HTML page to write, or the folder of a study")
     with RichProgress() as progress:
         data = gather_report(
             search_run,

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 from dnas.data.dataset import SegmentationDataset
 from dnas.data.sampling import SamplingConfig, class_presence, draw_epoch
 from dnas.data.seeding import mix_seed
+from dnas.data.shared_memory import handed_over, received
 from dnas.data.transforms import TrainTransform, Transform
 from dnas.errors import UserError
 
@@ -127,7 +128,7 @@ class Batches:
         for item in self._loader:
             if isinstance(item, UserError):
                 raise item
-            images, labels = item
+            images, labels = received(item)
             yield images, labels
             if self._iteration is not iteration:
                 raise RuntimeError("another iteration over these batches has started, or they were closed")
@@ -210,11 +211,14 @@ class _Samples:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitems__(self, keys: _Keys) -> Batch | UserError:
-        """A batch. A UserError is returned, not raised: the loader would add the traceback of the worker to it."""
+    def __getitems__(self, keys: _Keys) -> tuple[Any, ...] | UserError:
+        """A batch, see :func:`handed_over`.
+
+        A UserError is returned, not raised: the loader would add the traceback of the worker to it.
+        """
         try:
             samples = [self._sample(*key) for key in keys]
-            return self._stack(samples, keys)
+            return handed_over(self._stack(samples, keys))
         except UserError as error:
             return error
 

@@ -10,6 +10,7 @@ from dnas.data.config import DataConfig
 from dnas.data.dataset import SegmentationDataset
 from dnas.data.joined import JoinedDataset
 from dnas.data.layouts import open_bdd100k, open_camvid, open_cityscapes, open_folder
+from dnas.data.listing import open_files
 from dnas.data.pseudo_labels import WITH_PSEUDO_LABELS, with_pseudo_labels
 from dnas.data.public_layouts import open_ade20k, open_coco_stuff, open_mapillary, open_mapillary_v2, open_voc
 from dnas.errors import UserError
@@ -46,6 +47,7 @@ def open_dataset(config: DataConfig, split: str) -> SegmentationDataset:
         "mapillary": open_mapillary,
         "mapillary_v2": open_mapillary_v2,
         "folder": open_folder,
+        "files": open_files,
     }
     return openers[config.dataset](config, split)
 

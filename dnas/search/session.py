@@ -38,6 +38,7 @@ from dnas.training.device import (
     resolve_precision,
 )
 from dnas.training.losses import OhemCrossEntropy
+from dnas.training.single_values import single_values_explained
 
 Problem = TypeVar("Problem", bound=SearchProblem)
 Config = TypeVar("Config", SearchConfig, JointSearchConfig, OneShotConfig)
@@ -306,7 +307,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self._outputs(self._move(batch)[0], forward)
 
     def _outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.precision), single_values_explained(images):
             outputs = self.problem.outputs(images, forward)
         for logits in outputs.values():
             if logits.shape[1] != self.classes:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.data import SegmentationDataset, batches, train_transform
+from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, train_transform
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
@@ -30,6 +30,7 @@ from dnas.training.norms import frozen_norms, keep_frozen
 from dnas.training.objective import Objective
 from dnas.training.optimizers import make_optimizer, set_learning_rate
 from dnas.training.schedules import schedule_factor
+from dnas.training.single_values import single_values_explained
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
 """Training and validation images."""
@@ -186,9 +187,9 @@ class _Retraining:
         keep_frozen(self.norms)
         self.batches.set_epoch(epoch)
         self.progress.begin(f"retrain {epoch + 1}/{self.config.epochs}", len(self.batches))
-        total = 0.0
-        counted = 0
+        total, counted, is_labelled = 0.0, 0, False
         for step, (images, labels) in enumerate(self.batches):
+            is_labelled = is_labelled or bool((labels != IGNORE_LABEL).any())
             loss = self._step(epoch, step, images, labels, interrupt)
             if loss is not None:
                 total += loss
@@ -196,6 +197,11 @@ class _Retraining:
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             # After the last step no loss would show it, and a saved state of such weights could not be resumed.
             raise self._diverged("weights are not finite", epoch, len(self.batches) - 1)
+        if not is_labelled and self.world == 1:
+            raise UserError(
+                f"no pixel of the training images of epoch {epoch + 1} has a class, all are ignored, so that there is "
+                "nothing to learn; see dnas data check"
+            )
         if not counted:
             raise self._diverged("no loss is finite", epoch, len(self.batches) - 1)
         return total / counted
@@ -208,7 +214,7 @@ class _Retraining:
         set_learning_rate(self.optimizer, learning_rate)
         images = images.to(self.device, non_blocking=True, memory_format=self.layout)
         labels = labels.to(self.device, non_blocking=True)
-        with autocast(self.device, self.config.precision):
+        with autocast(self.device, self.config.precision), single_values_explained(images):
             outputs = self.trained(images)
         loss = self.objective(outputs, images, labels)
         figures = torch.stack([loss.total, loss.segmentation, loss.distillation]).detach().double()

@@ -19,6 +19,7 @@ from dnas.files import write_json
 from dnas.progress import NoProgress, Progress
 from dnas.runs import RunFolder, seed_everything
 from dnas.training import RetrainConfig, RetrainResult, retrain
+from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
 from dnas.workflows.initial import LIBRARIES, initialise
 from dnas.workflows.networks import (
     LoadedNetwork,
@@ -50,6 +51,7 @@ def run_retraining(
     device: str = "auto",
     tensorboard: bool = False,
     progress: Progress | None = None,
+    check: int | None = SAMPLED_IMAGES,
 ) -> RetrainResult:
     """Train a network; ``network`` is {"architecture": {...}} or {"name": ..., "options": {...}}, as stored in the run.
 
@@ -57,6 +59,7 @@ def run_retraining(
     with, see :func:`dnas.workflows.initial.initialise`; what was taken is in ``initial_weights.json`` of the run.
     ``num_classes`` is the number of
     classes of the search; other data raises :class:`UserError` unless ``transfer``.
+    ``check``: number of images of each split that are read before; None for all.
     """
     chosen = resolve_device(device)
     splits = _splits(data, config, out if resume else None, inherit)
@@ -68,6 +71,7 @@ def run_retraining(
         )
     frozen = None if teacher is None else _frozen(teacher, splits[0])
     description = {**network, **({"auxiliary": True} if config.auxiliary_weights else {})}
+    check_sample(splits, data, check, progress)
     configuration = {
         "network": description,
         "data": to_mapping(data),
@@ -102,7 +106,7 @@ def run_retraining(
         device=chosen,
         tensorboard=tensorboard,
         upgrade=partial(_upgrade, configuration),
-        free=("data.root", "data.classes", "data.cache", "retrain.workers", "colours"),
+        free=("data.root", "data.classes", "data.listing", "data.cache", "retrain.workers", "colours"),
     ) as run:
         if taken is not None:
             if run.is_owner:

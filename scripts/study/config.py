@@ -25,11 +25,13 @@ class Method:
     """A way to search.
 
     search: the ``search`` section of the space's configuration. one_search_per_target: whether the search itself has
-        the latency target; otherwise one search derives for all targets.
+        the latency target; otherwise one search derives for all targets. network: changes of the ``network`` section,
+        for the search of a part of the space.
     """
 
     search: dict[str, Any]
     one_search_per_target: bool = True
+    network: dict[str, Any] = Field(default_factory=dict)
 
 
 @config
