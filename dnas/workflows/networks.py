@@ -93,9 +93,9 @@ class LoadedNetwork:
     num_classes: int
     input_size: tuple[int, int] | None = None
     labels: Labels | None = None
-    class_names: tuple[str, ...] | None = None
     augmentation: AugmentationConfig | None = None
     run: RunFolder | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def load_network(reference: str, num_classes: int | None = None, *, rounded: bool = False) -> LoadedNetwork:
