@@ -150,7 +150,7 @@ class _Planner:
             gpus=settings.gpus if settings.gpus is not None else None if uses_gpu(command, options) else 0,
             alone=measures(command, options) if settings.alone is None else settings.alone,
             memory_gb=settings.memory_gb,
-            resources=settings.resources,
+            resources={as_text(self._substitute(key, point)): one for key, one in settings.resources.items()},
             retries=self._study.retries if settings.retries is None else settings.retries,
         )
 
@@ -184,7 +184,7 @@ class _Planner:
     def _names(self, kind: str) -> list[str]:
         """All names that a job refers to, those in values included."""
         settings, found = self._study.jobs[kind], dict[str, None]()
-        todo = [*settings.after, *references([_words(kind, settings), settings.options])]
+        todo = [*settings.after, *references([_words(kind, settings), settings.options, list(settings.resources)])]
         while todo:
             name = todo.pop(0)
             known = {STUDY: None, **dict.fromkeys([*self._values, *self._varied, *self._sampled]), **self._study.jobs}
