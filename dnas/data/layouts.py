@@ -136,4 +136,5 @@ def _file_dataset(
         value_range=config.range,
         orientation=config.orientation,
         channels=config.channels,
+        max_pixels=config.max_pixels,
     )

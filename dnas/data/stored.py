@@ -20,8 +20,17 @@ from dnas.errors import UserError
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm", ".npy"}
 )
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""The formats of these suffixes. Pillow would open any other by its content, some by starting another program."""
+
+MAX_PIXELS = 64_000_000
+"""Default limit on the pixels of an image; a few hundred bytes can claim an image that needs gigabytes."""
+
+PILLOW_MAX_PIXELS = 178_956_970
+"""Pillow refuses larger images itself."""
+
 _TIFF_SUFFIXES = (".tif", ".tiff")
-_ORIENTATION, _BITS, _SAMPLES = 0x0112, 258, 277  # tags of EXIF and TIFF
+_ORIENTATION, _BITS, _SAMPLES, _WIDTH, _HEIGHT = 0x0112, 258, 277, 256, 257  # tags of EXIF and TIFF
 _GREY_SCALES = {"L;2": 85, "L;4": 17}
 """Factor by which Pillow scales grey values of few bits to 0..255."""
 
@@ -53,13 +62,18 @@ class StoredImage:
         return 1 if self.pixels.ndim == 2 else int(self.pixels.shape[2])
 
 
-def read_stored(path: Path) -> StoredImage:
-    """Read a file; one that is missing, truncated, too large or of an unknown kind raises :class:`UserError`."""
+def read_stored(path: Path, max_pixels: int = MAX_PIXELS) -> StoredImage:
+    """Read a file; one that is missing, truncated or of an unknown kind raises :class:`UserError`.
+
+    So does one whose header gives more than ``max_pixels``, before anything of that size is allocated.
+    """
     if path.suffix.lower() == ".npy":
-        return _read_array(path)
+        return _read_array(path, max_pixels)
     try:
-        with _quiet(), Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
+        with _quiet(), _open(path) as image:
+            _check_pixels(path, image.height, image.width, max_pixels)
+            # The further frames of JPEG files are previews and depth maps of cameras.
+            frames = getattr(image, "n_frames", 1) if image.format in ("TIFF", "GIF", "WEBP", "PNG") else 1
             if frames > 1:
                 raise UserError(f"{path}: holds {frames} pages or frames, expected one image; store one a file")
             arguments = _tile_arguments(image)
@@ -72,7 +86,8 @@ def read_stored(path: Path) -> StoredImage:
         raise
     except Exception as error:  # for a broken file the decoders raise OSError, SyntaxError, struct.error, ...
         if isinstance(error, UnidentifiedImageError) and path.suffix.lower() in _TIFF_SUFFIXES:
-            return StoredImage(*_read_tiff(path, error))
+            pixels, bits = _read_tiff(path, error, max_pixels)
+            return StoredImage(pixels, bits, 255 if pixels.dtype == np.uint8 else None)
         raise unreadable(path, error) from None
 
 
@@ -82,7 +97,7 @@ def read_stored_size(path: Path) -> tuple[int, int, int]:
         shape = _read_array(path).pixels.shape
         return int(shape[0]), int(shape[1]), 1
     try:
-        with _quiet(), Image.open(path) as image:
+        with _quiet(), _open(path) as image:
             width, height = image.size
             return height, width, _orientation(image)
     except Exception as error:
@@ -90,6 +105,20 @@ def read_stored_size(path: Path) -> tuple[int, int, int]:
             shape = _read_tiff(path, error)[0].shape
             return int(shape[0]), int(shape[1]), 1
         raise unreadable(path, error) from None
+
+
+def _open(path: Path) -> Image.Image:
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file")  # opening a pipe would wait for its writer
+    return Image.open(path, formats=_FORMATS)
+
+
+def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise UserError(
+            f"{path}: its header gives {width}x{height} pixels, more than max_pixels={max_pixels} of the data; "
+            "raise that (--data-set max_pixels=N) if the file is right, cut it and its mask into tiles, or remove it"
+        )
 
 
 def turned(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
@@ -190,9 +219,10 @@ def _deep_pixels(path: Path) -> npt.NDArray[Any]:
     return pixels
 
 
-def _read_array(path: Path) -> StoredImage:
+def _read_array(path: Path, max_pixels: int = MAX_PIXELS) -> StoredImage:
     try:
-        pixels = np.load(path, allow_pickle=False)
+        # Mapped, so that nothing is allocated for what a header only claims.
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise unreadable(path, error) from None
     except (OSError, ValueError, EOFError) as error:
@@ -201,17 +231,19 @@ def _read_array(path: Path) -> StoredImage:
         raise UserError(
             f"{path}: an array of shape {pixels.shape} and type {pixels.dtype}, expected (H, W[, C]) numbers"
         )
-    pixels = pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
+    _check_pixels(path, int(pixels.shape[0]), int(pixels.shape[1]), max_pixels)
+    pixels = pixels.astype(np.uint8) if pixels.dtype.kind == "b" else np.array(pixels)
     flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     return StoredImage(flat, 8 * pixels.itemsize, 255 if pixels.dtype == np.uint8 else None)
 
 
-def _read_tiff(path: Path, error: Exception | None) -> tuple[npt.NDArray[Any], int]:
+def _read_tiff(path: Path, error: Exception | None, max_pixels: int = MAX_PIXELS) -> tuple[npt.NDArray[Any], int]:
     """The pixels (H, W, C) of a TIFF file that Pillow cannot read, and their bits."""
     described = _describe_tiff(path)
     if described is None:
         raise unreadable(path, error or ValueError("no TIFF header"))
-    samples, bits = described
+    samples, bits, height, width = described
+    _check_pixels(path, height, width, max_pixels)
     try:
         import tifffile
     except ImportError:
@@ -230,8 +262,8 @@ def _read_tiff(path: Path, error: Exception | None) -> tuple[npt.NDArray[Any], i
     return pixels, bits
 
 
-def _describe_tiff(path: Path) -> tuple[int, int] | None:
-    """Channels and bits of a TIFF file, from its header; None if it has none."""
+def _describe_tiff(path: Path) -> tuple[int, int, int, int] | None:
+    """Channels, bits, height and width of a TIFF file, from its header; None if it has none."""
     try:
         with path.open("rb") as stream:
             header = stream.read(8)
@@ -241,7 +273,8 @@ def _describe_tiff(path: Path) -> tuple[int, int] | None:
             stream.seek(directory.next)
             directory.load(stream)
             bits = directory.get(_BITS, (1,))
-            return int(directory.get(_SAMPLES, 1)), int(bits[0] if isinstance(bits, tuple) else bits)
+            height, width = int(directory.get(_HEIGHT, 0)), int(directory.get(_WIDTH, 0))
+            return int(directory.get(_SAMPLES, 1)), int(bits[0] if isinstance(bits, tuple) else bits), height, width
     except Exception:
         return None
 
