@@ -152,6 +152,11 @@ def test_the_base_may_be_a_run(tmp_path):
     found = base_values(str(tmp_path), tmp_path / "study")
     assert found == {"space": "$study/base_space.yaml", "data": "$study/base_data.yaml"}
     assert parse_yaml((tmp_path / "study" / "base_data.yaml").read_text(), "") == run["data"]
+    (tmp_path / "configuration.yaml").write_text(dump_yaml({**run, "data": {"dataset": "rectangles"}}))
+    with pytest.raises(UserError, match="was begun with another base: the data of"):
+        base_values(str(tmp_path), tmp_path / "study")
+    (tmp_path / "configuration.yaml").unlink()
+    assert base_values(str(tmp_path), tmp_path / "study") == found
 
 
 @given(st.text(alphabet="a$ {}_1"), st.integers())

@@ -1,6 +1,7 @@
-"""The studies of the scripts."""
+"""The studies of the scripts and of the documentation."""
 
 import argparse
+from pathlib import Path
 
 from dnas.workflows.study.config import load_study
 from dnas.workflows.study.graph import plan
@@ -23,3 +24,12 @@ def test_the_comparison_of_searches_is_one_study():
     }
     assert 'images={"train": 9, "val": 24, "test": 8}' in words
     assert len(plan(load_study(compare_searches.STUDY), {"space": "x"})) == 1 + 3 * 5 * 3
+
+
+def test_the_example_in_the_documentation():
+    jobs = plan(load_study(Path(__file__).parents[3] / "docs/examples/curve.yaml"), {"space": "fasterseg_demo"})
+    assert len(jobs) == 1 + 8 * 9
+    assert next(job for job in jobs if job.kind == "train_student").after == (
+        "student-target=1.5-seed=0",
+        "train_teacher-target=1.5-seed=0",
+    )
