@@ -1,4 +1,8 @@
-"""The exception and the warning that are meant for the user."""
+"""The exceptions and the warning that are meant for the user."""
+
+from __future__ import annotations
+
+import signal
 
 
 class UserError(Exception):
@@ -10,6 +14,17 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the work; the message says how far it got and how to go on.
+
+    ``number`` is the signal; the command line ends with status 128 + ``number``.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = int(number)
 
 
 class OldFormatWarning(UserWarning):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 import filelock
 import torch
 
-from dnas.errors import UserError
+from dnas.errors import Interrupted, UserError
 from dnas.latency.backends import find_backend
 from dnas.latency.device import describe_device
 from dnas.latency.journal import Journal
@@ -26,7 +27,7 @@ from dnas.latency.workers import measure_on
 from dnas.progress import NoProgress, Progress
 
 
-class BuildInterrupted(UserError):
+class BuildInterrupted(Interrupted):
     """The user stopped a build. Everything measured so far is kept, and ``--resume`` continues from there."""
 
 
@@ -128,10 +129,11 @@ def _measure(
             progress=progress,
             cache_bytes=cache_bytes,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         raise BuildInterrupted(
             f"{out}: interrupted; everything measured so far is kept in {journal.path}, "
-            f"continue with `{_resume_command(command, out)}`"
+            f"continue with `{_resume_command(command, out)}`",
+            getattr(error, "number", signal.SIGINT),
         ) from None
     return measured, time.monotonic() - started
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dnas.data import SegmentationDataset
 from dnas.data.seeding import mix_seed
 from dnas.progress import Progress
-from dnas.runs import Interrupt, Interrupted, RunFolder
+from dnas.runs import Interrupt, RunFolder
 from dnas.search.calibration import freeze_bn_stats
 from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
@@ -127,7 +127,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
                 shown = {} if record["latency_ms"] is None else {"latency": record["latency_ms"]}
                 self.progress.advance(1, loss=record["loss_weights"], **shown)
                 if interrupt.requested:
-                    raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; continue with --resume")
+                    raise self.stopped(epoch)
         return total / steps
 
     def release(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dnas.data import SegmentationDataset, evenly_spaced
 from dnas.data.seeding import mix_seed
 from dnas.progress import Progress
-from dnas.runs import Interrupt, Interrupted, RunFolder
+from dnas.runs import Interrupt, RunFolder
 from dnas.search.config import JointSearchConfig
 from dnas.search.latency_target import LatencyControl, LatencyTarget
 from dnas.search.problem import JointProblem, Pass
@@ -125,7 +125,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
             )
             self.progress.advance(1, loss=loss)
             if interrupt.requested:
-                raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; continue with --resume")
+                raise self.stopped(epoch)
         return total / steps
 
     def _step(

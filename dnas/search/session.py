@@ -19,7 +19,7 @@ from dnas.data import (
     evenly_spaced,
     train_transform,
 )
-from dnas.errors import UserError
+from dnas.errors import Interrupted, UserError
 from dnas.progress import Progress
 from dnas.runs import Interrupt, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
@@ -159,6 +159,13 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self.run.truncate_log(epoch)
         self.accelerator.wait_for_everyone()  # no process may replace the checkpoint before all have read it
         return epoch
+
+    def stopped(self, epoch: int) -> Interrupted:
+        """The exception for a signal in the steps of ``epoch``."""
+        return Interrupted(
+            f"stopped in epoch {epoch + 1}; {epoch} of {self.config.epochs} epochs are saved in {self.run.path}, "
+            "continue with --resume"
+        )
 
     def release(self) -> None:
         """Stop the data workers."""

@@ -25,6 +25,7 @@ from dnas.training.device import (
     reset_peak_memory,
     tuned_convolutions,
 )
+from dnas.training.interruption import interruptible
 from dnas.training.metrics import Evaluation, evaluate
 from dnas.training.objective import Objective
 from dnas.training.optimizers import make_adamw, make_sgd, set_learning_rate
@@ -66,7 +67,7 @@ def retrain(
     job = _Retraining(network, data, run, config, teacher, resolve_device(device), progress or NoProgress())
     try:
         first_epoch = job.restore()
-        with Interrupt(job.progress.message) as interrupt, tuned_convolutions(job.device):
+        with interruptible(run.path, job.progress) as interrupt, tuned_convolutions(job.device):
             for epoch in range(first_epoch, config.epochs):
                 job.run_epoch(epoch, interrupt)
     finally:
