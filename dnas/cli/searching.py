@@ -94,6 +94,9 @@ def retrain(
         list[str] | None,
         typer.Option("--network-set", metavar="KEY=VALUE", help="Option of a network given by its name; repeatable."),
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Allow options of the network to download pretrained weights.")
+    ] = False,
     inherit: Annotated[
         bool | None,
         typer.Option(
@@ -159,6 +162,7 @@ def retrain(
             transfer=transfer,
             teacher=loaded_teacher,
             inherit=_inherited(network, searched, inherit, config.inherit),
+            download=download,
             seed=seed,
             resume=resume,
             device=device,

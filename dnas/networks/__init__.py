@@ -2,7 +2,7 @@
 
 from dnas.networks import dwrseg, eseg, fasterseg, regseg  # each registers its networks
 from dnas.networks.field_of_view import field_of_view
-from dnas.networks.lookup import TorchvisionSegmentation, network_by_name, network_names
+from dnas.networks.lookup import DOWNLOADS, TorchvisionSegmentation, network_by_name, network_names
 from dnas.networks.registry import (
     NetworkRegistry,
     PaperFacts,
@@ -16,6 +16,7 @@ from dnas.networks.segmentation import SegmentationNetwork
 from dnas.receptive_field import DeclaresLayer, Field, Layer, dilation_bounds, field_of_layers
 
 __all__ = [
+    "DOWNLOADS",
     "DeclaresLayer",
     "Field",
     "Layer",

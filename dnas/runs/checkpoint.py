@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dnas.errors import UserError
 from dnas.files import read_bytes, write_atomically
+from dnas.pickles import check_archive
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -34,6 +35,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     try:
         # torch does not verify the checksums that it writes, so it would not notice a flipped bit in a weight.
         intact = zipfile.ZipFile(io.BytesIO(data)).testzip() is None
+        check_archive(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True) if intact else None
     except Exception:  # unpickling a damaged file can raise almost anything
         state = None

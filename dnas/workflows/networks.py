@@ -66,10 +66,15 @@ def load_network(reference: str, num_classes: int | None = None) -> LoadedNetwor
     )
 
 
-def build_network(description: Mapping[str, Any], num_classes: int, source: str) -> nn.Module:
-    """The network described in the configuration of a retraining, by architecture or by name."""
+def build_network(
+    description: Mapping[str, Any], num_classes: int, source: str, *, download: bool = False
+) -> nn.Module:
+    """The network described in the configuration of a retraining, by architecture or by name.
+
+    ``download`` allows options for pretrained weights to download them.
+    """
     if "name" in description:
-        return network_by_name(str(description["name"]), num_classes, description.get("options"))
+        return network_by_name(str(description["name"]), num_classes, description.get("options"), download=download)
     return architecture_from(description.get("architecture", {}), source).build(num_classes)
 
 

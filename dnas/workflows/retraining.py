@@ -31,6 +31,7 @@ def run_retraining(
     transfer: bool = False,
     teacher: LoadedNetwork | None = None,
     inherit: Path | None = None,
+    download: bool = False,
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
@@ -39,7 +40,8 @@ def run_retraining(
 ) -> RetrainResult:
     """Train a network; ``network`` is {"architecture": {...}} or {"name": ..., "options": {...}}, as stored in the run.
 
-    ``inherit``: the run folder of a search whose weights the training begins with. ``num_classes`` is the number of
+    ``inherit``: the run folder of a search whose weights the training begins with. ``download`` allows options of the
+    network to download pretrained weights. ``num_classes`` is the number of
     classes of the search; other data raises :class:`UserError` unless ``transfer``.
     """
     chosen = resolve_device(device)
@@ -63,7 +65,7 @@ def run_retraining(
         "input_size": list(splits[1].image_size),
     }
     seed_everything(mix_seed("network", seed))
-    built: nn.Module = build_network(network, labels.num_classes, source)
+    built: nn.Module = build_network(network, labels.num_classes, source, download=download)
     if inherit is not None:
         if "architecture" not in network or transfer:
             raise UserError(f"{source}: only derived networks with the classes of the search can inherit weights")
