@@ -20,7 +20,7 @@ from dnas.files import parse_yaml
 
 T = TypeVar("T")
 
-__all__ = ["Field", "apply_overrides", "config", "parse_config", "to_mapping"]
+__all__ = ["Field", "apply_overrides", "config", "parse_config", "record", "to_mapping"]
 
 _MOST_PROBLEMS = 20
 _MOST_BITS = 1024  # Python refuses to print much larger numbers
@@ -37,6 +37,16 @@ _WORDING = {
 def config(cls: type[T]) -> type[T]:
     """Class decorator: a frozen keyword-only dataclass whose values are validated and that accepts no extra keys."""
     settings = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+    return cast("type[T]", pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls))
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, Field))
+def record(cls: type[T]) -> type[T]:
+    """Class decorator like :func:`config` for what dnas itself has written: further keys are left out.
+
+    Run folders are data that anyone may have edited or damaged, so every reader checks them by such a class.
+    """
+    settings = pydantic.ConfigDict(extra="ignore", allow_inf_nan=False)
     return cast("type[T]", pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls))
 
 

@@ -37,6 +37,12 @@ DataSetOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+OtherEnvironmentOption = Annotated[
+    bool,
+    typer.Option(
+        "--other-environment", help="Resume although threads, device or versions differ, which may change the result."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")]
 

@@ -11,6 +11,7 @@ from dnas.cli.common import (
     DataOption,
     DataSetOption,
     DeviceOption,
+    OtherEnvironmentOption,
     ResumeOption,
     SeedOption,
     SetOption,
@@ -45,6 +46,7 @@ def search(
         bool, typer.Option("--allow-mismatch", help="Accept a table of another device or input size.")
     ] = False,
     tensorboard: TensorBoardOption = False,
+    other_environment: OtherEnvironmentOption = False,
 ) -> None:
     """Search for architectures in SPACE on images, with the latencies of a table."""
     from dnas.data import load_data_config
@@ -69,6 +71,7 @@ def search(
             device=device,
             allow_mismatch=allow_mismatch,
             tensorboard=tensorboard,
+            other_environment=other_environment,
             progress=progress,
         )
     end_processes()
@@ -117,6 +120,7 @@ def retrain(
     settings: SetOption = None,
     data_settings: DataSetOption = None,
     tensorboard: TensorBoardOption = False,
+    other_environment: OtherEnvironmentOption = False,
 ) -> None:
     """Train a derived (or published) network, with distillation if a teacher is given."""
     from derive import Architecture
@@ -167,6 +171,7 @@ def retrain(
             resume=resume,
             device=device,
             tensorboard=tensorboard,
+            other_environment=other_environment,
             progress=progress,
         )
     end_processes()

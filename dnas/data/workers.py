@@ -54,7 +54,7 @@ def shared(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     if get_worker_info() is None:
         return tensors
     try:
-        return tuple(tensor.share_memory_() for tensor in tensors)
+        return tuple(tensor.share_memory_() for tensor in tensors)  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError) as error:
         raise UserError(f"a data worker cannot share its batch ({_first_line(error)}); {_advice()}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Annotated, Literal
+from typing import Annotated
 
 from torch import nn
 
@@ -33,7 +33,7 @@ class ExportMetadata:
     std: tuple[float, ...] = ()
     parameters: _Count | None = None
     multiply_adds: _Count | None = None
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Annotated[str, Field(pattern="^[a-z0-9]{1,8}$")] = "fp32"
     dnas_version: str = __version__
 
     def to_texts(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ import filelock
 import torch
 
 from dnas.errors import Interrupted, UserError
+from dnas.files import check_replaceable, remove_temporary
 from dnas.latency.backends import find_backend
 from dnas.latency.device import describe_device
 from dnas.latency.journal import Journal
@@ -64,8 +65,10 @@ def build_table(
     find_backend(setup)
     devices = _alike(workers) if workers else (setup.device,)
     items = {item.spec.key: item for item in reversed(inventory)}
+    check_replaceable(out)
     journal_path = out.with_name(f"{out.name}.journal.jsonl")
     with _only_builder(out, journal_path):
+        remove_temporary(out.parent, out.name)
         existing = _existing_table(out, journal_path, resume)
         journal = Journal(journal_path)
         provenance = start_provenance(

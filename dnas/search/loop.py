@@ -8,6 +8,7 @@ import torch
 
 from dnas.data import SegmentationDataset
 from dnas.device import resolve_device
+from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
 from dnas.runs import RunFolder
 from dnas.search.bilevel import BilevelSearch
@@ -77,7 +78,10 @@ def search(
         session.accelerator.wait_for_everyone()  # all processes read the log that one has written
     finally:
         session.release()
-    last = run.records("epoch")[-1]
+    records = run.records("epoch")
+    if not records or not isinstance(records[-1].get("miou"), dict):
+        raise UserError(f"{run.path}: log.jsonl lacks the record of the last epoch; restore it, or start again")
+    last = records[-1]
     return SearchResult(epochs=config.epochs, miou=last["miou"], latency_ms=last["latency_ms"])
 
 

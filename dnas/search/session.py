@@ -37,6 +37,7 @@ from dnas.training.device import (
     resolve_precision,
 )
 from dnas.training.losses import OhemCrossEntropy
+from dnas.training.optimizers import check_loaded
 
 Problem = TypeVar("Problem", bound=SearchProblem)
 Config = TypeVar("Config", SearchConfig, JointSearchConfig, OneShotConfig)
@@ -145,16 +146,19 @@ class SearchSession(ABC, Generic[Problem, Config]):
 
     def restore(self) -> int:
         """Restore the checkpoint of the run folder, if there is one; returns the number of finished epochs."""
-        state = self.run.load_state()
+        state = self.run.load_state(self.config.epochs)
         if state is not None:
             try:
                 load_into(self.problem.weights, state["weights"], self.run.path)
                 load_into(self.problem.architecture, state["architecture"], self.run.path)
                 for name, optimizer in self.optimizers().items():
                     optimizer.load_state_dict(state[name])
+                    check_loaded(optimizer)
                 self.restore_extra(state)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
                 raise UserError(f"{self.run.path}: its checkpoint is not that of this search ({error})") from None
+            if not self.run.has_weights("architecture"):
+                raise UserError(f"{self.run.path}: architecture.safetensors is missing; restore it, or start again")
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
         self.accelerator.wait_for_everyone()  # no process may replace the checkpoint before all have read it

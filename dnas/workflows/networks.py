@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from dnas.config import parse_config
 from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, open_dataset
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
-from dnas.networks import list_networks, network_by_name, network_facts, network_names
+from dnas.networks import DOWNLOADS, list_networks, network_by_name, network_facts, network_names
 from dnas.runs import RunFolder, load_into
+from dnas.runs.configurations import retrain_configuration
 from dnas.training import RetrainConfig
 from dnas.workflows.derivation import deriver_of_run
 
@@ -94,13 +96,16 @@ def inherited_network(architecture: Architecture, search_run: Path) -> nn.Module
 def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
     run = RunFolder.open(path, "retrain")
     source = str(path / "configuration.yaml")
+    stored = retrain_configuration(run)
+    names = stored.classes
     try:
-        names = tuple(str(name) for name in run.configuration["classes"])
-        colours = tuple((int(r), int(g), int(b)) for r, g, b in run.configuration["colours"])
-        height, width = (int(side) for side in run.configuration["input_size"])
-        description, recipe = run.configuration["network"], run.configuration["retrain"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source}: not the configuration of a retraining ({error!r})") from None
+        labels = Labels(names, stored.colours)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    description = {key: value for key, value in dataclasses.asdict(stored.network).items() if value is not None}
+    options = description.get("options")
+    if options is not None:  # the weights are those of the run, so none have to be downloaded
+        description["options"] = {key: value for key, value in options.items() if key not in DOWNLOADS}
     if num_classes not in (None, len(names)):
         raise UserError(f"{path}: was trained for {len(names)} classes, given {num_classes}")
     network = build_network(description, len(names), source)
@@ -109,8 +114,8 @@ def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
         name=path.name,
         network=network.eval(),
         num_classes=len(names),
-        input_size=(height, width),
-        labels=Labels(names, colours),
-        augmentation=parse_config(RetrainConfig, recipe, source).augmentation,
+        input_size=stored.input_size,
+        labels=labels,
+        augmentation=parse_config(RetrainConfig, stored.retrain, source).augmentation,
         run=run,
     )

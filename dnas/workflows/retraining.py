@@ -36,6 +36,7 @@ def run_retraining(
     resume: bool = False,
     device: str = "auto",
     tensorboard: bool = False,
+    other_environment: bool = False,
     progress: Progress | None = None,
 ) -> RetrainResult:
     """Train a network; ``network`` is {"architecture": {...}} or {"name": ..., "options": {...}}, as stored in the run.
@@ -72,7 +73,15 @@ def run_retraining(
         built = inherited_network(architecture_from(network["architecture"], source), inherit)
     frozen = None if teacher is None else teacher.network
     with RunFolder.create(
-        out, "retrain", configuration, seed, resume, device=chosen, tensorboard=tensorboard, upgrade=_upgrade
+        out,
+        "retrain",
+        configuration,
+        seed,
+        resume,
+        device=chosen,
+        tensorboard=tensorboard,
+        upgrade=_upgrade,
+        other_environment=other_environment,
     ) as run:
         return retrain(built, splits, run, config, teacher=frozen, device=chosen, progress=progress)
 

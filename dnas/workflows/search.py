@@ -31,6 +31,7 @@ def run_search(
     device: str = "auto",
     allow_mismatch: bool = False,
     tensorboard: bool = False,
+    other_environment: bool = False,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Search ``space`` on ``data`` with the latencies of ``table``; the run folder ``out`` gets a copy of the table.
@@ -47,7 +48,15 @@ def run_search(
     problem = space.problem(table, seed)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
     with RunFolder.create(
-        out, "search", configuration, seed, resume, device=chosen, tensorboard=tensorboard, upgrade=_upgrade
+        out,
+        "search",
+        configuration,
+        seed,
+        resume,
+        device=chosen,
+        tensorboard=tensorboard,
+        upgrade=_upgrade,
+        other_environment=other_environment,
     ) as run:
         if run.is_owner and table is not None:
             table.save(out / TABLE)
