@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dnas.config import Field, parse_config, record
-from dnas.data import DataConfig, SegmentationDataset, evenly_spaced, open_dataset
+from dnas.data import DataConfig, SegmentationDataset, evenly_spaced, match_classes, open_dataset
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.json_lines import append_record, read_lines, repair
@@ -79,7 +79,9 @@ class Judge:
         source = str(run.path / "configuration.yaml")
 
         def dataset() -> SegmentationDataset:
-            return open_dataset(parse_config(DataConfig, search_configuration(run).data, f"{source}: data"), "train")
+            config = parse_config(DataConfig, search_configuration(run).data, f"{source}: data")
+            found = open_dataset(config, "train")
+            return match_classes(found, search_configuration(run).classes or found.labels.names, str(run.path))
 
         return cls(
             run,

@@ -25,7 +25,7 @@ def process_rank() -> int:
 
 
 def process_count() -> int:
-    """The number of processes that torchrun started; 1 for a process that was started alone."""
+    """The number of processes that torchrun started together with this one; 1 for a process that was started alone."""
     text = os.environ.get("WORLD_SIZE", "1")
     return int(text) if text.isdecimal() else 1
 

@@ -25,6 +25,11 @@ _MAX_YAML_VALUES = 100_000
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
+def user_cache() -> Path:
+    """The folder of this user for files that can be made again: ``dnas`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dnas"
+
+
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call ``write`` with a temporary file beside ``path``, flush it to disk and move it to ``path``.
 

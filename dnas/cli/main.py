@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import dnas
-from dnas.cli import demo, derivation, latency, networks, searching
+from dnas.cli import data, demo, derivation, evaluation, latency, networks, searching, studying, submission
 from dnas.cli.failures import describe
 from dnas.errors import Interrupted, OldFormatWarning
 from dnas.library_settings import missing_settings
@@ -32,12 +32,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(latency.app, name="latency")
+app.add_typer(data.app, name="data")
+app.add_typer(studying.app, name="study")
 app.command("demo")(demo.demo)
 app.command("search")(searching.search)
 app.command("derive")(derivation.derive)
 app.command("retrain")(searching.retrain)
 app.command("report")(searching.report)
-app.command("evaluate")(networks.evaluate)
+app.command("evaluate")(evaluation.evaluate)
+app.command("submission")(submission.submission)
 app.command("export")(networks.export)
 app.command("benchmark")(networks.benchmark)
 app.command("networks")(networks.networks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import multiprocessing.queues
 import os
 import shutil
@@ -13,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
 from dnas.errors import UserError
 
@@ -44,19 +42,6 @@ def start_worker(worker: int) -> None:
 
 def _cannot_send(error: BaseException, batch: object) -> None:
     os._exit(_CANNOT_SEND)
-
-
-def shared(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """``tensors``, in a worker moved to the shared memory, in which they are sent to the main process.
-
-    The loader would do it later, in a thread whose errors are lost. Raises :class:`UserError` if there is no room.
-    """
-    if get_worker_info() is None:
-        return tensors
-    try:
-        return tuple(tensor.share_memory_() for tensor in tensors)  # type: ignore[no-untyped-call]
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"a data worker cannot share its batch ({_first_line(error)}); {_advice()}") from None
 
 
 @contextlib.contextmanager
@@ -108,9 +93,3 @@ def _advice() -> str:
         f"likely causes are too little shared memory{room}, memory, open files or a limit on the size of files: "
         "use fewer workers or none (workers=0), smaller batches, or raise the limit (docker run --shm-size, ulimit)"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno) if error.errno in errno.errorcode else str(error)
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -48,7 +48,7 @@ def benchmark(
     network: nn.Module | str | Path,
     input_size: tuple[int, int] | None = None,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     backend: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
@@ -59,8 +59,8 @@ def benchmark(
     """Benchmark a network, or a file (``.onnx``, ``.pt2``, ``.engine``) in its runtime.
 
     A network needs ``input_size`` (height, width); ``backend`` is one of :data:`dnas.latency.BACKENDS`, by default
-    eager. For a file, input size, backend and precision must match the file if they are given. Timing takes about
-    ``seconds``. ``trust`` allows to load a TensorRT engine, which contains code.
+    cudagraph on CUDA and eager elsewhere. For a file, input size, backend and precision must match the file if they are
+    given. Timing takes about ``seconds``. ``trust`` allows to load a TensorRT engine, which contains code.
 
     The result can be written as JSON: ``latency_ms`` of one batch (median, p10, p90), ``fps`` (images per second),
     ``parameters``, ``multiply_adds`` (of one image; None if unknown for a file), ``input_size``, ``batch``, ``device``,
@@ -68,13 +68,32 @@ def benchmark(
     or the file does not support the settings, and for a file that could run code.
     """
     place = resolve_device(device, mps=True)
-    if isinstance(network, nn.Module):
-        if input_size is None:
-            raise UserError("a network has no fixed input size; give one, for example 512x1024")
-        subject = _of_network(network, (batch, 3, *input_size), place, backend or "eager", precision or "fp32", threads)
-    else:
-        subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch, trust)
-    return _measured(subject, place, threads, seconds)
+
+    def work(look: Callable[[], None]) -> tuple[_Subject, Measurement]:
+        if isinstance(network, nn.Module):
+            if input_size is None:
+                raise UserError("a network has no fixed input size; give one, for example 512x1024")
+            shape = (batch, 3, *input_size)
+            subject = _of_network(network, shape, place, backend or "auto", precision or "fp32", threads)
+        else:
+            subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch, trust)
+        return subject, _measured(subject, place, threads, seconds, look)
+
+    (subject, measurement), peak = with_peak_memory(place, work)
+    return {
+        "latency_ms": {"median": measurement.median, "p10": measurement.p10, "p90": measurement.p90},
+        "fps": 1000 * subject.shape[0] / measurement.median,
+        "parameters": subject.parameters,
+        "multiply_adds": subject.multiply_adds,
+        "input_size": list(subject.shape[2:]),
+        "batch": subject.shape[0],
+        "device": str(place),
+        "backend": subject.backend,
+        "precision": subject.precision,
+        "threads": torch.get_num_threads() if threads is None else threads,
+        "peak_memory_mb": peak,
+        "file": subject.file,
+    }
 
 
 def _of_network(
@@ -86,12 +105,13 @@ def _of_network(
     threads: int | None,
 ) -> _Subject:
     # Fail early, before anything is counted or measured.
-    find_backend(make_setup(device, backend=backend, precision=precision, threads=threads))
+    setup = make_setup(device, backend=backend, precision=precision, threads=threads)
+    find_backend(setup)
     return _Subject(
         module=network,
         shape=shape,
-        run_as=backend,
-        backend=backend,
+        run_as=setup.backend,
+        backend=setup.backend,
         precision=precision,
         parameters=count_parameters(network),
         multiply_adds=count_multiply_adds(network, (shape[2], shape[3])),
@@ -190,11 +210,12 @@ def _of_program(
     if len(inputs) != 1:
         raise UserError(f"{path}: takes {len(inputs)} inputs, expected one of images (N, 3, H, W)")
     backends = ("eager", "compiled", "cudagraph")
+    chosen = backend or make_setup(device).backend
     subject = _Subject(
         module=ProgramModule(program, device),
         shape=_fixed_shape(path, inputs[0].meta["val"].shape, batch),
-        run_as=backend if backend in backends else "eager",
-        backend=backend or "eager",
+        run_as=chosen if chosen in backends else "eager",
+        backend=chosen,
         precision=described.precision if described else "fp32",
         parameters=sum(value.numel() for value in program.parameters()),
         multiply_adds=described.multiply_adds if described else None,
@@ -237,10 +258,20 @@ def _fixed_shape(path: Path, shape: Any, batch: int) -> tuple[int, int, int, int
     return (sizes[0] or batch, 3, sizes[2], sizes[3])
 
 
-def _measured(subject: _Subject, device: torch.device, threads: int | None, seconds: float) -> dict[str, Any]:
+def _measured(
+    subject: _Subject, device: torch.device, threads: int | None, seconds: float, measured: Callable[[], None]
+) -> Measurement:
     try:
-        images = torch.randn(subject.shape, generator=torch.Generator().manual_seed(0))
-        measurement, peak = _timed(subject, images, device, threads, seconds)
+        return measure(
+            subject.module,
+            [torch.randn(subject.shape, generator=torch.Generator().manual_seed(0))],
+            device=device,
+            backend=subject.run_as,
+            precision=subject.run_precision,
+            threads=threads,
+            effort=Effort(time_per_entry=seconds, warm_up_s=0.1 * seconds),
+            measured=measured,
+        )
     except UserError:
         raise
     except Exception as error:
@@ -249,36 +280,3 @@ def _measured(subject: _Subject, device: torch.device, threads: int | None, seco
         # A foreign file can ask for anything: operators that do not fit, more memory than there is.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{subject.file}: its network cannot be run: {reason[:300]}") from error
-    return {
-        "latency_ms": {"median": measurement.median, "p10": measurement.p10, "p90": measurement.p90},
-        "fps": 1000 * subject.shape[0] / measurement.median,
-        "parameters": subject.parameters,
-        "multiply_adds": subject.multiply_adds,
-        "input_size": list(subject.shape[2:]),
-        "batch": subject.shape[0],
-        "device": str(device),
-        "backend": subject.backend,
-        "precision": subject.precision,
-        "threads": torch.get_num_threads() if threads is None else threads,
-        "peak_memory_mb": peak,
-        "file": subject.file,
-    }
-
-
-def _timed(
-    subject: _Subject, images: torch.Tensor, device: torch.device, threads: int | None, seconds: float
-) -> tuple[Measurement, float]:
-    """Latency and peak memory (MB)."""
-    effort = Effort(time_per_entry=seconds, warm_up_s=0.1 * seconds)
-    return with_peak_memory(
-        device,
-        lambda: measure(
-            subject.module,
-            [images],
-            device=device,
-            backend=subject.run_as,
-            precision=subject.run_precision,
-            threads=threads,
-            effort=effort,
-        ),
-    )

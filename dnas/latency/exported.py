@@ -6,19 +6,22 @@ its runtime, and compares one run with the eager module before anything is timed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from dnas.device import device_name
 from dnas.errors import UserError
+from dnas.files import user_cache
 from dnas.latency.setup import MeasurementSetup
-from dnas.latency.statistics import Run
+from dnas.latency.statistics import DeviceRun, Run
 from dnas.runtimes.onnx_model import operator_onnx
 from dnas.runtimes.onnx_runtime import OnnxModule, execution_provider, onnxruntime_version
+from dnas.runtimes.opaque import BindableModule
 from dnas.runtimes.openvino_runtime import OpenVinoModule, cpu_lacks, import_openvino
-from dnas.runtimes.tensorrt_runtime import TensorRTModule, build_engine, import_tensorrt
+from dnas.runtimes.tensorrt_runtime import EngineCache, TensorRTModule, import_tensorrt
 
 # Largest allowed difference from the eager module, relative to its largest output, or to 1 if that is larger.
 # In lower precisions both round, in different places, so this only detects a runtime that computes something else.
@@ -42,15 +45,8 @@ class OnnxRuntime:
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """A session whose inputs and outputs are bound to PyTorch's memory."""
-        new_stream: Any = torch.cuda.Stream
-        session = OnnxModule(
-            _onnx(module, inputs, setup),
-            setup.device,
-            setup.threads,
-            tf32=setup.precision == "tf32",
-            stream=new_stream(setup.device) if setup.device.type == "cuda" else None,
-        )
-        return checked(session.bind(inputs), module, inputs, setup)
+        session = OnnxModule(_onnx(module, inputs, setup), setup.device, setup.threads, tf32=setup.precision == "tf32")
+        return checked(session, module, inputs, setup)
 
 
 class OpenVino:
@@ -72,7 +68,7 @@ class OpenVino:
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """A compiled model with one request, whose inputs and outputs are bound to PyTorch's memory."""
         compiled = OpenVinoModule(_onnx(module, inputs, setup), setup.precision, setup.threads)
-        return checked(compiled.bind(inputs), module, inputs, setup)
+        return checked(compiled, module, inputs, setup)
 
 
 class TensorRT:
@@ -90,22 +86,33 @@ class TensorRT:
         return {"tensorrt": str(import_tensorrt().__version__)}
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
-        """A strongly typed engine, queued on a stream beside PyTorch's."""
-        model = _onnx(module, inputs, setup)
-        engine = build_engine(import_tensorrt(), model, tf32=setup.precision == "tf32")
-        return checked(TensorRTModule(engine, setup.device).bind(inputs), module, inputs, setup)
+        """A strongly typed engine; one that was built before on this GPU is read from the user's cache folder."""
+        model, tf32 = _onnx(module, inputs, setup), setup.precision == "tf32"
+        trt = import_tensorrt()
+        folder = user_cache() / "tensorrt" / f"{trt.__version__}-{device_name(setup.device)}".replace(" ", "_")
+        return checked(
+            TensorRTModule(EngineCache(folder).engine(trt, model, tf32=tf32), setup.device), module, inputs, setup
+        )
 
 
-def checked(
-    run: Callable[[], tuple[torch.Tensor, ...]],
-    module: nn.Module,
-    inputs: Sequence[torch.Tensor],
-    setup: MeasurementSetup,
-) -> Run:
-    """``run``, after one call has been compared with the eager ``module``; a difference raises :class:`UserError`."""
+def bound_run(runtime: BindableModule, inputs: Sequence[torch.Tensor]) -> DeviceRun:
+    """One run of a runtime on these inputs, to be timed on the runtime's own stream if it has one."""
+    return DeviceRun(runtime.bind(inputs), stream=runtime.stream)
+
+
+def checked(runtime: BindableModule, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
+    """A run of ``runtime``, after its outputs have been compared with those of the eager ``module``.
+
+    Raises :class:`UserError` if they differ.
+    """
     expected = module(*inputs)
     wanted = (expected,) if isinstance(expected, torch.Tensor) else _tensors(expected)
-    found = run()
+    bound = runtime.bind(inputs)
+    if runtime.stream is not None:
+        torch.cuda.synchronize(setup.device)  # the inputs have been written on another stream
+    found = bound()
+    if runtime.stream is not None:
+        torch.cuda.synchronize(setup.device)
     if [tuple(tensor.shape) for tensor in found] != [tuple(tensor.shape) for tensor in wanted]:
         raise UserError(
             f"backend {setup.backend} returns shapes {[tuple(t.shape) for t in found]}, the PyTorch module "
@@ -118,7 +125,7 @@ def checked(
                 f"backend {setup.backend} does not compute what PyTorch computes: outputs differ by up to "
                 f"{difference:.3g} in {setup.precision}, allowed is {allowed:.3g}; use another backend or precision"
             )
-    return run
+    return DeviceRun(bound, stream=runtime.stream)
 
 
 def _difference(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> tuple[float, float]:

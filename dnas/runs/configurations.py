@@ -18,15 +18,17 @@ class SearchConfiguration:
     space: dict[str, Any]
     data: dict[str, Any]
     preset: str | None = None
+    classes: tuple[str, ...] | None = None
 
 
 @record
 class NetworkDescription:
-    """The network of a retraining: an architecture, or a name with options."""
+    """The network of a retraining: an architecture, or a name with options; ``auxiliary``: with auxiliary heads."""
 
     architecture: dict[str, Any] | None = None
     name: str | None = None
     options: dict[str, Any] | None = None
+    auxiliary: bool | None = None
 
 
 @record

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -80,11 +80,13 @@ class RunFolder:
         tensorboard: bool = False,
         upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         other_environment: bool = False,
+        free: Collection[str] = (),
     ) -> RunFolder:
         """Begin a run of ``kind`` ("search" or "retrain") in ``path``, or resume the one there.
 
         With ``resume`` a folder without a run begins one (the process may have been killed before it was created).
         ``upgrade`` converts a run's configuration that an earlier version wrote to the current format.
+        ``free``: dotted keys that do not decide the result and may differ from the run that is resumed.
         ``other_environment`` allows to resume with another number of threads, device or version, which may change the
         result. Raises :class:`UserError` when the folder holds a run and ``resume`` is false; when the run there is of
         another kind, seed, configuration (names the first dotted key that differs) or environment; when another process
@@ -101,7 +103,7 @@ class RunFolder:
         try:
             remove_temporary(path)
             if _holds_run(path):
-                environment = _continue(path, kind, wanted, seed, device, upgrade, other_environment)
+                environment = _continue(path, kind, wanted, seed, device, upgrade, free, other_environment)
             else:
                 environment = _begin(path, kind, wanted, seed, device)
         except BaseException:
@@ -300,6 +302,7 @@ def _continue(
     seed: int,
     device: Any,
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None,
+    free: Collection[str],
     other_environment: bool,
 ) -> dict[str, Any]:
     environment = _read_environment(path)
@@ -311,7 +314,7 @@ def _continue(
     if environment["kind"] != kind:
         raise UserError(f"{path}: the run there is a {environment['kind']}, it cannot be resumed as a {kind}")
     for before, wanted in (({"seed": environment["seed"]}, {"seed": seed}), (stored, configuration)):
-        difference = _first_difference(before, wanted)
+        difference = _first_difference(before, wanted, free)
         if difference is not None:
             raise UserError(
                 f"{path}: cannot resume with another configuration: {difference}; "
@@ -349,15 +352,22 @@ def _check_environment(path: Path, before: Mapping[str, Any], now: Mapping[str, 
         )
 
 
-def _first_difference(before: Any, now: Any, name: str = "") -> str | None:
-    """The first dotted key at which two configurations differ, with both values; None when they are equal."""
+def _first_difference(before: Any, now: Any, free: Collection[str], name: str = "") -> str | None:
+    """The first dotted key at which two configurations differ, with both values; None when they are equal.
+
+    The values of ``free`` keys are not compared.
+    """
+    if name in free:
+        return None
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*before, *(key for key in now if key not in before)]:
             inner = f"{name}.{key}" if name else str(key)
+            if inner in free:
+                continue
             if key not in now or key not in before:
                 here, there = ("the run", "this call") if key in before else ("this call", "the run")
                 return f"{inner} is set in {here} but not in {there}"
-            difference = _first_difference(before[key], now[key], inner)
+            difference = _first_difference(before[key], now[key], free, inner)
             if difference is not None:
                 return difference
         return None

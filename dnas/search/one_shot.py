@@ -82,8 +82,7 @@ class OneShotSearch(SearchSession[OneShotProblem, OneShotConfig]):
                     }
                 )
                 self.progress.advance(1, loss=loss)
-                if interrupt.requested:
-                    raise self.stopped(epoch)
+                self._stop_if(interrupt, epoch)
         return total / steps
 
     def _step(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> float:

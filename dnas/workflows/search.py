@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from dnas.latency import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
-from dnas.workflows.networks import open_splits, require_classes
+from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
+from dnas.workflows.networks import deciding, open_splits, recorded_classes, require_classes
 from search_spaces import SearchSpace, space_from
 
 
@@ -33,20 +36,24 @@ def run_search(
     tensorboard: bool = False,
     other_environment: bool = False,
     progress: Progress | None = None,
+    check: int | None = SAMPLED_IMAGES,
 ) -> SearchResult:
     """Search ``space`` on ``data`` with the latencies of ``table``; the run folder ``out`` gets a copy of the table.
 
     Everything that could fail later is checked first: input size, device and entries of the table, the latency target,
     and the number of classes. ``table`` may be None if the space does not require one.
+    ``check``: number of images of each split that are read before; None for all.
     """
     chosen = resolve_device(device)
     _check_table(space, table, allow_mismatch)
     deriver = deriver_of(space)
     target = space.latency_target(table, deriver)
-    splits = open_splits(data)
+    splits = open_splits(data, classes=recorded_classes(out) if resume else None, wanted_by=str(out))
     require_classes(splits[0].labels.num_classes, space.num_classes, splits[0].name, f"task of {space.name}")
+    check_sample(splits, data, check, progress)
     problem = space.problem(table, seed)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
+    configuration |= deciding(splits)
     with RunFolder.create(
         out,
         "search",
@@ -55,8 +62,9 @@ def run_search(
         resume,
         device=chosen,
         tensorboard=tensorboard,
-        upgrade=_upgrade,
         other_environment=other_environment,
+        upgrade=partial(_upgrade, configuration),
+        free=("data.root", "data.classes", "data.listing", "data.cache", "space.search.workers", "space.retrain"),
     ) as run:
         if run.is_owner and table is not None:
             table.save(out / TABLE)
@@ -83,10 +91,14 @@ def _check_table(space: SearchSpace[Any], table: LatencyTable | None, allow_mism
         table.lookup(missing[0])  # raises, naming the entry and the command that measures it
 
 
-def _upgrade(configuration: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a search as an earlier version wrote it, in today's form and with today's defaults."""
+def _upgrade(wanted: Mapping[str, Any], configuration: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a search as an earlier version wrote it, in today's form and with today's defaults.
+
+    What it did not record is taken from ``wanted``, the configuration of this call.
+    """
     space, data = configuration.get("space", {}), configuration.get("data", {})
     return {
+        **{key: wanted[key] for key in ("classes", "images", "processes")},
         **configuration,
         "space": space_from(space, "configuration.yaml").configuration(),
         "data": to_mapping(parse_config(DataConfig, data, "configuration.yaml: data")),
