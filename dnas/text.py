@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
+def encodable(text: str) -> str:
+    """``text`` with what UTF-8 cannot encode, as parts of odd paths, replaced by its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shortened(text: str, length: int) -> str:
     """``text``, with its middle left out if it is longer than ``length``."""
     if len(text) <= length:

@@ -31,6 +31,7 @@ from dnas.errors import UserError
 from dnas.files import read_bytes
 from dnas.latency.spec import OperatorSpec
 from dnas.pickles import check_archive
+from dnas.text import encodable
 from search_spaces.fasterseg import Grid, NetworkPlan
 
 RULES = ("paper", "published-code")
@@ -109,7 +110,7 @@ class PublishedLogits:
         if not wanted or any(scale not in scales for scale in wanted) or wanted != tuple(sorted(set(wanted))):
             raise UserError(f"branches {','.join(map(str, wanted))}: expected some of {', '.join(map(str, scales))}")
         provenance: dict[str, object] = {
-            "file": self.source.name,
+            "file": encodable(self.source.name),
             "space": "fasterseg",
             "which": self.which,
             "rule": _check_rule(rule),
