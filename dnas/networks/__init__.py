@@ -13,7 +13,14 @@ from dnas.networks import (  # each registers its networks
     stdc,
 )
 from dnas.networks.field_of_view import field_of_view
-from dnas.networks.lookup import TORCHVISION, TorchvisionSegmentation, is_network_name, network_by_name, network_names
+from dnas.networks.lookup import (
+    DOWNLOADS,
+    TORCHVISION,
+    TorchvisionSegmentation,
+    is_network_name,
+    network_by_name,
+    network_names,
+)
 from dnas.networks.registry import (
     NetworkRegistry,
     PaperFacts,
@@ -27,6 +34,7 @@ from dnas.networks.segmentation import HasAuxiliaryHeads, SegmentationNetwork
 from dnas.receptive_field import DeclaresLayer, Field, Layer, dilation_bounds, field_of_layers
 
 __all__ = [
+    "DOWNLOADS",
     "TORCHVISION",
     "DeclaresLayer",
     "Field",

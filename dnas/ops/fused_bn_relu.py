@@ -88,9 +88,9 @@ class _FusedBNReLU(torch.autograd.Function):
                 terms = list(_times((to_scale, to_shift), factor))
                 affine = [term + total for term, total in zip(terms, affine, strict=True)] if affine else terms
         for at, of_maps in enumerate(affine):
-            for place, found in enumerate(of_maps.split_with_sizes(widths)):
+            for place, of_norm in enumerate(of_maps.split_with_sizes(widths)):
                 if needs[2 * place + at]:
-                    to_parameters[2 * place + at] = found
+                    to_parameters[2 * place + at] = of_norm
         return _join(to_x) if ctx.needs_input_grad[0] else None, None, *to_parameters
 
 
