@@ -58,8 +58,8 @@ def network_by_name(
 
     ``name`` is one of :func:`dnas.networks.list_networks`, ``regseg_small``, ``torchvision:NAME`` or
     ``smp:DECODER/ENCODER``, see :func:`dnas.networks.smp.smp_network`. Options for pretrained weights are refused
-    unless ``download``, as they may come from a file of unknown origin. Raises :class:`UserError` for an unknown name, listing
-    the known ones, and for options that the network does not accept.
+    unless ``download``, as they may come from a file of unknown origin. Raises :class:`UserError` for an unknown name,
+    listing the known ones, and for options that the network does not accept.
     """
     options = dict(options or {})
     asked = [option for option in DOWNLOADS if options.get(option) not in (None, False)]
