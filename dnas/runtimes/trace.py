@@ -157,10 +157,11 @@ def _fold(module: GraphModule, convolution: Node, norm: Node, name: str) -> None
 
 @contextmanager
 def quiet_torch() -> Iterator[None]:
-    """Suppress the exporter's warnings about its own code (deprecations, optional packages)."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Suppress warnings of torch about its own code, and its log of errors, which are raised as well."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL if logger.name == "torch.export" else logging.ERROR)
     try:
         with warnings.catch_warnings():
             for package in ("torch", "onnxscript", "onnx_ir", "copyreg"):
@@ -168,4 +169,5 @@ def quiet_torch() -> Iterator[None]:
                     warnings.filterwarnings("ignore", category=category, module=rf"{package}(\.|$)")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

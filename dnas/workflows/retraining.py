@@ -46,11 +46,13 @@ def run_retraining(
     transfer: bool = False,
     teacher: LoadedNetwork | None = None,
     inherit: Path | None = None,
+    download: bool = False,
     init: str | None = None,
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
     tensorboard: bool = False,
+    other_environment: bool = False,
     progress: Progress | None = None,
     check: int | None = SAMPLED_IMAGES,
 ) -> RetrainResult:
@@ -58,7 +60,7 @@ def run_retraining(
 
     ``inherit``: the run folder of a search whose weights the training begins with. ``init``: other weights to begin
     with, see :func:`dnas.workflows.initial.initialise`; what was taken is in ``initial_weights.json`` of the run.
-    ``num_classes`` is the number of
+    ``download`` allows options of the network to download pretrained weights. ``num_classes`` is the number of
     classes of the search; other data raises :class:`UserError` unless ``transfer``.
     ``check``: number of images of each split that are read before; None for all.
     """
@@ -88,7 +90,7 @@ def run_retraining(
     if init is not None and inherit is not None:
         raise UserError(f"--init {init}: the network inherits the weights of its search already; give --scratch too")
     seed_everything(mix_seed("network", seed))
-    built: nn.Module = build_network(description, labels.num_classes, source, data.channels)
+    built: nn.Module = build_network(description, labels.num_classes, source, data.channels, download=download)
     if inherit is not None:
         if "architecture" not in network or transfer:
             raise UserError(f"{source}: only derived networks with the classes of the search can inherit weights")
@@ -107,6 +109,7 @@ def run_retraining(
         resume,
         device=chosen,
         tensorboard=tensorboard,
+        other_environment=other_environment,
         upgrade=partial(_upgrade, configuration),
         free=("data.root", "data.classes", "data.listing", "data.cache", "retrain.workers", "colours"),
     ) as run:

@@ -35,6 +35,7 @@ def run_search(
     device: str = "auto",
     allow_mismatch: bool = False,
     tensorboard: bool = False,
+    other_environment: bool = False,
     progress: Progress | None = None,
     check: int | None = SAMPLED_IMAGES,
 ) -> SearchResult:
@@ -64,6 +65,7 @@ def run_search(
         resume,
         device=chosen,
         tensorboard=tensorboard,
+        other_environment=other_environment,
         upgrade=partial(_upgrade, configuration),
         free=("data.root", "data.classes", "data.listing", "data.cache", "space.search.workers", "space.retrain"),
     ) as run:
