@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import random
 import sys
 import tempfile
@@ -211,8 +212,8 @@ search: {pretrain_epochs: 1, search_epochs: 1, batch_size: 2}
 RATES = """
 space: regseg
 task: {input_size: [64, 64], num_classes: 2}
-network: {name: regseg_small, options: {rates: [[1, 2], [1, 2]], width: 16}}
-rates: {upper: 4}
+network: {name: regseg_small, options: {rates: [[1, 2], [1, 2]], width: 32}}
+rates: {upper: 4, allow_gaps: true}
 """
 
 
@@ -255,6 +256,11 @@ def _plain_files(folder: Path) -> Iterator[Kind]:
         "journal.jsonl", folder / "journal.jsonl", lambda: Journal(folder / "journal.jsonl").holder, _lines, _journal
     )
     values = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    np.save(folder / "image.npy", values)
+    yield Kind(
+        "image.npy", folder / "image.npy", lambda: (read_image(folder / "image.npy"), _mask(folder / "image.npy"))
+    )
     for suffix in ("png", "jpg", "bmp", "tiff", "webp"):
         path = folder / f"image.{suffix}"
         Image.fromarray(values).save(path)
@@ -308,7 +314,7 @@ def _run_files(folder: Path) -> Iterator[Kind]:
     for name in ("space", "rates"):
         yield from _search_files(folder / name, SPACE if name == "space" else RATES)
     run = folder / "retrained"
-    network = {"name": "regseg_small", "options": {"rates": [[1, 1], [1, 1]], "width": 16}}
+    network = {"name": "regseg_small", "options": {"rates": [[1, 1], [1, 1]], "width": 32}}
     configuration = {"network": network, "data": {"dataset": "rectangles", "size": [64, 64]}, "retrain": {}}
     configuration |= {"classes": ["a", "b"], "colours": [[1, 2, 3], [4, 5, 6]], "input_size": [64, 64]}
     with RunFolder.create(run, "retrain", configuration, 0, device="cpu") as created:
