@@ -2,8 +2,8 @@
 
 ``python -m scripts.faults --mutations 10000`` damages one good file of each kind that dnas reads in that many ways and
 prints a table of tries and failures; a failure is any exception but ``UserError``, or a reader that takes longer than
-two seconds of CPU time. ``--kind NAME`` restricts it to one kind, ``--minutes M`` runs the coverage-guided fuzzer
-atheris (``pip install atheris``) on the parsers instead. Used by ``tests/test_faults.py`` with few mutations.
+two seconds of CPU time. ``--kind NAME`` restricts it to one kind. ``tests/test_faults.py`` does the same with fewer
+mutations, and ``scripts/faults_guided.py`` is guided by coverage.
 """
 
 from __future__ import annotations
@@ -416,46 +416,8 @@ def _sections(run: Path) -> None:
     selection_sections(opened)
 
 
-def fuzz_guided(minutes: float) -> int:
-    """Run the coverage-guided fuzzer atheris on the parsers for some minutes; returns the number of failures."""
-    import atheris
-
-    with atheris.instrument_imports():
-        from dnas import files, json_lines, limits, pickles  # noqa: F401
-    folder = Path(tempfile.mkdtemp())
-    available = kinds(folder)
-    fast = [
-        *("space.yaml", "data.yaml", "classes.yaml", "space_architecture.yaml", "table.json", "journal.jsonl"),
-        *("table.npy", "state.pt", "weights.safetensors", "space/judged.jsonl", "space/environment.json"),
-    ]
-    chosen = [available[name] for name in fast]
-    for kind in chosen:
-        atheris.instrument_func(kind.read)
-    outcomes = {kind.name: Outcome() for kind in chosen}
-    started = time.monotonic()
-
-    def one(data: bytes) -> None:
-        if time.monotonic() - started > 60 * minutes:
-            _print_table(outcomes, f"atheris, {(time.monotonic() - started) / 60:.1f} minutes")
-            sys.stdout.flush()
-            import os
-
-            os._exit(int(any(outcome.failures for outcome in outcomes.values())))
-        if not data:
-            return
-        kind = chosen[data[0] % len(chosen)]
-        attempt(kind, data[1:], outcomes[kind.name])
-
-    corpus = folder / "corpus"
-    corpus.mkdir()
-    for number, kind in enumerate(chosen):
-        (corpus / f"{number}").write_bytes(bytes([number]) + kind.good)
-    atheris.Setup([sys.argv[0], str(corpus), "-max_len=65536", "-timeout=60", "-verbosity=0"], one)
-    atheris.Fuzz()
-    return 0
-
-
-def _print_table(outcomes: dict[str, Outcome], title: str) -> None:
+def print_table(outcomes: dict[str, Outcome], title: str) -> None:
+    """Print the tries and failures as a table, and the failures on standard error."""
     print(f"{title}\n\n| file | tries | refused | failures |\n|---|---|---|---|")
     for name, outcome in outcomes.items():
         print(f"| {name} | {outcome.tries} | {outcome.refused} | {len(outcome.failures)} |")
@@ -470,16 +432,13 @@ def main() -> int:
     parser.add_argument("--mutations", type=int, default=10_000, help="damaged files of each kind")
     parser.add_argument("--kind", action="append", help="only this kind of file; repeatable")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, help="run atheris for so long instead")
     arguments = parser.parse_args()
-    if arguments.minutes is not None:
-        return fuzz_guided(arguments.minutes)
     outcomes = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, kind in kinds(Path(folder)).items():
             if arguments.kind is None or name in arguments.kind:
                 outcomes[name] = run(kind, arguments.mutations, arguments.seed)
-    _print_table(outcomes, f"{arguments.mutations} mutations of each kind, seed {arguments.seed}")
+    print_table(outcomes, f"{arguments.mutations} mutations of each kind, seed {arguments.seed}")
     return int(any(outcome.failures for outcome in outcomes.values()))
 
 
