@@ -9,6 +9,7 @@ mutations, and ``scripts/faults_guided.py`` is guided by coverage.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import random
@@ -131,11 +132,11 @@ def _damage_value(value: Any, chance: random.Random) -> None:
     if what == 0:
         del holder[key]
     elif what == 1 and isinstance(holder, dict):
-        holder[str(chance.choice(HOSTILE))[:40]] = holder[key]
+        holder[str(chance.choice(HOSTILE))[:40]] = copy.deepcopy(holder[key])
     elif what == 1:
-        holder.append(holder[key])
+        holder.append(copy.deepcopy(holder[key]))
     else:
-        holder[key] = chance.choice(HOSTILE)
+        holder[key] = copy.deepcopy(chance.choice(HOSTILE))
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
