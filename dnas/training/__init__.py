@@ -16,7 +16,7 @@ from dnas.training.device import (
 from dnas.training.losses import OhemCrossEntropy, distillation_loss, resize_logits
 from dnas.training.metrics import Evaluation, SegmentationMetrics, evaluate
 from dnas.training.optimizers import make_sgd, set_learning_rate
-from dnas.training.retrain import RetrainResult, retrain
+from dnas.training.retrain import RetrainResult, is_channels_last, retrain
 from dnas.training.schedules import cosine_decay, exponential_decay, linear_warm_up, poly_decay
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "end_processes",
     "evaluate",
     "exponential_decay",
+    "is_channels_last",
     "linear_warm_up",
     "make_accelerator",
     "make_scaler",

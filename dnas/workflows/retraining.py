@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import Progress
 from dnas.runs import RunFolder, seed_everything
-from dnas.training import RetrainConfig, RetrainResult, retrain
+from dnas.training import RetrainConfig, RetrainResult, is_channels_last, retrain
 from dnas.workflows.networks import LoadedNetwork, build_network, inherited_network, open_splits, require_classes
 
 
@@ -43,6 +44,7 @@ def run_retraining(
     classes of the search; other data raises :class:`UserError` unless ``transfer``.
     """
     chosen = resolve_device(device)
+    config = dataclasses.replace(config, channels_last=is_channels_last(config, chosen))
     splits = open_splits(data)
     labels = splits[0].labels
     if num_classes is not None and num_classes != labels.num_classes and not transfer:
