@@ -25,6 +25,7 @@ from dnas.latency.table import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchProblem
+from dnas.text import encodable
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Architecture(ABC):
 
     def with_provenance(self, **entries: object) -> Self:
         """A copy with additional provenance entries."""
-        provenance = {**self.provenance, **{name: str(value) for name, value in entries.items()}}
+        provenance = {**self.provenance, **{name: encodable(str(value)) for name, value in entries.items()}}
         return dataclasses.replace(self, provenance=provenance)  # type: ignore[type-var]
 
 
@@ -223,6 +224,17 @@ class Deriver(ABC, Generic[Space]):
     def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
         """The network of ``architecture`` with weights copied from the supernet of ``problem``."""
 
+    def searched_network(self, run: RunFolder, *, rounded: bool = False) -> nn.Module:
+        """The network of a finished search with its trained weights, for spaces whose supernet is one network.
+
+        ``rounded``: with the discrete choices of :meth:`derive` instead of the searched values. Raises
+        :class:`UserError` for other spaces.
+        """
+        raise UserError(
+            f"{run.path}: a search of {self.space.name}, whose supernet is not a network to evaluate or to measure; "
+            "derive a network (dnas derive) and retrain it (dnas retrain)"
+        )
+
     def random_architectures(
         self, count: int, seed: int, latency_range: Range | None = None, table: LatencyTable | None = None
     ) -> list[Architecture]:
@@ -298,7 +310,7 @@ class Deriver(ABC, Generic[Space]):
 def provenance_of(run: RunFolder, which: str, rule: str) -> dict[str, str]:
     """The provenance entries of an architecture that was derived from a run."""
     return {
-        "run": str(run.path.resolve()),
+        "run": encodable(str(run.path.resolve())),
         "space": str(run.configuration.get("preset", "")),
         "which": which,
         "rule": rule,

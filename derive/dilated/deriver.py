@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import random
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from derive.base import TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
-from derive.dilated.architecture import BaseNetwork, DilatedArchitecture, with_rates
+from derive.dilated.architecture import BaseNetwork, DilatedArchitecture
 from derive.dilated.rounding import by_block, round_rates, round_to_target
+from derive.judging import searched_problem
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.latency.table import LatencyTable
-from dnas.ops import floor_and_ceil
+from dnas.ops import floor_and_ceil, fractional_layers, round_dilations
 from dnas.runs import RunFolder
 from dnas.search import SearchProblem
 from search_spaces.regseg import DilationLatency, RateSearch, RegSegSpace
@@ -166,7 +168,19 @@ class DilatedDeriver(Deriver[RegSegSpace]):
         """The searched network with the architecture's rates."""
         if not isinstance(architecture, DilatedArchitecture):
             raise UserError(f"not a network of {self.space.name}, expected one with dilation rates")
-        return with_rates(problem.weights, architecture.rates)
+        network = copy.deepcopy(problem.weights)
+        for layer in fractional_layers(network).values():
+            layer.upper = math.inf  # the paper's rounding may exceed a bound
+        return round_dilations(network, lambda _: architecture.rates)
+
+    def searched_network(self, run: RunFolder, *, rounded: bool = False) -> nn.Module:
+        """The searched network with its fractional rates, or with the rounded ones (RegSeg v3, Table 5)."""
+        problem = searched_problem(run, self, None)
+        assert isinstance(problem, RateSearch)
+        problem.assign(self.searched(run, problem))
+        if rounded:
+            return self.inherit(problem, self.derive(run, DeriveOptions()).architecture)
+        return problem.weights
 
     def progress_lines(self, run: RunFolder) -> list[str]:
         """The scores of the predictions that the search saved."""
@@ -188,9 +202,12 @@ class DilatedDeriver(Deriver[RegSegSpace]):
 
     def searched(self, run: RunFolder, problem: RateSearch) -> dict[str, float]:
         """The rates after the last finished epoch, in the order of the network's layers (the file has no order)."""
-        found = {name: float(rate) for name, rate in logits_of(run.load_weights("architecture"), ARCHITECTURE).items()}
-        if found.keys() != problem.layers.keys():
+        tensors = logits_of(run.load_weights("architecture"), ARCHITECTURE)
+        if tensors.keys() != problem.layers.keys() or any(rate.numel() != 1 for rate in tensors.values()):
             raise UserError(f"{run.path}: the layers of the saved rates are not those of its configuration")
+        found = {name: float(rate) for name, rate in tensors.items()}
+        if not all(1 <= rate <= 4096 for rate in found.values()):
+            raise UserError(f"{run.path}: saved rates outside 1 to 4096; architecture.safetensors is damaged")
         return {name: found[name] for name in problem.layers}
 
     def _architecture(self, rates: Mapping[str, int]) -> DilatedArchitecture:

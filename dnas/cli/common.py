@@ -37,7 +37,20 @@ DataSetOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+OtherEnvironmentOption = Annotated[
+    bool,
+    typer.Option(
+        "--other-environment", help="Resume although threads, device or versions differ, which may change the result."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+RatesOption = Annotated[
+    str,
+    typer.Option("--rates", help="Of a search of dilation rates: searched (fractional) or rounded (as dnas derive)."),
+]
+CheckOption = Annotated[
+    str, typer.Option("--check", help="Files to read before: a sample, all or none; broken ones are named at once.")
+]
 TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")]
 
 
@@ -56,9 +69,19 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and 1 <= int(part) <= 16384 for part in parts):
+    if len(parts) != 2 or not all(re.fullmatch("[0-9]{1,5}", part) and 1 <= int(part) <= 16384 for part in parts):
         raise UserError(f"size {text!r}: expected HEIGHTxWIDTH in pixels, for example 360x480")
     return int(parts[0]), int(parts[1])
+
+
+def parse_check(text: str) -> int | None:
+    """``sample``, ``all`` or ``none`` as the number of images of each split to read; None for all."""
+    from dnas.workflows.data_check import SAMPLED_IMAGES
+
+    numbers = {"sample": SAMPLED_IMAGES, "all": None, "none": 0}
+    if text not in numbers:
+        raise UserError(f"check {text!r}: expected sample, all or none")
+    return numbers[text]
 
 
 def parse_duration(text: str) -> float:
@@ -68,3 +91,21 @@ def parse_duration(text: str) -> float:
     if not 1 <= seconds <= 30 * 24 * 3600:
         raise UserError(f"duration {text!r}: expected seconds, or a number with s, m or h, such as 90s, 20m or 1.5h")
     return seconds
+
+
+def wants_rounded(rates: str) -> bool:
+    """Whether ``--rates`` asks for the rounded ones."""
+    if rates not in ("searched", "rounded"):
+        raise UserError(f"rates {rates!r}: expected searched or rounded")
+    return rates == "rounded"
+
+
+def parse_factors(text: str, option: str) -> tuple[float, ...]:
+    """Comma-separated positive numbers, such as ``0.5,1,2``."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value <= 16 for value in values):
+        raise UserError(f"{option} {text!r}: expected numbers between 0 and 16 with commas, for example 0.5,1,2")
+    return values

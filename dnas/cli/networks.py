@@ -1,4 +1,4 @@
-"""``dnas evaluate``, ``dnas export``, ``dnas benchmark`` and ``dnas networks``."""
+"""``dnas export``, ``dnas benchmark`` and ``dnas networks``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from dnas.cli.common import (
-    DataOption,
-    DataSetOption,
-    DeviceOption,
     JsonOption,
+    RatesOption,
     note,
     parse_size,
     print_json,
+    wants_rounded,
 )
 from dnas.errors import UserError
 
@@ -25,49 +24,6 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of 
 SizeOption = Annotated[
     str | None, typer.Option("--size", metavar="HxW", help="Input size; default: that of the network.")
 ]
-
-
-def evaluate(
-    run: RunArgument,
-    data: DataOption,
-    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")] = 1,
-    device: DeviceOption = "auto",
-    data_settings: DataSetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Evaluate a retrained network on images: mIoU, IoU of every class, pixel accuracy."""
-    from dnas.data import load_data_config, open_dataset
-    from dnas.device import resolve_device
-    from dnas.progress import RichProgress
-    from dnas.training import evaluate as evaluate_network
-    from dnas.workflows.networks import require_classes
-
-    if split not in ("train", "val", "test"):
-        raise UserError(f"split {split!r}: expected train, val or test")
-    loaded = _load_run(run)
-    split_name = cast("Literal['train', 'val', 'test']", split)
-    dataset = open_dataset(load_data_config(data, data_settings or []), split_name)
-    require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(run))
-    assert loaded.augmentation is not None
-    with RichProgress() as progress:
-        progress.begin(f"evaluating {len(dataset)} images", len(dataset))
-        result = evaluate_network(
-            loaded.network,
-            dataset,
-            loaded.augmentation,
-            device=resolve_device(device),
-            batch_size=batch_size,
-            progress=progress,
-        )
-    if as_json:
-        print_json(result.to_mapping())
-        return
-    for name, value in result.iou.items():
-        print(f"  {name:<16} {'absent' if value is None else f'{100 * value:5.1f} %'}")
-    print(
-        f"mIoU {100 * result.miou:.2f} %   pixel accuracy {100 * result.pixel_accuracy:.2f} %   {result.images} images"
-    )
 
 
 def export(
@@ -132,9 +88,15 @@ def benchmark(
         ),
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
-    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Classes of an untrained network.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, max=65535, help="Classes of an untrained network.")
+    ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Approximate time of measuring.")] = 3.0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load a TensorRT engine, which contains code that cannot be inspected.")
+    ] = False,
+    rates: RatesOption = "searched",
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, frames per second, parameters, multiply-adds and peak memory."""
@@ -143,10 +105,11 @@ def benchmark(
 
     wanted = parse_size(size)
     options = {"device": device, "backend": backend, "precision": precision, "threads": threads, "seconds": seconds}
+    options["trust"] = trust
     if network.endswith((".onnx", ".pt2", ".engine", ".plan")):
         result = measure(network, wanted, **options)  # type: ignore[arg-type]
     else:
-        loaded = load_network(network, classes)
+        loaded = load_network(network, classes, rounded=wants_rounded(rates))
         input_size = wanted or loaded.input_size
         if input_size is None:
             raise UserError(f"{network}: give the input size, --size HEIGHTxWIDTH")

@@ -9,8 +9,16 @@ from dnas.data.batching import Batch, Batches, batches, evenly_spaced, split_hal
 from dnas.data.config import DataConfig, load_data_config, preset_names
 from dnas.data.dataset import SegmentationDataset, check_dataset
 from dnas.data.labels import IGNORE_LABEL, Labels
+from dnas.data.matching import class_order, match_classes
 from dnas.data.opening import open_dataset
-from dnas.data.transforms import AugmentationConfig, Transform, eval_transform, train_transform
+from dnas.data.sampling import SamplingConfig
+from dnas.data.transforms import (
+    AugmentationConfig,
+    Transform,
+    eval_transform,
+    measured_statistics,
+    train_transform,
+)
 
 __all__ = [
     "IGNORE_LABEL",
@@ -19,13 +27,17 @@ __all__ = [
     "Batches",
     "DataConfig",
     "Labels",
+    "SamplingConfig",
     "SegmentationDataset",
     "Transform",
     "batches",
     "check_dataset",
+    "class_order",
     "eval_transform",
     "evenly_spaced",
     "load_data_config",
+    "match_classes",
+    "measured_statistics",
     "open_dataset",
     "preset_names",
     "split_halves",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from dnas.peak_memory import peak_resident_bytes
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ def with_peak_memory(device: torch.device, work: Callable[[Callable[[], None]], 
     process on systems that cannot reset the peak).
     """
     if device.type == "cuda":
-        torch.cuda.init()  # statistics cannot be reset before
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # statistics cannot be reset before
         torch.cuda.reset_peak_memory_stats(device)
         # PyTorch's own memory is counted exactly, so what its caches hold must not be counted here.
         free = _free_outside_pytorch(device)
@@ -57,4 +58,4 @@ def _peak_resident() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_resident_bytes()

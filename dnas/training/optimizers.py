@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from dnas.training.config import RetrainConfig
+
 
 class HasParameterGroups(Protocol):
     """An optimiser, or accelerate's wrapper around one."""
@@ -48,6 +50,24 @@ def make_adamw(
     return torch.optim.AdamW(_groups(network, weight_decay, decay_norms_and_biases), lr=learning_rate)
 
 
+def make_optimizer(network: nn.Module, config: RetrainConfig) -> torch.optim.Optimizer:
+    """The optimiser that ``config`` names, over the trainable parameters of ``network``."""
+    if config.optimizer == "adamw":
+        return make_adamw(
+            network,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            decay_norms_and_biases=config.decay_norms_and_biases,
+        )
+    return make_sgd(
+        network,
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        decay_norms_and_biases=config.decay_norms_and_biases,
+    )
+
+
 def _groups(
     network: nn.Module, weight_decay: float, decay_norms_and_biases: bool, leave_out: Iterable[nn.Parameter] = ()
 ) -> list[dict[str, Any]]:
@@ -79,3 +99,16 @@ def set_learning_rate(optimizer: HasParameterGroups, learning_rate: float) -> No
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def check_loaded(optimizer: Any) -> None:
+    """Raise :class:`ValueError` if a loaded state does not fit the parameters, which torch does not check."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor) and value.numel() != 1 and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{name} of the optimiser is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
+                    )

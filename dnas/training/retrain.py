@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.data import SegmentationDataset, batches, train_transform
+from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, train_transform
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
@@ -25,10 +25,13 @@ from dnas.training.device import (
     reset_peak_memory,
     tuned_convolutions,
 )
+from dnas.training.interruption import interruptible
 from dnas.training.metrics import Evaluation, evaluate
+from dnas.training.norms import frozen_norms, keep_frozen
 from dnas.training.objective import Objective
-from dnas.training.optimizers import make_adamw, make_sgd, set_learning_rate
+from dnas.training.optimizers import check_loaded, make_optimizer, set_learning_rate
 from dnas.training.schedules import schedule_factor
+from dnas.training.single_values import single_values_explained
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
 """Training and validation images."""
@@ -66,7 +69,7 @@ def retrain(
     job = _Retraining(network, data, run, config, teacher, resolve_device(device), progress or NoProgress())
     try:
         first_epoch = job.restore()
-        with Interrupt(job.progress.message) as interrupt, tuned_convolutions(job.device):
+        with interruptible(run.path, job.progress) as interrupt, tuned_convolutions(job.device):
             for epoch in range(first_epoch, config.epochs):
                 job.run_epoch(epoch, interrupt)
     finally:
@@ -113,34 +116,22 @@ class _Retraining:
             pin_memory=self.device.type == "cuda",
             rank=self.rank,
             world=self.world,
+            sampling=config.sampling,
         )
+        self.updates_per_epoch = -(-len(self.batches) // config.accumulate)
         self.layout = torch.channels_last if is_channels_last(config, self.device) else torch.contiguous_format
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         if teacher is not None:
             teacher.to(device=self.device, memory_format=self.layout).eval()  # type: ignore[call-overload]
         self.objective = Objective(config, train_data, teacher, self.device)
         self.scaler = make_scaler(self.device, config.precision)
-        self.optimizer = self._make_optimizer()
-        self.average = None if config.ema_decay is None else moving_average(self.network, config.ema_decay)
+        self.norms = frozen_norms(self.network) if config.freeze_norms else ()
+        self.optimizer = make_optimizer(self.network, config)
+        self.average = None
+        if config.ema_decay is not None:
+            self.average = moving_average(self.network, config.ema_decay, config.ema_warm_up)
         self.trained: Any = network
         self.best_miou, self.best_epoch = -math.inf, -1
-
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        config = self.config
-        if config.optimizer == "adamw":
-            return make_adamw(
-                self.network,
-                learning_rate=config.learning_rate,
-                weight_decay=config.weight_decay,
-                decay_norms_and_biases=config.decay_norms_and_biases,
-            )
-        return make_sgd(
-            self.network,
-            learning_rate=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            decay_norms_and_biases=config.decay_norms_and_biases,
-        )
 
     @property
     def kept(self) -> nn.Module:
@@ -149,18 +140,25 @@ class _Retraining:
 
     def restore(self) -> int:
         """Load the state in the run folder, if any; returns the number of finished epochs."""
-        state = self.run.load_state()
+        state = self.run.load_state(self.config.epochs)
         if state is not None:
             try:
                 load_into(self.network, state["network"], self.run.path)
                 self.optimizer.load_state_dict(state["optimizer"])
+                check_loaded(self.optimizer)
                 if state["scaler"]:
                     self.scaler.load_state_dict(state["scaler"])
                 if self.average is not None:
                     load_into(self.average, state["average"], self.run.path)
-                self.best_miou, self.best_epoch = state["best"]["miou"], state["best"]["epoch"]
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self.best_miou, self.best_epoch = float(state["best"]["miou"]), int(state["best"]["epoch"])
+            except (KeyError, TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
                 raise UserError(f"{self.run.path}: its state does not fit this retraining ({error})") from None
+            for name in ("last", *(["best"] if self.best_epoch >= 0 else [])):
+                if not self.run.has_weights(name):
+                    raise UserError(
+                        f"{self.run.path}: {name}.safetensors is missing, but epoch {state['epoch']} is finished; "
+                        "restore it, or start again"
+                    )
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
         self.trained = self.accelerator.prepare_model(self.network)
@@ -199,11 +197,12 @@ class _Retraining:
 
     def _train(self, epoch: int, interrupt: Interrupt) -> float:
         self.trained.train()
+        keep_frozen(self.norms)
         self.batches.set_epoch(epoch)
         self.progress.begin(f"retrain {epoch + 1}/{self.config.epochs}", len(self.batches))
-        total = 0.0
-        counted = 0
+        total, counted, is_labelled = 0.0, 0, False
         for step, (images, labels) in enumerate(self.batches):
+            is_labelled = is_labelled or bool((labels != IGNORE_LABEL).any())
             loss = self._step(epoch, step, images, labels, interrupt)
             if loss is not None:
                 total += loss
@@ -211,6 +210,11 @@ class _Retraining:
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             # After the last step no loss would show it, and a saved state of such weights could not be resumed.
             raise self._diverged("weights are not finite", epoch, len(self.batches) - 1)
+        if not is_labelled and self.world == 1:
+            raise UserError(
+                f"no pixel of the training images of epoch {epoch + 1} has a class, all are ignored, so that there is "
+                "nothing to learn; see dnas data check"
+            )
         if not counted:
             raise self._diverged("no loss is finite", epoch, len(self.batches) - 1)
         return total / counted
@@ -218,13 +222,12 @@ class _Retraining:
     def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor, interrupt: Interrupt) -> float | None:
         """One step of the optimiser; returns the loss, None if the scaler of fp16 skipped a step that overflowed."""
         started = time.perf_counter()
-        learning_rate = self.config.learning_rate * schedule_factor(
-            self.config, epoch * len(self.batches) + step, len(self.batches)
-        )
+        update = epoch * self.updates_per_epoch + step // self.config.accumulate
+        learning_rate = self.config.learning_rate * schedule_factor(self.config, update, self.updates_per_epoch)
         set_learning_rate(self.optimizer, learning_rate)
         images = images.to(self.device, non_blocking=True, memory_format=self.layout)
         labels = labels.to(self.device, non_blocking=True)
-        with autocast(self.device, self.config.precision):
+        with autocast(self.device, self.config.precision), single_values_explained(images):
             outputs = self.trained(images)
         loss = self.objective(outputs, images, labels)
         figures = torch.stack([loss.total, loss.segmentation, loss.distillation]).detach().double()
@@ -235,8 +238,7 @@ class _Retraining:
         # The scaler of fp16 skips such a step and halves its scale; with a scale below 1 that does not help any more.
         if overflowed and not (self.scaler.is_enabled() and self.scaler.get_scale() >= 1):
             raise self._diverged(f"the loss is {values[0]}", epoch, step)
-        self._update(loss.total)
-        if self.average is not None and (epoch * len(self.batches) + step + 1) % self.config.ema_every == 0:
+        if self._update(loss.total, step) and self.average is not None and (update + 1) % self.config.ema_every == 0:
             self.average.update_parameters(self.network)
         self.run.log(
             {
@@ -265,14 +267,22 @@ class _Retraining:
             f"rate below {self.config.learning_rate:g}, a longer warm-up, gradient clipping or fp32"
         )
 
-    def _update(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.scaler.scale(loss))
+    def _update(self, loss: Tensor, step: int) -> bool:
+        """Add the gradients of a batch; after the last batch of its group, step and return True."""
+        accumulate = self.config.accumulate
+        within, first = step % accumulate, step // accumulate * accumulate
+        group = min(accumulate, len(self.batches) - first)
+        if within == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.scaler.scale(loss / group))
+        if within + 1 < group:
+            return False
         if self.config.gradient_clipping is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clipping)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return True
 
     def _validate(self, epoch: int) -> Evaluation:
         self.progress.begin(f"validate {epoch + 1}/{self.config.epochs}", len(self.validation_data))

@@ -25,11 +25,13 @@ class Method:
     """A way to search.
 
     search: the ``search`` section of the space's configuration. one_search_per_target: whether the search itself has
-        the latency target; otherwise one search derives for all targets.
+        the latency target; otherwise one search derives for all targets. network: changes of the ``network`` section,
+        for the search of a part of the space.
     """
 
     search: dict[str, Any]
     one_search_per_target: bool = True
+    network: dict[str, Any] = Field(default_factory=dict)
 
 
 @config
@@ -50,6 +52,8 @@ class StudyConfig:
     targets_ms: latency targets. Around each, within ``tolerance``, ``networks_per_target`` random networks are trained.
     spread_networks: further random networks, spread over all latencies of the space.
     repeated_networks: how many of all are trained with ``seeds`` seeds instead of one.
+    supernets: settings of one-shot searches whose ranking of the random networks is measured, by name; within bands of
+        ``band_tolerance`` around the targets as well.
     methods: the searches that are compared, by name. hand_made: networks to compare with, by name.
     """
 
@@ -66,13 +70,20 @@ class StudyConfig:
     spread_networks: int = Field(ge=0)
     repeated_networks: int = Field(ge=0)
     seeds: int = Field(default=3, ge=1)
+    band_tolerance: float = Field(default=0.1, gt=0, lt=1)
+    supernets: dict[str, Method] = Field(default_factory=dict)
     methods: dict[str, Method] = Field(default_factory=dict)
     hand_made: dict[str, HandMade] = Field(default_factory=dict)
 
     @property
     def recipe_key(self) -> str:
-        """Name of the recipe with a digest of its values, so that changed recipes are told apart."""
-        digest = hashlib.sha256(json.dumps(to_mapping(self.recipe), sort_keys=True).encode()).hexdigest()
+        """Name of the recipe with a digest of its values, so that changed recipes are told apart.
+
+        Defaults are left out, so that a new option of the retraining leaves the recipe what it is.
+        """
+        defaults = to_mapping(RetrainConfig())
+        values = {key: value for key, value in to_mapping(self.recipe).items() if value != defaults.get(key)}
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
         return f"{self.recipe_name}-{digest[:6]}"
 
     def open_data(self, root: str | None) -> DataConfig:
