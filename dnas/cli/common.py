@@ -37,10 +37,19 @@ DataSetOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+OtherEnvironmentOption = Annotated[
+    bool,
+    typer.Option(
+        "--other-environment", help="Resume although threads, device or versions differ, which may change the result."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 RatesOption = Annotated[
     str,
     typer.Option("--rates", help="Of a search of dilation rates: searched (fractional) or rounded (as dnas derive)."),
+]
+CheckOption = Annotated[
+    str, typer.Option("--check", help="Files to read before: a sample, all or none; broken ones are named at once.")
 ]
 TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")]
 
@@ -60,9 +69,19 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and 1 <= int(part) <= 16384 for part in parts):
+    if len(parts) != 2 or not all(re.fullmatch("[0-9]{1,5}", part) and 1 <= int(part) <= 16384 for part in parts):
         raise UserError(f"size {text!r}: expected HEIGHTxWIDTH in pixels, for example 360x480")
     return int(parts[0]), int(parts[1])
+
+
+def parse_check(text: str) -> int | None:
+    """``sample``, ``all`` or ``none`` as the number of images of each split to read; None for all."""
+    from dnas.workflows.data_check import SAMPLED_IMAGES
+
+    numbers = {"sample": SAMPLED_IMAGES, "all": None, "none": 0}
+    if text not in numbers:
+        raise UserError(f"check {text!r}: expected sample, all or none")
+    return numbers[text]
 
 
 def parse_duration(text: str) -> float:

@@ -71,7 +71,7 @@ def evaluate(
     from dnas.report import save_figure
     from dnas.report.confusion import confusion_chart
     from dnas.training import evaluate as evaluate_network
-    from dnas.workflows.networks import load_network
+    from dnas.workflows.networks import load_network, require_classes
 
     if boundary is not None and not 0 < boundary < 1:
         raise UserError(f"--boundary {boundary:g}: expected a share of the image's diagonal, for example 0.02")
@@ -82,8 +82,10 @@ def evaluate(
         raise UserError(f"{run}: no such folder, expected a run folder of dnas retrain")
     loaded = load_network(str(run), rounded=wants_rounded(rates))
     dataset = open_dataset(load_data_config(data, data_settings or []), split)
-    assert loaded.labels is not None
-    dataset = match_classes(dataset, loaded.labels.names, str(run))
+    if loaded.class_names is None:  # the run of a search by an earlier version
+        require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(run))
+    else:
+        dataset = match_classes(dataset, loaded.class_names, str(run))
     left_out = () if without is None else tuple(name.strip() for name in without.split(","))
     if unknown := [name for name in left_out if name not in dataset.labels.names]:
         raise UserError(f"--without: no class {unknown[0]!r}, expected some of {', '.join(dataset.labels.names)}")

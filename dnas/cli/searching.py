@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from dnas.cli.common import (
+    CheckOption,
     DataOption,
     DataSetOption,
     DeviceOption,
+    OtherEnvironmentOption,
     ResumeOption,
     SeedOption,
     SetOption,
@@ -18,6 +20,7 @@ from dnas.cli.common import (
     TensorBoardOption,
     find_table,
     note,
+    parse_check,
 )
 from dnas.errors import UserError
 
@@ -56,6 +59,8 @@ def search(
         bool, typer.Option("--allow-mismatch", help="Accept a table of another device or input size.")
     ] = False,
     tensorboard: TensorBoardOption = False,
+    other_environment: OtherEnvironmentOption = False,
+    check: CheckOption = "sample",
 ) -> None:
     """Search for architectures in SPACE on images, with the latencies of a table."""
     from dnas.data import load_data_config
@@ -80,7 +85,9 @@ def search(
             device=device,
             allow_mismatch=allow_mismatch,
             tensorboard=tensorboard,
+            other_environment=other_environment,
             progress=progress,
+            check=parse_check(check),
         )
     end_processes()
     scores = ", ".join(f"{name} mIoU {100 * miou:.1f} %" for name, miou in result.miou.items())
@@ -110,6 +117,9 @@ def retrain(
         list[str] | None,
         typer.Option("--network-set", metavar="KEY=VALUE", help="Option of a network given by its name; repeatable."),
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Allow options of the network to download pretrained weights.")
+    ] = False,
     inherit: Annotated[
         bool | None,
         typer.Option(
@@ -139,12 +149,14 @@ def retrain(
     settings: SetOption = None,
     data_settings: DataSetOption = None,
     tensorboard: TensorBoardOption = False,
+    other_environment: OtherEnvironmentOption = False,
+    check: CheckOption = "sample",
 ) -> None:
     """Train a derived (or published) network, with distillation if a teacher is given."""
     from derive import Architecture
     from dnas.config import apply_overrides, parse_config, to_mapping
     from dnas.data import load_data_config
-    from dnas.networks import network_names
+    from dnas.networks import is_network_name, network_names
     from dnas.progress import RichProgress
     from dnas.training import RetrainConfig, end_processes
     from dnas.workflows.networks import load_network
@@ -159,7 +171,7 @@ def retrain(
         classes = architecture.num_classes
         space = architecture.provenance.get("space")
         searched = search_run or Path(architecture.provenance.get("run", ""))
-    elif network in network_names():
+    elif is_network_name(network):
         options = apply_overrides({}, network_settings or [])
         description = {"name": network, **({"options": options} if options else {})}
     else:
@@ -188,12 +200,15 @@ def retrain(
             transfer=transfer,
             teacher=loaded_teacher,
             inherit=_inherited(network, searched, inherit, config.inherit),
+            download=download,
             init=init,
             seed=seed,
             resume=resume,
             device=device,
             tensorboard=tensorboard,
+            other_environment=other_environment,
             progress=progress,
+            check=parse_check(check),
         )
     end_processes()
     note(f"{out}: best mIoU {100 * result.best_miou:.2f} % after epoch {result.best_epoch + 1} of {result.epochs}")
@@ -215,7 +230,15 @@ def _inherited(network: str, searched: Path | None, wanted: bool | None, by_reci
 
 
 def report(
-    out: Annotated[Path, typer.Option("--out", help="The HTML page to write.")],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Studies or runs to compare on one page.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The HTML page to write; default: report.html in the only DIR.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="NAME", help="Varied value that gets a Pareto front for each value.")
+    ] = None,
     search_run: Annotated[Path | None, typer.Option("--search", help="Run of dnas search.")] = None,
     student: Annotated[Path | None, typer.Option("--student", help="Run of the retrained student.")] = None,
     teacher: Annotated[Path | None, typer.Option("--teacher", help="Run of the retrained teacher.")] = None,
@@ -233,11 +256,23 @@ def report(
         Path | None, typer.Option("--pictures", help="Also write the figures as PNG to this folder.")
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about a search and its retrained networks."""
+    """Write one self-contained HTML page: about a search and its networks, or a comparison of studies and runs."""
     from dnas.progress import RichProgress
     from dnas.report import write_report
+    from dnas.workflows.comparison import gather_comparison
     from dnas.workflows.report import gather_report, write_pictures
 
+    if folders:
+        if any((search_run, student, teacher, ground_truth, pictures)):
+            raise UserError("report: give either folders to compare, or --search, --student and --teacher")
+        page = out or (folders[0] / "report.html" if len(folders) == 1 else None)
+        if page is None:
+            raise UserError("report: several folders need --out, the HTML page to write")
+        write_report(page, gather_comparison(folders, by=by))
+        note(f"{page}: written")
+        return
+    if out is None:
+        raise UserError("report: give --out, the HTML page to write, or the folder of a study")
     with RichProgress() as progress:
         data = gather_report(
             search_run,

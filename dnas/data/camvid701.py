@@ -72,6 +72,7 @@ def _open(config: DataConfig, split: str, *, merged: bool) -> FileDataset:
             labels,
             accept_colours=True,
             colour_labels=merge_table(labels, merged=merged),
+            reading="colours",
         ),
         size=config.size,
         cache=config.cache,

@@ -15,19 +15,28 @@ from dnas.errors import UserError
 class SegmentationDataset(ABC):
     """Images with a label for every pixel.
 
-    ``dataset[i]`` is an image, uint8 (3, H, W) RGB, and its mask, uint8 (H, W) with 255 = ignore. The same index
-    always gives the same pixels. Unusable content raises :class:`UserError` naming the file.
+    ``dataset[i]`` is an image, uint8 (3, H, W) RGB or of other ``channels``, and its mask, uint8 (H, W) with
+    255 = ignore. The same index always gives the same pixels. Unusable content raises :class:`UserError` naming the
+    file.
     """
 
     def __init__(
-        self, *, name: str, split: str, labels: Labels, count: int, size: tuple[int, int] | None, cache: bool
+        self,
+        *,
+        name: str,
+        split: str,
+        labels: Labels,
+        count: int,
+        size: tuple[int, int] | None,
+        cache: bool,
+        channels: int = 3,
     ) -> None:
         self.name = name
         self.split = split
         self.labels = labels
         self._count = count
         self._size = size
-        self._cache = PixelCache(count, size) if cache and size is not None else None
+        self._cache = PixelCache(count, size, channels) if cache and size is not None else None
 
     def __len__(self) -> int:
         return self._count
@@ -45,6 +54,19 @@ class SegmentationDataset(ABC):
     def image_size(self) -> tuple[int, int]:
         """(height, width) of item 0; of every item if the configuration sets a size."""
         return self._size or self._native_size(0)
+
+    @property
+    def is_255_stated(self) -> bool:
+        """Whether the data say what the value 255 means; false if it is ignored by default."""
+        return True
+
+    def native_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of item ``index`` before resizing."""
+        return self._native_size(self._position(index))
+
+    def skipped(self) -> tuple[str, ...]:
+        """What lies beside the files of this split and is not read, in words."""
+        return ()
 
     def fingerprint(self) -> str:
         """A hash of the images by name and size: equal for the same images, wherever they lie."""

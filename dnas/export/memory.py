@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from dnas.peak_memory import peak_resident_bytes
 
 T = TypeVar("T")
 
@@ -57,4 +58,4 @@ def _peak_resident() -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_resident_bytes()

@@ -22,6 +22,7 @@ from dnas.data import (
     eval_transform,
 )
 from dnas.errors import UserError
+from dnas.input_channels import input_channels
 from dnas.progress import NoProgress, Progress
 from dnas.training.boundary import BoundaryIoU
 from dnas.training.device import Precision, autocast
@@ -174,7 +175,7 @@ def evaluate(
 
     ``inference``: another input size than that of the labels, several scales, mirrored images, sliding windows.
     ``boundary``: also the boundary IoU, within this share of the image's diagonal. Raises :class:`UserError` for an
-    empty dataset and for a network of another number of classes.
+    empty dataset, one without a labelled pixel, and a network of another number of classes.
     """
     if len(dataset) == 0:
         raise UserError(f"{dataset.name}: the split {dataset.split} has no images to evaluate on")
@@ -189,7 +190,14 @@ def evaluate(
     transform = eval_transform(augmentation, options.input_size)
     singles = _one_by_one(dataset, transform, share, workers, pin_memory=device.type == "cuda")
 
+    channels = input_channels(network)
+
     def forward(images: Tensor) -> Tensor:
+        if images.shape[1] != channels:
+            raise UserError(
+                f"{dataset.name}: images of {images.shape[1]} channels, the network takes {channels}; use data with "
+                "the channels that it was trained for"
+            )
         with autocast(device, precision):
             logits: Tensor = network(images)
         return logits.float()
@@ -200,11 +208,21 @@ def evaluate(
                 scores = predict(forward, images, (labels.shape[-2], labels.shape[-1]), options)
                 metrics.update(scores, labels)
                 progress.advance(len(images))
-        return metrics.result()
+        return _require_labels(metrics.result(), dataset)
     finally:
         network.train(mode)
         if singles is not None:
             singles.close()
+
+
+def _require_labels(found: Evaluation, dataset: SegmentationDataset) -> Evaluation:
+    """``found``, unless no class occurs; scores of ignored pixels would be 0 whatever the network predicts."""
+    if found.images and all(value is None for value in found.iou.values()):
+        raise UserError(
+            f"{dataset.name} {dataset.split}: no pixel of the {found.images} images has a class, all are ignored, so "
+            "that there is nothing to score; see dnas data check"
+        )
+    return found
 
 
 def _one_by_one(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.data import SegmentationDataset, batches, train_transform
+from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, train_transform
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
@@ -25,11 +25,13 @@ from dnas.training.device import (
     reset_peak_memory,
     tuned_convolutions,
 )
+from dnas.training.interruption import interruptible
 from dnas.training.metrics import Evaluation, evaluate
 from dnas.training.norms import frozen_norms, keep_frozen
 from dnas.training.objective import Objective
-from dnas.training.optimizers import make_optimizer, set_learning_rate
+from dnas.training.optimizers import check_loaded, make_optimizer, set_learning_rate
 from dnas.training.schedules import schedule_factor
+from dnas.training.single_values import single_values_explained
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
 """Training and validation images."""
@@ -67,7 +69,7 @@ def retrain(
     job = _Retraining(network, data, run, config, teacher, resolve_device(device), progress or NoProgress())
     try:
         first_epoch = job.restore()
-        with Interrupt(job.progress.message) as interrupt, tuned_convolutions(job.device):
+        with interruptible(run.path, job.progress) as interrupt, tuned_convolutions(job.device):
             for epoch in range(first_epoch, config.epochs):
                 job.run_epoch(epoch, interrupt)
     finally:
@@ -133,18 +135,25 @@ class _Retraining:
 
     def restore(self) -> int:
         """Load the state in the run folder, if any; returns the number of finished epochs."""
-        state = self.run.load_state()
+        state = self.run.load_state(self.config.epochs)
         if state is not None:
             try:
                 load_into(self.network, state["network"], self.run.path)
                 self.optimizer.load_state_dict(state["optimizer"])
+                check_loaded(self.optimizer)
                 if state["scaler"]:
                     self.scaler.load_state_dict(state["scaler"])
                 if self.average is not None:
                     load_into(self.average, state["average"], self.run.path)
-                self.best_miou, self.best_epoch = state["best"]["miou"], state["best"]["epoch"]
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self.best_miou, self.best_epoch = float(state["best"]["miou"]), int(state["best"]["epoch"])
+            except (KeyError, TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
                 raise UserError(f"{self.run.path}: its state does not fit this retraining ({error})") from None
+            for name in ("last", *(["best"] if self.best_epoch >= 0 else [])):
+                if not self.run.has_weights(name):
+                    raise UserError(
+                        f"{self.run.path}: {name}.safetensors is missing, but epoch {state['epoch']} is finished; "
+                        "restore it, or start again"
+                    )
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
         self.trained = self.accelerator.prepare_model(self.network)
@@ -186,9 +195,9 @@ class _Retraining:
         keep_frozen(self.norms)
         self.batches.set_epoch(epoch)
         self.progress.begin(f"retrain {epoch + 1}/{self.config.epochs}", len(self.batches))
-        total = 0.0
-        counted = 0
+        total, counted, is_labelled = 0.0, 0, False
         for step, (images, labels) in enumerate(self.batches):
+            is_labelled = is_labelled or bool((labels != IGNORE_LABEL).any())
             loss = self._step(epoch, step, images, labels, interrupt)
             if loss is not None:
                 total += loss
@@ -196,6 +205,11 @@ class _Retraining:
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             # After the last step no loss would show it, and a saved state of such weights could not be resumed.
             raise self._diverged("weights are not finite", epoch, len(self.batches) - 1)
+        if not is_labelled and self.world == 1:
+            raise UserError(
+                f"no pixel of the training images of epoch {epoch + 1} has a class, all are ignored, so that there is "
+                "nothing to learn; see dnas data check"
+            )
         if not counted:
             raise self._diverged("no loss is finite", epoch, len(self.batches) - 1)
         return total / counted
@@ -208,7 +222,7 @@ class _Retraining:
         set_learning_rate(self.optimizer, learning_rate)
         images = images.to(self.device, non_blocking=True, memory_format=self.layout)
         labels = labels.to(self.device, non_blocking=True)
-        with autocast(self.device, self.config.precision):
+        with autocast(self.device, self.config.precision), single_values_explained(images):
             outputs = self.trained(images)
         loss = self.objective(outputs, images, labels)
         figures = torch.stack([loss.total, loss.segmentation, loss.distillation]).detach().double()

@@ -14,10 +14,12 @@ from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig
 from dnas.device import resolve_device
 from dnas.errors import UserError
+from dnas.input_channels import with_input_channels
 from dnas.latency import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
+from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
 from dnas.workflows.networks import deciding, open_splits, recorded_classes, require_classes
 from search_spaces import SearchSpace, space_from
 
@@ -33,20 +35,26 @@ def run_search(
     device: str = "auto",
     allow_mismatch: bool = False,
     tensorboard: bool = False,
+    other_environment: bool = False,
     progress: Progress | None = None,
+    check: int | None = SAMPLED_IMAGES,
 ) -> SearchResult:
     """Search ``space`` on ``data`` with the latencies of ``table``; the run folder ``out`` gets a copy of the table.
 
     Everything that could fail later is checked first: input size, device and entries of the table, the latency target,
     and the number of classes. ``table`` may be None if the space does not require one.
+    ``check``: number of images of each split that are read before; None for all.
     """
     chosen = resolve_device(device)
+    space = _with_statistics(space, data)
     _check_table(space, table, allow_mismatch)
     deriver = deriver_of(space)
     target = space.latency_target(table, deriver)
     splits = open_splits(data, classes=recorded_classes(out) if resume else None, wanted_by=str(out))
     require_classes(splits[0].labels.num_classes, space.num_classes, splits[0].name, f"task of {space.name}")
+    check_sample(splits, data, check, progress)
     problem = space.problem(table, seed)
+    with_input_channels(problem.weights, data.channels)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
     configuration |= deciding(splits)
     with RunFolder.create(
@@ -57,8 +65,9 @@ def run_search(
         resume,
         device=chosen,
         tensorboard=tensorboard,
+        other_environment=other_environment,
         upgrade=partial(_upgrade, configuration),
-        free=("data.root", "data.classes", "data.cache", "space.search.workers", "space.retrain"),
+        free=("data.root", "data.classes", "data.listing", "data.cache", "space.search.workers", "space.retrain"),
     ) as run:
         if run.is_owner and table is not None:
             table.save(out / TABLE)
@@ -66,6 +75,16 @@ def run_search(
         judge = Judge(run, deriver, lambda: splits[0], lambda: problem, device=chosen, progress=progress)
         deriver.finish_search(run, judge)
         return result
+
+
+def _with_statistics(space: SearchSpace[Any], data: DataConfig) -> SearchSpace[Any]:
+    """``space`` with the mean and deviation of ``data`` in the settings of its trainings."""
+    if data.mean is None or data.std is None:
+        return space
+    values = space.configuration()
+    for part in ("search", "retrain"):
+        values[part]["augmentation"] |= {"mean": list(data.mean), "std": list(data.std)}
+    return space_from(values, space.name)
 
 
 def _check_table(space: SearchSpace[Any], table: LatencyTable | None, allow_mismatch: bool) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dnas.data import DataConfig, open_dataset
 from dnas.data.camvid701 import IMAGES, MASKS, merge_table, official_split
@@ -65,6 +66,15 @@ def test_masks_of_colours_are_merged_or_not(frames: Path):
         assert opened.labels == LABELS
         expected = list(merge_table(LABELS, merged=merged).values())
         np.testing.assert_array_equal(opened[0][1].numpy(), [expected] * 4)
+
+
+def test_a_palette_image_is_read_by_its_colours(frames: Path):
+    path = frames / MASKS / f"{official_split('val')[0]}_L.png"
+    with Image.open(path) as image:
+        indexed = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=32)
+    indexed.save(path)
+    opened = open_dataset(DataConfig(dataset="camvid701", root=str(frames)), "val")
+    np.testing.assert_array_equal(opened[0][1].numpy(), [list(merge_table(LABELS).values())] * 4)
 
 
 def test_trainval_is_train_and_val_one_after_the_other(frames: Path):

@@ -8,6 +8,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,7 +17,9 @@ from PIL import Image
 
 from dnas.data import load_data_config, open_dataset
 from dnas.data.camvid701 import official_split
+from dnas.data.labels import builtin_classes
 from dnas.errors import UserError
+from dnas.presets import read_preset
 from scripts.prepare_data.__main__ import main
 from scripts.prepare_data.archives import unpack
 from scripts.prepare_data.datasets import sources
@@ -24,9 +27,9 @@ from scripts.prepare_data.datasets import sources
 SIZE = (4, 6)
 
 
-def _image(suffix: str) -> bytes:
+def _image(suffix: str, colour: tuple[int, int, int] = (90, 90, 90)) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(stream, format="PNG" if suffix == ".png" else "JPEG")
+    Image.fromarray(np.full((*SIZE, 3), colour, np.uint8)).save(stream, format="PNG" if suffix == ".png" else "JPEG")
     return stream.getvalue()
 
 
@@ -37,6 +40,8 @@ def _mask(value: int = 1) -> bytes:
 
 
 JPG, PNG, MASK, JUNK = _image(".jpg"), _image(".png"), _mask(), b"left out"
+BUILDING = _image(".png", (128, 0, 0))
+"""A mask of CamVid, which has colours."""
 CONFIG = json.dumps(
     {"labels": [{"readable": n, "color": [i, 0, 0], "evaluate": True} for i, n in enumerate("ab")]}
 ).encode()
@@ -148,7 +153,7 @@ def test_archives_as_downloaded_become_a_data_set(tmp_path: Path, capsys, name: 
 def test_camvid_is_sorted_by_the_official_lists(tmp_path: Path, capsys, resorted: bool):
     """From the authors' two archives, or from a folder that was unpacked from another split."""
     names = [name for split in ("train", "val", "test") for name in official_split(split)]
-    images, masks = {f"{name}.png": PNG for name in names}, {f"{name}_L.png": MASK for name in names}
+    images, masks = {f"{name}.png": PNG for name in names}, {f"{name}_L.png": BUILDING for name in names}
     if not resorted:
         archives = [_write(tmp_path / "raw.zip", {f"701_StillsRaw_full/{n}": c for n, c in images.items()})]
         archives.append(_write(tmp_path / "labels.zip", {**masks, "label_colors.txt": JUNK}))
@@ -221,3 +226,17 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys):
         printed = capsys.readouterr().err
         assert message in printed
         assert printed.count("\n") == 1
+
+
+def test_the_documentation_has_every_archive_and_the_table_of_the_merge():
+    text = (Path(__file__).parents[2] / "docs" / "DATA.md").read_text()
+    for name, source in sources().items():
+        assert f"`{name}`" in text
+        assert all(f"`{archive}`" in text for archive in source.archives)
+    entries = read_preset(resources.files("dnas.data") / "classes" / "camvid32.yaml")["colours"]
+    for label, colour in zip(
+        builtin_classes("camvid").labels.names, builtin_classes("camvid").labels.colours, strict=True
+    ):
+        own = [entry["name"] for entry in entries if tuple(entry["colour"]) == colour]
+        others = [entry["name"] for entry in entries if entry["class"] == label and entry["name"] not in own]
+        assert f"| {label} | {own[0]} | {', '.join(others)} |" in text

@@ -44,7 +44,7 @@ def test_steps_of_eseg_and_fasterseg():
 def test_networks_take_their_recipe_by_themselves():
     assert recipe_for("regseg", "cityscapes") == "regseg_v3_cityscapes"
     assert recipe_for("regseg_dnas", "camvid") == "regseg_camvid"
-    assert recipe_for("dwrseg_l", "camvid") == "dwrseg_camvid"
+    assert recipe_for("dwrseg_l", "camvid") == recipe_for("dwrseg_l", "camvid701") == "dwrseg_camvid"
     assert recipe_for("eseg_lite_s", "cityscapes") == "eseg_lite_cityscapes"
     assert recipe_for("fasterseg_student", "cityscapes") == "fasterseg_cityscapes"
     assert recipe_for("regseg", "rectangles") is None

@@ -332,6 +332,43 @@ def test_mistakes_are_named(tmp_path):
         parse_config(RetrainConfig, {"epochs": 0, "learning_rates": 1}, "preset")
 
 
+def test_a_batch_of_single_values_is_one_clear_line(tmp_path):
+    class Pooled(Tiny):
+        def forward(self, images):
+            pooled = self.norm(nn.functional.adaptive_avg_pool2d(self.stem(images), 1))
+            return self.head(pooled).expand(-1, -1, *images.shape[-2:])
+
+    with pytest.raises(
+        UserError, match=r"a batch of 1 image of 16x16 pixels .* use a larger batch_size, or a larger crop"
+    ):
+        _retrain(tmp_path / "run", _config(batch_size=1), network=Pooled())
+
+
+def test_data_without_a_labelled_pixel_are_refused(tmp_path):
+    train, val = _data()
+
+    class Ignored:
+        """A split whose pixels are all ignored."""
+
+        def __init__(self, original):
+            self._original = original
+
+        def __getattr__(self, name):
+            return getattr(self._original, name)
+
+        def __len__(self):
+            return len(self._original)
+
+        def __getitem__(self, index):
+            image, mask = self._original[index]
+            return image, torch.full_like(mask, 255)
+
+    with pytest.raises(UserError, match=r"no pixel of the training images of epoch 1 has a class"):
+        _retrain(tmp_path / "a", _config(), data=(Ignored(train), val))
+    with pytest.raises(UserError, match=r"rectangles val: no pixel of the 3 images has a class"):
+        _retrain(tmp_path / "b", _config(), data=(train, Ignored(val)))
+
+
 def test_the_last_batch_of_one_image_is_dropped(tmp_path):
     """BatchNorm over one value per channel is an error in torch."""
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 
+_SAME_IMAGES = {"camvid701": "camvid", "camvid701_unmerged": "camvid", "mapillary_v2": "mapillary"}
+"""Other names under which the images of a dataset are read, with other files or labels."""
+
+
 @config
 class Recipe:
     """How a paper trains its networks on a dataset.
@@ -52,9 +56,10 @@ def load_recipe(name: str) -> Recipe:
 
 def recipe_for(network: str, data: str) -> str | None:
     """The name of the recipe that a training of ``network`` on the dataset ``data`` takes by itself, if any."""
+    images = _SAME_IMAGES.get(data, data)
     for name in recipe_names():
         recipe = load_recipe(name)
-        if recipe.by_itself and recipe.data == data and any(fnmatch(network, known) for known in recipe.networks):
+        if recipe.by_itself and recipe.data == images and any(fnmatch(network, known) for known in recipe.networks):
             return name
     return None
 
