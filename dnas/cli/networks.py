@@ -88,9 +88,14 @@ def benchmark(
         ),
     ] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
-    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Classes of an untrained network.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, max=65535, help="Classes of an untrained network.")
+    ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Approximate time of measuring.")] = 3.0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load a TensorRT engine, which contains code that cannot be inspected.")
+    ] = False,
     rates: RatesOption = "searched",
     as_json: JsonOption = False,
 ) -> None:
@@ -100,6 +105,7 @@ def benchmark(
 
     wanted = parse_size(size)
     options = {"device": device, "backend": backend, "precision": precision, "threads": threads, "seconds": seconds}
+    options["trust"] = trust
     if network.endswith((".onnx", ".pt2", ".engine", ".plan")):
         result = measure(network, wanted, **options)  # type: ignore[arg-type]
     else:

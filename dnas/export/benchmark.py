@@ -19,12 +19,15 @@ from dnas.export.onnx_file import count_initialisers, read_onnx
 from dnas.export.tensorrt_engine import read_engine
 from dnas.export.torch_file import read_program
 from dnas.files import read_bytes
+from dnas.input_channels import input_channels
 from dnas.latency.backends import find_backend
 from dnas.latency.measure import measure
 from dnas.latency.setup import make_setup
 from dnas.latency.statistics import Effort, Measurement
 from dnas.profile import count_multiply_adds, count_parameters
 from dnas.runtimes import OnnxModule, OpaqueModule, OpenVinoModule, ProgramModule, TensorRTModule, import_tensorrt
+
+_MAX_SIDE = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +55,18 @@ def benchmark(
     threads: int | None = None,
     batch: int = 1,
     seconds: float = 3.0,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Benchmark a network, or a file (``.onnx``, ``.pt2``, ``.engine``) in its runtime.
 
     A network needs ``input_size`` (height, width); ``backend`` is one of :data:`dnas.latency.BACKENDS`, by default
     cudagraph on CUDA and eager elsewhere. For a file, input size, backend and precision must match the file if they are
-    given. Timing takes about ``seconds``. The result can be written as JSON: ``latency_ms`` of one batch (median, p10,
-    p90), ``fps`` (images per second), ``parameters``, ``multiply_adds`` (of one image; None if unknown for a file),
-    ``input_size``, ``batch``, ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``.
-    Raises :class:`UserError` if this machine or the file does not support the settings.
+    given. Timing takes about ``seconds``. ``trust`` allows to load a TensorRT engine, which contains code.
+
+    The result can be written as JSON: ``latency_ms`` of one batch (median, p10, p90), ``fps`` (images per second),
+    ``parameters``, ``multiply_adds`` (of one image; None if unknown for a file), ``input_size``, ``batch``, ``device``,
+    ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``. Raises :class:`UserError` if this machine
+    or the file does not support the settings, and for a file that could run code.
     """
     place = resolve_device(device, mps=True)
 
@@ -68,10 +74,10 @@ def benchmark(
         if isinstance(network, nn.Module):
             if input_size is None:
                 raise UserError("a network has no fixed input size; give one, for example 512x1024")
-            shape = (batch, 3, *input_size)
+            shape = (batch, input_channels(network), *input_size)
             subject = _of_network(network, shape, place, backend or "auto", precision or "fp32", threads)
         else:
-            subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch)
+            subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch, trust)
         return subject, _measured(subject, place, threads, seconds, look)
 
     (subject, measurement), peak = with_peak_memory(place, work)
@@ -122,6 +128,7 @@ def _of_file(
     precision: str | None,
     threads: int | None,
     batch: int,
+    trust: bool,
 ) -> _Subject:
     readers: dict[str, Callable[..., tuple[_Subject, tuple[str, ...]]]] = {
         ".onnx": _of_onnx,
@@ -132,6 +139,11 @@ def _of_file(
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: cannot benchmark this kind of file, expected one of {', '.join(readers)}")
+    if reader is _of_engine and not trust:
+        raise UserError(
+            f"{path}: a TensorRT engine contains code for this machine, which cannot be inspected; "
+            "give --trust if you have built it, or export it again from a run"
+        )
     subject, backends = reader(path, device=device, backend=backend, threads=threads, batch=batch)
     if backend is not None and backend not in backends:
         raise UserError(f"{path}: runs in {' or '.join(backends)}, given backend {backend}")
@@ -148,10 +160,19 @@ def _of_onnx(
 ) -> tuple[_Subject, tuple[str, ...]]:
     model, described = read_onnx(path)
     make_setup(device, threads=threads)
-    image = model.graph.input[0].type.tensor_type
+    stored = {tensor.name for tensor in model.graph.initializer}  # old files list these as inputs too
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    if len(inputs) != 1 or len(model.graph.output) < 1:
+        raise UserError(
+            f"{path}: has {len(inputs)} inputs and {len(model.graph.output)} outputs, expected one input of images "
+            "and an output of logits"
+        )
+    image = inputs[0].type.tensor_type
     shape = _fixed_shape(path, [size.dim_value or size.dim_param for size in image.shape.dim], batch)
     if image.elem_type != TensorProto.FLOAT:
-        raise UserError(f"{path}: takes {TensorProto.DataType.Name(image.elem_type).lower()}, expected float32 images")
+        known = {number: name for name, number in TensorProto.DataType.items()}
+        given = known.get(image.elem_type, f"type {image.elem_type}").lower()
+        raise UserError(f"{path}: takes {given}, expected float32 images")
     precision = described.precision if described else "fp32"
     subject = _Subject(
         module=_onnx_module(path, device, backend, precision, threads),
@@ -175,7 +196,7 @@ def _onnx_module(
         find_backend(setup)
         return OpenVinoModule(read_bytes(path, "ONNX file"), precision, threads)
     try:
-        return OnnxModule(str(path), device, threads)
+        return OnnxModule(read_bytes(path, "ONNX file"), device, threads)  # the content that was inspected
     except UserError:
         raise
     except Exception as error:  # ONNX Runtime's errors have no common base class
@@ -229,24 +250,34 @@ def _of_engine(
 def _fixed_shape(path: Path, shape: Any, batch: int) -> tuple[int, int, int, int]:
     """The input shape of a file; ``batch`` is used if the batch size is open."""
     sizes = [size if isinstance(size, int) else None for size in shape]
-    if len(sizes) != 4 or sizes[1] != 3 or sizes[2] is None or sizes[3] is None:
-        raise UserError(f"{path}: takes an input of shape {list(shape)}, expected images (N, 3, H, W) of fixed size")
+    if len(sizes) != 4 or sizes[1] is None or sizes[2] is None or sizes[3] is None:
+        raise UserError(f"{path}: takes an input of shape {list(shape)}, expected images (N, C, H, W) of fixed size")
+    if not all(1 <= size <= _MAX_SIDE for size in sizes if size is not None):
+        raise UserError(f"{path}: takes an input of shape {list(shape)}, expected sides of 1 to {_MAX_SIDE}")
     if sizes[0] is not None and batch not in (1, sizes[0]):
         raise UserError(f"{path}: was exported for batch {sizes[0]}, given {batch}; export it again")
-    return (sizes[0] or batch, 3, sizes[2], sizes[3])
+    return (sizes[0] or batch, sizes[1], sizes[2], sizes[3])
 
 
 def _measured(
     subject: _Subject, device: torch.device, threads: int | None, seconds: float, measured: Callable[[], None]
 ) -> Measurement:
-    images = torch.randn(subject.shape, generator=torch.Generator().manual_seed(0))
-    return measure(
-        subject.module,
-        [images],
-        device=device,
-        backend=subject.run_as,
-        precision=subject.run_precision,
-        threads=threads,
-        effort=Effort(time_per_entry=seconds, warm_up_s=0.1 * seconds),
-        measured=measured,
-    )
+    try:
+        return measure(
+            subject.module,
+            [torch.randn(subject.shape, generator=torch.Generator().manual_seed(0))],
+            device=device,
+            backend=subject.run_as,
+            precision=subject.run_precision,
+            threads=threads,
+            effort=Effort(time_per_entry=seconds, warm_up_s=0.1 * seconds),
+            measured=measured,
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        if subject.file is None:
+            raise
+        # A foreign file can ask for anything: operators that do not fit, more memory than there is.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{subject.file}: its network cannot be run: {reason[:300]}") from error

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Annotated
 
 from torch import nn
 
 from dnas import __version__
+from dnas.config import Field, config, parse_config
+from dnas.errors import UserError
+from dnas.files import parse_json
 from dnas.profile import count_multiply_adds, count_parameters
 
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Side = Annotated[int, Field(ge=0, lt=2**31)]
 
-@dataclass(frozen=True, kw_only=True)
+
+@config
 class ExportMetadata:
     """Metadata that is stored in every exported file.
 
@@ -21,13 +27,13 @@ class ExportMetadata:
     ``parameters`` and ``multiply_adds`` (of one image) are those of the PyTorch network.
     """
 
-    input_size: tuple[int, int]
+    input_size: tuple[_Side, _Side]
     class_names: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    parameters: int | None = None
-    multiply_adds: int | None = None
-    precision: str = "fp32"
+    parameters: _Count | None = None
+    multiply_adds: _Count | None = None
+    precision: Annotated[str, Field(pattern="^[a-z0-9]{1,8}$")] = "fp32"
     dnas_version: str = __version__
 
     def to_texts(self) -> dict[str, str]:
@@ -36,16 +42,12 @@ class ExportMetadata:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str]) -> ExportMetadata | None:
-        """The inverse of :meth:`to_texts`; None if the file was not written by this package."""
+        """The inverse of :meth:`to_texts`; None for texts that this package has not written."""
         try:
-            values = {field.name: _tuples(json.loads(texts[field.name])) for field in fields(cls)}
-        except (KeyError, ValueError, TypeError):
+            values = {field.name: parse_json(texts[field.name]) for field in fields(cls)}
+            return parse_config(cls, values, "metadata")
+        except (KeyError, ValueError, TypeError, UserError):
             return None
-        return cls(**values)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def describe(
