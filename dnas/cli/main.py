@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dnas
-from dnas.cli import data, demo, derivation, evaluation, latency, networks, searching, studying, submission
+from dnas.cli import data, demo, derivation, evaluation, latency, networks, searching, studying, submission, whole_way
 from dnas.errors import OldFormatWarning, UserError
 from dnas.library_settings import missing_settings
 
@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(latency.app, name="latency")
 app.add_typer(data.app, name="data")
+app.command("init")(whole_way.init)
+app.command("auto")(whole_way.auto)
 app.add_typer(studying.app, name="study")
 app.command("demo")(demo.demo)
 app.command("search")(searching.search)

@@ -16,6 +16,7 @@ from dnas.config import parse_config
 from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, match_classes, open_dataset
 from dnas.environment import process_count
 from dnas.errors import UserError
+from dnas.input_channels import with_input_channels
 from dnas.latency import LatencyTable
 from dnas.networks import (
     HasAuxiliaryHeads,
@@ -45,6 +46,11 @@ def open_splits(
     if classes is not None:
         train = match_classes(train, classes, wanted_by)
     return train, match_classes(validation, train.labels.names, f"{train.name} {train.split}")
+
+
+def channels_of(run: RunFolder) -> int:
+    """The channels of the images of a run; earlier versions had RGB alone."""
+    return int(run.configuration.get("data", {}).get("channels", 3))
 
 
 def recorded_classes(path: Path) -> tuple[str, ...] | None:
@@ -93,9 +99,9 @@ class LoadedNetwork:
     num_classes: int
     input_size: tuple[int, int] | None = None
     labels: Labels | None = None
-    class_names: tuple[str, ...] | None = None
     augmentation: AugmentationConfig | None = None
     run: RunFolder | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def load_network(
@@ -131,13 +137,17 @@ def load_network(
     )
 
 
-def build_network(description: Mapping[str, Any], num_classes: int, source: str) -> nn.Module:
-    """The network described in the configuration of a retraining, by architecture or by name."""
+def build_network(description: Mapping[str, Any], num_classes: int, source: str, channels: int = 3) -> nn.Module:
+    """The network described in the configuration of a retraining, by architecture or by name.
+
+    ``channels``: of its images.
+    """
     network: nn.Module
     if "name" in description:
         network = network_by_name(str(description["name"]), num_classes, description.get("options"))
     else:
         network = architecture_from(description.get("architecture", {}), source).build(num_classes)
+    network = with_input_channels(network, channels)
     if description.get("auxiliary"):
         add_auxiliary_heads(network, source)
     return network
@@ -191,7 +201,7 @@ def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
         raise UserError(f"{source}: not the configuration of a retraining ({error!r})") from None
     if num_classes not in (None, len(names)):
         raise UserError(f"{path}: was trained for {len(names)} classes, given {num_classes}")
-    network = build_network(description, len(names), source)
+    network = build_network(description, len(names), source, channels_of(run))
     load_into(network, run.load_weights("best"), path)
     if isinstance(network, HasAuxiliaryHeads):
         network.remove_auxiliary_heads()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 
 from derive import architecture_from
 from dnas.config import parse_config, to_mapping
-from dnas.data import DataConfig, SegmentationDataset, class_order
+from dnas.data import DataConfig, SegmentationDataset, class_order, measured_statistics
 from dnas.data.seeding import mix_seed
 from dnas.device import resolve_device
 from dnas.errors import UserError
@@ -62,7 +63,8 @@ def run_retraining(
     ``check``: number of images of each split that are read before; None for all.
     """
     chosen = resolve_device(device)
-    splits = _splits(data, config, out if resume else None, inherit)
+    config = dataclasses.replace(config, augmentation=measured_statistics(config.augmentation, data))
+    splits = _splits(data, config, out if resume else None, inherit, init)
     labels = splits[0].labels
     if num_classes is not None and num_classes != labels.num_classes and not transfer:
         raise UserError(
@@ -86,7 +88,7 @@ def run_retraining(
     if init is not None and inherit is not None:
         raise UserError(f"--init {init}: the network inherits the weights of its search already; give --scratch too")
     seed_everything(mix_seed("network", seed))
-    built: nn.Module = build_network(description, labels.num_classes, source)
+    built: nn.Module = build_network(description, labels.num_classes, source, data.channels)
     if inherit is not None:
         if "architecture" not in network or transfer:
             raise UserError(f"{source}: only derived networks with the classes of the search can inherit weights")
@@ -117,14 +119,20 @@ def run_retraining(
 
 
 def _splits(
-    data: DataConfig, config: RetrainConfig, resumed: Path | None, inherit: Path | None
+    data: DataConfig, config: RetrainConfig, resumed: Path | None, inherit: Path | None, init: str | None
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The images, with the classes in the order of the run that is resumed or inherited from."""
     for path in (resumed, inherit):
         names = None if path is None else recorded_classes(path)
         if names is not None:
             return open_splits(data, config.trained_on, config.validated_on, names, str(path))
-    return open_splits(data, config.trained_on, config.validated_on)
+    splits = open_splits(data, config.trained_on, config.validated_on)
+    names = recorded_classes(Path(init)) if init is not None and init not in LIBRARIES else None
+    own = splits[0].labels.names
+    if names is None or len(names) != len(own):  # the last layer of a run with another number of classes is left out
+        return splits
+    # Otherwise it is taken, so that its classes have to be those of the data.
+    return open_splits(data, config.trained_on, config.validated_on, names, f"--init {init}")
 
 
 def _frozen(teacher: LoadedNetwork, data: SegmentationDataset) -> nn.Module:
