@@ -147,5 +147,6 @@ def _select_channels(
     if channels == 3 and opaque == 1:
         return pixels[..., [0, 0, 0]]
     raise UserError(
-        f"{path}: an image of {found} channels, expected {channels}; set channels: {found} in the data, or convert it"
+        f"{path}: an image of {found} channels, expected {channels}; set channels: {found} in the data "
+        "(with mean and std, which dnas data init measures), or convert it"
     )

@@ -208,7 +208,8 @@ def test_large_files_and_files_of_many_channels_are_not_called_corrupt(make_fold
     tifffile.imwrite(images / "im1.tif", bands, planarconfig="contig", extrasamples=["unspecified"] * 4)
     with pytest.raises(UserError, match=r"im1\.tif: an image of 5 channels, expected 3; set channels: 5"):
         open_dataset(config, "train")[1]
-    five = load_data_config(f"folder:{root}", ["channels=5"])
+    statistics = [f"mean={[0.5] * 5}", f"std={[0.2] * 5}"]
+    five = load_data_config(f"folder:{root}", ["channels=5", *statistics])
     np.testing.assert_array_equal(open_dataset(five, "train")[1][0].numpy(), bands.transpose(2, 0, 1))
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(UserError, match=r"a TIFF file of 5 channels with 8 bits each, which needs tifffile"):
