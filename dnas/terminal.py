@@ -48,7 +48,9 @@ class Output(io.TextIOBase):
         return Output(self._stream, optional=True, raw=True)
 
     def write(self, text: str) -> int:
-        """Write ``text``; returns its length."""
+        """Write ``text``; returns its length. Raises :class:`TypeError` for bytes, by which click knows text streams."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if self._stream is not None:
             shown = text if self._raw else "".join(map(_shown, text.splitlines(keepends=True)))
             shown = shown.encode(self.encoding, "backslashreplace").decode(self.encoding)
