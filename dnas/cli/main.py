@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dnas
-from dnas.cli import demo, derivation, latency, networks, searching
+from dnas.cli import demo, derivation, exporting, latency, networks, searching
 from dnas.errors import OldFormatWarning, UserError
 from dnas.library_settings import missing_settings
 
@@ -34,7 +34,7 @@ app.command("derive")(derivation.derive)
 app.command("retrain")(searching.retrain)
 app.command("report")(searching.report)
 app.command("evaluate")(networks.evaluate)
-app.command("export")(networks.export)
+app.command("export")(exporting.export)
 app.command("benchmark")(networks.benchmark)
 app.command("networks")(networks.networks)
 

@@ -1,4 +1,4 @@
-"""``dnas evaluate``, ``dnas export``, ``dnas benchmark`` and ``dnas networks``."""
+"""``dnas evaluate``, ``dnas benchmark`` and ``dnas networks``."""
 
 from __future__ import annotations
 
@@ -21,47 +21,76 @@ from dnas.errors import UserError
 if TYPE_CHECKING:
     from dnas.workflows.networks import LoadedNetwork
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of dnas retrain.")]
+BackendOption = Annotated[
+    str | None,
+    typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt."),
+]
 SizeOption = Annotated[
     str | None, typer.Option("--size", metavar="HxW", help="Input size; default: that of the network.")
 ]
 
 
 def evaluate(
-    run: RunArgument,
+    network: Annotated[
+        Path, typer.Argument(metavar="RUN|FILE", help="Run folder of dnas retrain, or a .onnx, .pt2 or .engine.")
+    ],
     data: DataOption,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")] = 1,
+    size: SizeOption = None,
     device: DeviceOption = "auto",
+    backend: BackendOption = None,
     data_settings: DataSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a retrained network on images: mIoU, IoU of every class, pixel accuracy."""
+    """Evaluate a retrained network or an exported file on images: mIoU, IoU of every class, pixel accuracy."""
     from dnas.data import load_data_config, open_dataset
     from dnas.device import resolve_device
+    from dnas.export import is_exported_file
     from dnas.progress import RichProgress
     from dnas.training import evaluate as evaluate_network
+    from dnas.workflows.evaluating import evaluate_file
     from dnas.workflows.networks import require_classes
 
     if split not in ("train", "val", "test"):
         raise UserError(f"split {split!r}: expected train, val or test")
-    loaded = _load_run(run)
     split_name = cast("Literal['train', 'val', 'test']", split)
+    from_file = is_exported_file(network)
+    if not from_file and (size or backend):
+        raise UserError("--size and --backend are for exported files; a run is evaluated in PyTorch at the data's size")
+    loaded = None if from_file else load_run(network)
     dataset = open_dataset(load_data_config(data, data_settings or []), split_name)
-    require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(run))
-    assert loaded.augmentation is not None
+    notes: tuple[str, ...] = ()
+    about: dict[str, Any] = {}
     with RichProgress() as progress:
         progress.begin(f"evaluating {len(dataset)} images", len(dataset))
-        result = evaluate_network(
-            loaded.network,
-            dataset,
-            loaded.augmentation,
-            device=resolve_device(device),
-            batch_size=batch_size,
-            progress=progress,
-        )
+        if loaded is None:
+            found = evaluate_file(
+                network,
+                dataset,
+                size=parse_size(size),
+                device=file_device(network, device),
+                backend=backend,
+                batch_size=batch_size,
+                progress=progress,
+            )
+            result, notes = found.scores, found.notes
+            about = {"file": str(network), "backend": found.backend, "precision": found.precision}
+        else:
+            require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(network))
+            assert loaded.augmentation is not None
+            result = evaluate_network(
+                loaded.network,
+                dataset,
+                loaded.augmentation,
+                device=resolve_device(device),
+                batch_size=batch_size,
+                progress=progress,
+            )
+    for text in notes:
+        note(text)
     if as_json:
-        print_json(result.to_mapping())
+        print_json({**result.to_mapping(), **about})
         return
     for name, value in result.iou.items():
         print(f"  {name:<16} {'absent' if value is None else f'{100 * value:5.1f} %'}")
@@ -70,89 +99,63 @@ def evaluate(
     )
 
 
-def export(
-    run: RunArgument,
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    file_format: Annotated[str, typer.Option("--format", help="onnx, torch or tensorrt.")] = "onnx",
-    size: SizeOption = None,
-    precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
-    dynamic_batch: Annotated[
-        bool, typer.Option("--dynamic-batch", help="Allow any batch size (not for tensorrt).")
-    ] = False,
-) -> None:
-    """Export a retrained network for a runtime, and compare its outputs with PyTorch."""
-    from dnas import export as exporting
-
-    loaded = _load_run(run)
-    assert loaded.labels is not None
-    assert loaded.augmentation is not None
-    if precision not in ("fp32", "fp16"):
-        raise UserError(f"precision {precision!r}: expected fp32 or fp16")
-    chosen = cast("Literal['fp32', 'fp16']", precision)
-    input_size = parse_size(size) or loaded.input_size or (0, 0)
-    names, mean, std = loaded.labels.names, loaded.augmentation.mean, loaded.augmentation.std
-    if file_format in ("onnx", "torch"):
-        write = exporting.export_onnx if file_format == "onnx" else exporting.export_torch
-        parity = write(
-            loaded.network,
-            out,
-            input_size,
-            dynamic_batch=dynamic_batch,
-            class_names=names,
-            mean=mean,
-            std=std,
-            precision=chosen,
-        )
-    elif file_format == "tensorrt":
-        if dynamic_batch:
-            raise UserError("--dynamic-batch is for onnx and torch; a TensorRT engine has a fixed batch size")
-        parity = exporting.export_tensorrt(
-            loaded.network, out, input_size, class_names=names, mean=mean, std=std, precision=chosen
-        )
-    else:
-        raise UserError(f"format {file_format!r}: expected onnx, torch or tensorrt")
-    note(
-        f"{out}: {file_format}, {input_size[0]}x{input_size[1]}; differs from PyTorch by at most "
-        f"{parity.max_abs_difference:.2g}, {100 * parity.equal_argmax:.2f} % of the pixels agree"
-    )
-
-
 def benchmark(
-    network: Annotated[
-        str, typer.Argument(metavar="NETWORK|RUN|FILE", help="A name, run, .yaml, .onnx, .pt2 or .engine.")
+    networks: Annotated[
+        list[str], typer.Argument(metavar="NETWORK|RUN|FILE...", help="Names, runs, .yaml, .onnx, .pt2 or .engine.")
     ],
     size: SizeOption = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
-    backend: Annotated[
-        str | None,
-        typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt."),
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per call.")] = 1,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Also evaluate on these images, so that mIoU and latency are together.")
     ] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = None,
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    backend: BackendOption = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16, bf16 or int8.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
     classes: Annotated[int | None, typer.Option("--classes", min=1, help="Classes of an untrained network.")] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Approximate time of measuring.")] = 3.0,
+    data_settings: DataSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure latency, frames per second, parameters, multiply-adds and peak memory."""
-    from dnas.export import benchmark as measure
-    from dnas.workflows.networks import load_network
+    """Measure latency, frames per second, parameters, multiply-adds and peak memory; of several, a table."""
+    from dnas.data import load_data_config, open_dataset
+    from dnas.progress import RichProgress
+    from dnas.workflows.comparing import measure_artefact, table_lines
 
-    wanted = parse_size(size)
-    options = {"device": device, "backend": backend, "precision": precision, "threads": threads, "seconds": seconds}
-    if network.endswith((".onnx", ".pt2", ".engine", ".plan")):
-        result = measure(network, wanted, **options)  # type: ignore[arg-type]
-    else:
-        loaded = load_network(network, classes)
-        input_size = wanted or loaded.input_size
-        if input_size is None:
-            raise UserError(f"{network}: give the input size, --size HEIGHTxWIDTH")
-        result = measure(loaded.network, input_size, **options)  # type: ignore[arg-type]
+    dataset = None if data is None else open_dataset(load_data_config(data, data_settings or []), split)
+    with RichProgress() as progress:
+        rows = [
+            measure_artefact(
+                network,
+                size=parse_size(size),
+                dataset=dataset,
+                classes=classes,
+                device=device,
+                backend=backend,
+                precision=precision,
+                threads=threads,
+                batch=batch,
+                seconds=seconds,
+                progress=progress,
+            )
+            for network in networks
+        ]
     if as_json:
-        print_json(result)
-        return
+        print_json(rows[0] if len(rows) == 1 else {"rows": rows})
+    elif len(rows) == 1:
+        _print_benchmark(networks[0], rows[0])
+    else:
+        for line in table_lines(rows):
+            print(line)
+
+
+def _print_benchmark(network: str, result: dict[str, Any]) -> None:
     latency = result["latency_ms"]
     height, width = result["input_size"]
     print(f"{network} at {height}x{width} on {result['device']}, {result['backend']}, {result['precision']}")
+    if result.get("miou") is not None:
+        print(f"  mIoU           {100 * result['miou']:.2f} % on {result['images']} images")
     print(f"  latency        {latency['median']:.3f} ms (10 % {latency['p10']:.3f}, 90 % {latency['p90']:.3f})")
     print(f"  frames         {result['fps']:.1f} a second")
     for key, unit, name in (("parameters", 1e6, "M"), ("multiply_adds", 1e9, "G")):
@@ -194,7 +197,15 @@ def networks(as_json: JsonOption = False) -> None:
         )
 
 
-def _load_run(run: Path) -> LoadedNetwork:
+def file_device(path: Path, device: str) -> str:
+    """``auto`` for a file: the GPU for an engine, the CPU for the other formats."""
+    if device != "auto":
+        return device
+    return "cuda" if path.suffix.lower() in (".engine", ".plan") else "cpu"
+
+
+def load_run(run: Path) -> LoadedNetwork:
+    """The network of a run folder; :class:`UserError` for anything else."""
     from dnas.workflows.networks import load_network
 
     if not run.is_dir():

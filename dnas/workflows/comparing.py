@@ -1,0 +1,78 @@
+"""Latency and mIoU of several networks and files side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dnas.data import SegmentationDataset
+from dnas.errors import UserError
+from dnas.export import benchmark, is_exported_file
+from dnas.progress import NoProgress, Progress
+from dnas.training import evaluate
+from dnas.workflows.evaluating import evaluate_file
+from dnas.workflows.networks import load_network
+
+
+def measure_artefact(
+    reference: str,
+    *,
+    size: tuple[int, int] | None = None,
+    dataset: SegmentationDataset | None = None,
+    classes: int | None = None,
+    device: str = "cpu",
+    backend: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    batch: int = 1,
+    seconds: float = 3.0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """What :func:`dnas.export.benchmark` says about a network, run or file, with ``name`` and the size of the file.
+
+    With ``dataset`` also ``miou`` and ``images``: of the same file in the same runtime, or of the PyTorch network of a
+    run. Raises :class:`UserError` for a network without trained weights then.
+    """
+    options: dict[str, Any] = {"device": device, "backend": backend, "threads": threads}
+    timing: dict[str, Any] = {"precision": precision, "batch": batch, "seconds": seconds}
+    progress = progress or NoProgress()
+    if is_exported_file(reference):
+        found = benchmark(Path(reference), size, **options, **timing)
+        scores = None
+        if dataset is not None:
+            progress.begin(f"{reference}: evaluating {len(dataset)} images", len(dataset))
+            scores = evaluate_file(reference, dataset, size=size, progress=progress, **options).scores
+        found["file_mb"] = Path(reference).stat().st_size / 1e6
+    else:
+        loaded = load_network(reference, classes)
+        input_size = size or loaded.input_size
+        if input_size is None:
+            raise UserError(f"{reference}: give the input size, --size HEIGHTxWIDTH")
+        found = benchmark(loaded.network, input_size, **options, **timing)
+        scores = None
+        if dataset is not None:
+            if loaded.labels is None or loaded.augmentation is None:
+                raise UserError(f"{reference}: has no trained weights, so it has no mIoU; give a run or a file")
+            if loaded.labels.names != dataset.labels.names:
+                raise UserError(f"{reference}: the classes of {dataset.name} differ, use data with the same classes")
+            progress.begin(f"{reference}: evaluating {len(dataset)} images", len(dataset))
+            scores = evaluate(loaded.network, dataset, loaded.augmentation, device=found["device"], progress=progress)
+    if scores is not None:
+        found |= {"miou": scores.miou, "images": scores.images}
+    return {"name": reference, **found}
+
+
+def table_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The artefacts as a table for people: precision, mIoU, latency, frames a second, size of the file."""
+    width = max(len(row["name"]) for row in rows)
+    head = f"{'runtime':<12} {'precision':<9} {'size':>9} {'mIoU':>8} {'latency':>11} {'FPS':>8} {'MB':>7}"
+    yield f"{'':<{width}}  {head}"
+    for row in rows:
+        miou = f"{100 * row['miou']:.2f} %" if row.get("miou") is not None else "-"
+        size = "x".join(map(str, row["input_size"]))
+        megabytes = f"{row['file_mb']:.2f}" if row.get("file_mb") is not None else "-"
+        yield (
+            f"{row['name']:<{width}}  {row['backend']:<12} {row['precision']:<9} {size:>9} {miou:>8} "
+            f"{row['latency_ms']['median']:>8.3f} ms {row['fps']:>8.1f} {megabytes:>7}"
+        )
