@@ -223,6 +223,17 @@ class Deriver(ABC, Generic[Space]):
     def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
         """The network of ``architecture`` with weights copied from the supernet of ``problem``."""
 
+    def searched_network(self, run: RunFolder, *, rounded: bool = False) -> nn.Module:
+        """The network of a finished search with its trained weights, for spaces whose supernet is one network.
+
+        ``rounded``: with the discrete choices of :meth:`derive` instead of the searched values. Raises
+        :class:`UserError` for other spaces.
+        """
+        raise UserError(
+            f"{run.path}: a search of {self.space.name}, whose supernet is not a network to evaluate or to measure; "
+            "derive a network (dnas derive) and retrain it (dnas retrain)"
+        )
+
     def random_architectures(
         self, count: int, seed: int, latency_range: Range | None = None, table: LatencyTable | None = None
     ) -> list[Architecture]:

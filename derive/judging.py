@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dnas.config import parse_config
-from dnas.data import DataConfig, SegmentationDataset, evenly_spaced, open_dataset
+from dnas.data import DataConfig, SegmentationDataset, evenly_spaced, match_classes, open_dataset
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.json_lines import append_record, read_lines, repair
@@ -78,7 +78,9 @@ class Judge:
         source = str(run.path / "configuration.yaml")
 
         def dataset() -> SegmentationDataset:
-            return open_dataset(parse_config(DataConfig, run.configuration.get("data", {}), f"{source}: data"), "train")
+            config = parse_config(DataConfig, run.configuration.get("data", {}), f"{source}: data")
+            found = open_dataset(config, "train")
+            return match_classes(found, run.configuration.get("classes", found.labels.names), str(run.path))
 
         return cls(
             run,

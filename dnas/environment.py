@@ -24,6 +24,12 @@ def process_rank() -> int:
     return int(text) if text.isdecimal() else 0
 
 
+def process_count() -> int:
+    """The number of processes that torchrun started together with this one; 1 for a process that was started alone."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    return int(text) if text.isdecimal() else 1
+
+
 def utc_now() -> str:
     """The current time as ISO 8601 text in UTC, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

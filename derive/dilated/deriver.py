@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import random
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from derive.base import TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
-from derive.dilated.architecture import BaseNetwork, DilatedArchitecture, with_rates
+from derive.dilated.architecture import BaseNetwork, DilatedArchitecture
 from derive.dilated.rounding import by_block, round_rates, round_to_target
+from derive.judging import searched_problem
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.latency.table import LatencyTable
-from dnas.ops import floor_and_ceil
+from dnas.ops import floor_and_ceil, fractional_layers, round_dilations
 from dnas.runs import RunFolder
 from dnas.search import SearchProblem
 from search_spaces.regseg import DilationLatency, RateSearch, RegSegSpace
@@ -166,7 +168,19 @@ class DilatedDeriver(Deriver[RegSegSpace]):
         """The searched network with the architecture's rates."""
         if not isinstance(architecture, DilatedArchitecture):
             raise UserError(f"not a network of {self.space.name}, expected one with dilation rates")
-        return with_rates(problem.weights, architecture.rates)
+        network = copy.deepcopy(problem.weights)
+        for layer in fractional_layers(network).values():
+            layer.upper = math.inf  # the paper's rounding may exceed a bound
+        return round_dilations(network, lambda _: architecture.rates)
+
+    def searched_network(self, run: RunFolder, *, rounded: bool = False) -> nn.Module:
+        """The searched network with its fractional rates, or with the rounded ones (RegSeg v3, Table 5)."""
+        problem = searched_problem(run, self, None)
+        assert isinstance(problem, RateSearch)
+        problem.assign(self.searched(run, problem))
+        if rounded:
+            return self.inherit(problem, self.derive(run, DeriveOptions()).architecture)
+        return problem.weights
 
     def progress_lines(self, run: RunFolder) -> list[str]:
         """The scores of the predictions that the search saved."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from derive.dilated.growth_picture import Growth, Stage
 from derive.dilated.rounding import by_block
 from dnas.config import parse_config
-from dnas.data import IGNORE_LABEL, DataConfig, SegmentationDataset, eval_transform, open_dataset
+from dnas.data import IGNORE_LABEL, DataConfig, SegmentationDataset, eval_transform, match_classes, open_dataset
 from dnas.data.rectangles import top_quarter
 from dnas.receptive_field import fields_around
 from dnas.report import ClassLabels
@@ -161,4 +161,5 @@ def _pixel(labels: Tensor) -> tuple[int, int]:
 
 def _validation_data(run: RunFolder) -> SegmentationDataset:
     source = str(run.path / "configuration.yaml")
-    return open_dataset(parse_config(DataConfig, run.configuration["data"], source), "val")
+    found = open_dataset(parse_config(DataConfig, run.configuration["data"], source), "val")
+    return match_classes(found, run.configuration.get("classes", found.labels.names), str(run.path))

@@ -38,6 +38,10 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+RatesOption = Annotated[
+    str,
+    typer.Option("--rates", help="Of a search of dilation rates: searched (fractional) or rounded (as dnas derive)."),
+]
 TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")]
 
 
@@ -68,3 +72,21 @@ def parse_duration(text: str) -> float:
     if not 1 <= seconds <= 30 * 24 * 3600:
         raise UserError(f"duration {text!r}: expected seconds, or a number with s, m or h, such as 90s, 20m or 1.5h")
     return seconds
+
+
+def wants_rounded(rates: str) -> bool:
+    """Whether ``--rates`` asks for the rounded ones."""
+    if rates not in ("searched", "rounded"):
+        raise UserError(f"rates {rates!r}: expected searched or rounded")
+    return rates == "rounded"
+
+
+def parse_factors(text: str, option: str) -> tuple[float, ...]:
+    """Comma-separated positive numbers, such as ``0.5,1,2``."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value <= 16 for value in values):
+        raise UserError(f"{option} {text!r}: expected numbers between 0 and 16 with commas, for example 0.5,1,2")
+    return values

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dnas
-from dnas.cli import demo, derivation, exporting, latency, networks, searching
+from dnas.cli import demo, derivation, evaluation, exporting, latency, networks, searching, submission
 from dnas.errors import OldFormatWarning, UserError
 from dnas.library_settings import missing_settings
 
@@ -33,7 +33,8 @@ app.command("search")(searching.search)
 app.command("derive")(derivation.derive)
 app.command("retrain")(searching.retrain)
 app.command("report")(searching.report)
-app.command("evaluate")(networks.evaluate)
+app.command("evaluate")(evaluation.evaluate)
+app.command("submission")(submission.submission)
 app.command("export")(exporting.export)
 app.command("benchmark")(networks.benchmark)
 app.command("networks")(networks.networks)

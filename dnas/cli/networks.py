@@ -1,20 +1,19 @@
-"""``dnas evaluate``, ``dnas benchmark`` and ``dnas networks``."""
+"""``dnas benchmark`` and ``dnas networks``, and what commands on trained networks share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dnas.cli.common import (
-    DataOption,
     DataSetOption,
-    DeviceOption,
     JsonOption,
-    note,
+    RatesOption,
     parse_size,
     print_json,
+    wants_rounded,
 )
 from dnas.errors import UserError
 
@@ -28,75 +27,6 @@ BackendOption = Annotated[
 SizeOption = Annotated[
     str | None, typer.Option("--size", metavar="HxW", help="Input size; default: that of the network.")
 ]
-
-
-def evaluate(
-    network: Annotated[
-        Path, typer.Argument(metavar="RUN|FILE", help="Run folder of dnas retrain, or a .onnx, .pt2 or .engine.")
-    ],
-    data: DataOption,
-    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")] = 1,
-    size: SizeOption = None,
-    device: DeviceOption = "auto",
-    backend: BackendOption = None,
-    data_settings: DataSetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Evaluate a retrained network or an exported file on images: mIoU, IoU of every class, pixel accuracy."""
-    from dnas.data import load_data_config, open_dataset
-    from dnas.device import resolve_device
-    from dnas.export import is_exported_file
-    from dnas.progress import RichProgress
-    from dnas.training import evaluate as evaluate_network
-    from dnas.workflows.evaluating import evaluate_file
-    from dnas.workflows.networks import require_classes
-
-    if split not in ("train", "val", "test"):
-        raise UserError(f"split {split!r}: expected train, val or test")
-    split_name = cast("Literal['train', 'val', 'test']", split)
-    from_file = is_exported_file(network)
-    if not from_file and (size or backend):
-        raise UserError("--size and --backend are for exported files; a run is evaluated in PyTorch at the data's size")
-    loaded = None if from_file else load_run(network)
-    dataset = open_dataset(load_data_config(data, data_settings or []), split_name)
-    notes: tuple[str, ...] = ()
-    about: dict[str, Any] = {}
-    with RichProgress() as progress:
-        progress.begin(f"evaluating {len(dataset)} images", len(dataset))
-        if loaded is None:
-            found = evaluate_file(
-                network,
-                dataset,
-                size=parse_size(size),
-                device=file_device(network, device),
-                backend=backend,
-                batch_size=batch_size,
-                progress=progress,
-            )
-            result, notes = found.scores, found.notes
-            about = {"file": str(network), "backend": found.backend, "precision": found.precision}
-        else:
-            require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(network))
-            assert loaded.augmentation is not None
-            result = evaluate_network(
-                loaded.network,
-                dataset,
-                loaded.augmentation,
-                device=resolve_device(device),
-                batch_size=batch_size,
-                progress=progress,
-            )
-    for text in notes:
-        note(text)
-    if as_json:
-        print_json({**result.to_mapping(), **about})
-        return
-    for name, value in result.iou.items():
-        print(f"  {name:<16} {'absent' if value is None else f'{100 * value:5.1f} %'}")
-    print(
-        f"mIoU {100 * result.miou:.2f} %   pixel accuracy {100 * result.pixel_accuracy:.2f} %   {result.images} images"
-    )
 
 
 def benchmark(
@@ -116,6 +46,7 @@ def benchmark(
     classes: Annotated[int | None, typer.Option("--classes", min=1, help="Classes of an untrained network.")] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Approximate time of measuring.")] = 3.0,
     data_settings: DataSetOption = None,
+    rates: RatesOption = "searched",
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, frames per second, parameters, multiply-adds and peak memory; of several, a table."""
@@ -131,6 +62,7 @@ def benchmark(
                 size=parse_size(size),
                 dataset=dataset,
                 classes=classes,
+                rounded=wants_rounded(rates),
                 device=device,
                 backend=backend,
                 precision=precision,
@@ -195,13 +127,6 @@ def networks(as_json: JsonOption = False) -> None:
             f"{row['name']:<20} {row['parameters'] / 1e6:>9.2f} M {row['multiply_adds'] / 1e9:>12.2f} G"
             f"  {height}x{width}"
         )
-
-
-def file_device(path: Path, device: str) -> str:
-    """``auto`` for a file: the GPU for an engine, the CPU for the other formats."""
-    if device != "auto":
-        return device
-    return "cuda" if path.suffix.lower() in (".engine", ".plan") else "cpu"
 
 
 def load_run(run: Path) -> LoadedNetwork:

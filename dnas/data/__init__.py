@@ -9,6 +9,7 @@ from dnas.data.batching import Batch, Batches, batches, evenly_spaced, split_hal
 from dnas.data.config import DataConfig, load_data_config, preset_names
 from dnas.data.dataset import SegmentationDataset, check_dataset
 from dnas.data.labels import IGNORE_LABEL, Labels
+from dnas.data.matching import class_order, match_classes
 from dnas.data.opening import open_dataset
 from dnas.data.transforms import AugmentationConfig, Transform, eval_transform, train_transform
 
@@ -23,9 +24,11 @@ __all__ = [
     "Transform",
     "batches",
     "check_dataset",
+    "class_order",
     "eval_transform",
     "evenly_spaced",
     "load_data_config",
+    "match_classes",
     "open_dataset",
     "preset_names",
     "split_halves",

@@ -12,6 +12,9 @@ import pydantic
 from typing_extensions import Self
 
 from dnas.config import Field, apply_overrides, config, parse_config
+from dnas.data.masks import MaskReading
+from dnas.data.orientation import Orientation
+from dnas.data.stored import MAX_PIXELS, PILLOW_MAX_PIXELS
 from dnas.errors import UserError
 from dnas.files import read_yaml
 from dnas.presets import preset_files, read_preset
@@ -19,7 +22,21 @@ from dnas.presets import preset_files, read_preset
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-DatasetName = Literal["streets", "rectangles", "camvid", "cityscapes", "bdd100k", "folder"]
+DatasetName = Literal[
+    "streets",
+    "rectangles",
+    "camvid",
+    "camvid701",
+    "camvid701_unmerged",
+    "cityscapes",
+    "bdd100k",
+    "ade20k",
+    "coco_stuff",
+    "voc",
+    "mapillary",
+    "mapillary_v2",
+    "folder",
+]
 Split = Literal["train", "val", "test"]
 
 BUILT_IN: tuple[DatasetName, ...] = ("streets", "rectangles")
@@ -40,6 +57,15 @@ class DataConfig:
     seed: seed of generated images.
     cache: keep the resized uint8 images in memory, shared between worker processes; files need a ``size`` for this.
     classes: the classes file of ``folder``; null is ``root/classes.yaml``.
+    masks: whether the stored values of masks or their colours decide; null accepts both where they do not contradict
+        each other.
+    range: the image values that become 0 and 255, for files of more than 8 bits; null is the whole range of 16 bits
+        where a file uses it.
+    orientation: where the EXIF orientation of an image and that of its mask differ: "turned" if they fit each other as
+        viewers show them, "stored" if they fit as stored, and the mask is turned like the image; null refuses such
+        masks unless only the first is possible.
+    channels: of the images; 3 is RGB.
+    max_pixels: files whose header gives more pixels are refused, before anything of that size is allocated.
     """
 
     dataset: DatasetName
@@ -49,6 +75,11 @@ class DataConfig:
     seed: int = Field(default=0, ge=0)
     cache: bool = False
     classes: str | None = None
+    masks: MaskReading | None = None
+    range: tuple[float, float] | None = None
+    orientation: Orientation | None = None
+    channels: int = Field(default=3, ge=1, le=64)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -61,6 +92,8 @@ class DataConfig:
             raise ValueError("images is for generated datasets; a dataset of files uses all its images")
         elif self.cache and self.size is None:
             raise ValueError("cache needs a size, as all cached images have the same size")
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError(f"range: given {list(self.range)}, expected the smaller value first")
         if self.classes is not None and self.dataset != "folder":
             raise ValueError(f"classes is for folder, the classes of {self.dataset} are fixed")
         return self

@@ -46,6 +46,10 @@ class SegmentationDataset(ABC):
         """(height, width) of item 0; of every item if the configuration sets a size."""
         return self._size or self._native_size(0)
 
+    def fingerprint(self) -> str:
+        """A hash of the images by name and size: equal for the same images, wherever they lie."""
+        return f"{self._count} generated"
+
     @abstractmethod
     def file_name(self, index: int) -> str:
         """A readable name of item ``index``: the image's path below the root, or a name for a generated image."""

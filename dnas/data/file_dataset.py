@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
 
 from dnas.data.dataset import SegmentationDataset
-from dnas.data.decode import read_image, read_mask, read_size, resize_image, resize_mask
+from dnas.data.decode import ValueRange, mask_values, read_size, resize_image, resize_mask, to_image
 from dnas.data.labels import Labels
 from dnas.data.masks import MaskDecoder
+from dnas.data.orientation import Orientation, align_mask
 from dnas.data.pairs import Pair
+from dnas.data.stored import MAX_PIXELS, read_stored
 from dnas.errors import UserError
 
 
 class FileDataset(SegmentationDataset):
-    """Pairs of image and mask files below ``root``, read on access and resized to ``size`` if it is given."""
+    """Pairs of image and mask files below ``root``, read on access and resized to ``size`` if it is given.
+
+    ``value_range``, ``orientation``, ``channels`` and ``max_pixels``: see :class:`dnas.data.DataConfig`.
+    """
 
     def __init__(
         self,
@@ -28,26 +34,46 @@ class FileDataset(SegmentationDataset):
         decoder: MaskDecoder,
         size: tuple[int, int] | None,
         cache: bool,
+        value_range: ValueRange | None = None,
+        orientation: Orientation | None = None,
+        channels: int = 3,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(name=name, split=split, labels=labels, count=len(pairs), size=size, cache=cache)
         self._root = root
         self._pairs = pairs
         self._decoder = decoder
+        self._range, self._orientation, self._channels = value_range, orientation, channels
+        self._max_pixels = max_pixels
 
     def file_name(self, index: int) -> str:
         """The image's path below the root."""
         return self._pairs[self._position(index)].image.relative_to(self._root).as_posix()
 
+    def fingerprint(self) -> str:
+        """A hash of the names and the bytes of all image files, and their number."""
+        listing = [(self.file_name(index), pair.image.stat().st_size) for index, pair in enumerate(self._pairs)]
+        return f"{len(listing)} files, {hashlib.sha256(repr(listing).encode()).hexdigest()[:16]}"
+
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        pair = self._pairs[index]
-        image = read_image(pair.image)
-        mask = self._decoder.decode(read_mask(pair.mask), pair.mask)
-        if image.shape[-2:] != mask.shape:
-            given, expected = (f"{shape[1]}x{shape[0]}" for shape in (mask.shape, image.shape[-2:]))
-            raise UserError(f"{pair.mask}: the mask is {given} pixels, but its image {pair.image.name} is {expected}")
+        image, mask = self._read_pair(self._pairs[index])
         if self._size:
             image, mask = resize_image(image, self._size), resize_mask(mask, self._size)
         return image.contiguous(), mask.contiguous()
+
+    def _read_pair(self, pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and mask at the size of the files."""
+        stored_image, stored_mask = (read_stored(path, self._max_pixels) for path in (pair.image, pair.mask))
+        image = to_image(stored_image, pair.image, self._range, self._channels)
+        orientations = stored_image.orientation, stored_mask.orientation
+        height, width = image.shape[-2:]
+        values = mask_values(stored_mask, pair.mask)
+        values = align_mask(values, orientations, (height, width), (pair.image, pair.mask), self._orientation)
+        mask = self._decoder.decode(values, pair.mask, stored_mask.palette)
+        if image.shape[-2:] != mask.shape:
+            given, expected = (f"{shape[1]}x{shape[0]}" for shape in (mask.shape, image.shape[-2:]))
+            raise UserError(f"{pair.mask}: the mask is {given} pixels, but its image {pair.image.name} is {expected}")
+        return image, mask
 
     def _native_size(self, index: int) -> tuple[int, int]:
         return read_size(self._pairs[index].image)

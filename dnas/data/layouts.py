@@ -26,8 +26,10 @@ def open_camvid(config: DataConfig, split: str) -> FileDataset:
         require_folder(root / split / "images", layout), require_folder(root / split / "labels", layout)
     )
     classes = builtin_classes("camvid")
-    lookup = index_lookup(len(classes.classes), () if classes.ignore is None else (classes.ignore,))
-    return _file_dataset(config, split, classes.labels, pairs, MaskDecoder(lookup, classes.labels))
+    decoder = MaskDecoder(
+        index_lookup(len(classes.classes), classes.ignored_values), classes.labels, reading=config.masks
+    )
+    return _file_dataset(config, split, classes.labels, pairs, decoder)
 
 
 def open_cityscapes(config: DataConfig, split: str) -> FileDataset:
@@ -45,7 +47,7 @@ def open_cityscapes(config: DataConfig, split: str) -> FileDataset:
     files = zip(map(Path, listing.images), (Path(targets[0]) for targets in listing.targets), strict=True)
     pairs = pair_files((Pair(*pair) for pair in files if pair[0].name.endswith("_leftImg8bit.png")), images)
     labels = builtin_classes("cityscapes").labels
-    return _file_dataset(config, split, labels, pairs, MaskDecoder(cityscapes_lookup(), labels))
+    return _file_dataset(config, split, labels, pairs, MaskDecoder(cityscapes_lookup(), labels, reading="indices"))
 
 
 def cityscapes_lookup() -> torch.Tensor:
@@ -76,7 +78,9 @@ def open_bdd100k(config: DataConfig, split: str) -> FileDataset:
     else:
         pairs = pair_by_stem(require_folder(images, layout), require_folder(masks, layout), stem_of)
     labels = builtin_classes("cityscapes").labels
-    return _file_dataset(config, split, labels, pairs, MaskDecoder(index_lookup(labels.num_classes), labels))
+    return _file_dataset(
+        config, split, labels, pairs, MaskDecoder(index_lookup(labels.num_classes), labels, reading="indices")
+    )
 
 
 def _older_bdd_stem(stem: str) -> str | None:
@@ -99,8 +103,7 @@ def open_folder(config: DataConfig, split: str) -> FileDataset:
         masks = root / split / "masks"
     pairs = pair_by_stem(images, require_folder(masks, layout))
     classes = read_classes(config.classes or root / "classes.yaml")
-    lookup = index_lookup(len(classes.classes), () if classes.ignore is None else (classes.ignore,))
-    decoder = MaskDecoder(lookup, classes.labels, accept_colours=True, ignore_colour=classes.ignore_colour)
+    decoder = MaskDecoder.of_classes(classes, config.masks)
     return _file_dataset(config, split, classes.labels, pairs, decoder)
 
 
@@ -130,4 +133,8 @@ def _file_dataset(
         decoder=decoder,
         size=config.size,
         cache=config.cache,
+        value_range=config.range,
+        orientation=config.orientation,
+        channels=config.channels,
+        max_pixels=config.max_pixels,
     )

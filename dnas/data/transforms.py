@@ -57,11 +57,14 @@ class AugmentationConfig:
 class EvalTransform:
     """Normalises an image and converts its labels to int64; see :func:`eval_transform`."""
 
-    def __init__(self, config: AugmentationConfig) -> None:
+    def __init__(self, config: AugmentationConfig, image_size: tuple[int, int] | None = None) -> None:
         self._mean, self._std = list(config.mean), list(config.std)
+        self._image_size = image_size
 
     def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float32 (3, H, W) and int64 (H, W) of the same size."""
+        """Float32 (3, H, W) and int64 (H, W), of the same size unless images are resized."""
+        if self._image_size is not None:
+            image = tv_tensors.Image(resize_image(image, self._image_size))
         plain = F.to_dtype(image.as_subclass(torch.Tensor), torch.float32, scale=True)
         return F.normalize(plain, self._mean, self._std), mask.as_subclass(torch.Tensor).to(torch.int64)
 
@@ -156,6 +159,9 @@ def train_transform(config: AugmentationConfig) -> Transform:
     return TrainTransform(config)
 
 
-def eval_transform(config: AugmentationConfig) -> Transform:
-    """The transform for evaluation: normalisation only."""
-    return EvalTransform(config)
+def eval_transform(config: AugmentationConfig, image_size: tuple[int, int] | None = None) -> Transform:
+    """The transform for evaluation: normalisation only.
+
+    ``image_size``: (height, width) to which images are resized first; their labels keep their size.
+    """
+    return EvalTransform(config, image_size)

@@ -1,8 +1,6 @@
-"""An exported file as a network that takes images in 0 to 1: resize, normalisation, batches and class order."""
+"""An exported file as a network that takes images in 0 to 1: it resizes, normalises and fills batches as needed."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,47 +9,33 @@ from torchvision.transforms.v2 import functional as F
 
 from dnas.data.decode import resize_image
 from dnas.errors import UserError
-from dnas.export.class_order import class_order
 from dnas.export.opened import ExportedFile
 
 
 class FileNetwork(nn.Module):
-    """Runs an exported file on RGB images in 0 to 1, of any size if the file or ``size`` says to which to resize.
+    """Runs an exported file on RGB images in 0 to 1 of any size.
 
-    ``names`` are the classes of the output, by default those of the file: the same names in another order are mapped.
-    Raises :class:`UserError` for other names, and for a file whose metadata lacks what is needed.
+    Images are resized to the size of the file, or to ``size`` for one of dynamic size. ``class_names`` are those of the
+    file, empty if it was not written by this package. Raises :class:`UserError` for a file whose metadata lacks what is
+    needed, and for another ``size`` than that of the file.
     """
 
-    def __init__(
-        self,
-        file: ExportedFile,
-        *,
-        size: tuple[int, int] | None = None,
-        names: Sequence[str] | None = None,
-        data: str = "the data",
-    ) -> None:
+    def __init__(self, file: ExportedFile, *, size: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.file = file
-        own = file.metadata.class_names if file.metadata else ()
-        self.named = bool(own)
+        self.class_names = file.metadata.class_names if file.metadata else ()
         if file.dtype != torch.uint8 and (file.metadata is None or len(file.metadata.mean) != 3):
             raise UserError(f"{file.path}: holds no mean and deviation of its images; export it with dnas export")
         file.input_shape(size or file.image_size or (1, 1), 1)  # refuses another size than that of the file
         self.size: tuple[int, int] | None = file.image_size or size
-        order = class_order(own, names, str(file.path), data) if own and names is not None else tuple(range(len(own)))
-        self.order = None if order == tuple(range(len(own))) else order
-        self.to_device = file.module.device
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes, h, w), or classes (N, H, W) of a file of class maps."""
-        size = (int(images.shape[-2]), int(images.shape[-1]))
+        """Scores (N, classes, h, w) of images (N, 3, H, W): logits, or 1 for the class of a class map and 0 else."""
         inputs = self._inputs(images)
         whole = self.file.shape[0]
         parts = [self._run(part, whole) for part in torch.split(inputs, whole or len(inputs))]
         output = torch.cat(parts).to(images.device)
-        if output.ndim == 4:
-            return output.float() if self.order is None else output.float()[:, list(self.order)]
-        return self._class_maps(output, size)
+        return output.float() if output.ndim == 4 else self._one_hot(output, (images.shape[-2], images.shape[-1]))
 
     def _inputs(self, images: Tensor) -> Tensor:
         """The images as the file takes them."""
@@ -65,7 +49,7 @@ class FileNetwork(nn.Module):
             images = F.normalize(images, list(self.file.metadata.mean), list(self.file.metadata.std))
         if self.file.channels_last:
             images = images.permute(0, 2, 3, 1)
-        return images.to(self.to_device).contiguous()
+        return images.to(self.file.module.device).contiguous()
 
     def _run(self, part: Tensor, batch: int | None) -> Tensor:
         """The output for a part of the images, filled up to the fixed batch size of the file."""
@@ -75,17 +59,13 @@ class FileNetwork(nn.Module):
         output: Tensor = self.file.module(part)
         return output[:count]
 
-    def _class_maps(self, classes: Tensor, size: tuple[int, int]) -> Tensor:
-        if not self.named:
+    def _one_hot(self, classes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Class maps (N, h, w), enlarged to ``size`` without mixing classes, as scores."""
+        if not self.class_names:
             raise UserError(
                 f"{self.file.path}: returns class maps but holds no class names; export it with dnas export"
             )
-        classes = classes.long()
-        if self.order is not None:
-            table = torch.empty(len(self.order), dtype=torch.long, device=classes.device)
-            table[list(self.order)] = torch.arange(len(self.order), device=classes.device)
-            classes = table[classes]
-        if tuple(classes.shape[-2:]) != size:
-            classes = functional.interpolate(classes.unsqueeze(1).float(), size=size, mode="nearest-exact")
-            classes = classes.squeeze(1).long()
-        return classes
+        scores = functional.one_hot(classes.long(), len(self.class_names)).permute(0, 3, 1, 2).float()
+        if tuple(scores.shape[-2:]) != size:
+            scores = functional.interpolate(scores, size=size, mode="nearest-exact")
+        return scores

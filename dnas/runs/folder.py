@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -74,11 +74,13 @@ class RunFolder:
         device: str | torch.device | None = None,
         tensorboard: bool = False,
         upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        free: Collection[str] = (),
     ) -> RunFolder:
         """Begin a run of ``kind`` ("search" or "retrain") in ``path``, or resume the one there.
 
         With ``resume`` a folder without a run begins one (the process may have been killed before it was created).
         ``upgrade`` converts a run's configuration that an earlier version wrote to the current format.
+        ``free``: dotted keys that do not decide the result and may differ from the run that is resumed.
         Raises :class:`UserError` when the folder holds a run and ``resume`` is false; when the run there is of another
         kind, seed or configuration (names the first dotted key that differs); when another process uses it.
         """
@@ -92,7 +94,7 @@ class RunFolder:
         lock = _lock(path, patience=_RESUME_PATIENCE if resume else 0.0)
         try:
             if _holds_run(path):
-                environment = _continue(path, kind, wanted, seed, device, upgrade)
+                environment = _continue(path, kind, wanted, seed, device, upgrade, free)
             else:
                 environment = _begin(path, kind, wanted, seed, device)
         except BaseException:
@@ -267,6 +269,7 @@ def _continue(
     seed: int,
     device: Any,
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None,
+    free: Collection[str],
 ) -> dict[str, Any]:
     environment = _read_environment(path)
     stored = read_yaml(path / _CONFIGURATION, "configuration of a run")
@@ -274,7 +277,7 @@ def _continue(
     if environment["kind"] != kind:
         raise UserError(f"{path}: the run there is a {environment['kind']}, it cannot be resumed as a {kind}")
     for before, now in (({"seed": environment["seed"]}, {"seed": seed}), (stored, configuration)):
-        difference = _first_difference(before, now)
+        difference = _first_difference(before, now, free)
         if difference is not None:
             raise UserError(
                 f"{path}: cannot resume with another configuration: {difference}; "
@@ -300,15 +303,22 @@ def _read_environment(path: Path) -> dict[str, Any]:
     return environment
 
 
-def _first_difference(before: Any, now: Any, name: str = "") -> str | None:
-    """The first dotted key at which two configurations differ, with both values; None when they are equal."""
+def _first_difference(before: Any, now: Any, free: Collection[str], name: str = "") -> str | None:
+    """The first dotted key at which two configurations differ, with both values; None when they are equal.
+
+    The values of ``free`` keys are not compared.
+    """
+    if name in free:
+        return None
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*before, *(key for key in now if key not in before)]:
             inner = f"{name}.{key}" if name else str(key)
+            if inner in free:
+                continue
             if key not in now or key not in before:
                 here, there = ("the run", "this call") if key in before else ("this call", "the run")
                 return f"{inner} is set in {here} but not in {there}"
-            difference = _first_difference(before[key], now[key], inner)
+            difference = _first_difference(before[key], now[key], free, inner)
             if difference is not None:
                 return difference
         return None

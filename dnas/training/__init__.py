@@ -13,6 +13,7 @@ from dnas.training.device import (
     resolve_precision,
     tuned_convolutions,
 )
+from dnas.training.inference import InferenceConfig
 from dnas.training.losses import OhemCrossEntropy, distillation_loss, resize_logits
 from dnas.training.metrics import Evaluation, SegmentationMetrics, evaluate
 from dnas.training.optimizers import make_sgd, set_learning_rate
@@ -21,6 +22,7 @@ from dnas.training.schedules import cosine_decay, exponential_decay, linear_warm
 
 __all__ = [
     "Evaluation",
+    "InferenceConfig",
     "OhemCrossEntropy",
     "RetrainConfig",
     "RetrainResult",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,11 +12,24 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from dnas.data import IGNORE_LABEL, AugmentationConfig, Batches, SegmentationDataset, batches, eval_transform
+from dnas.data import (
+    IGNORE_LABEL,
+    AugmentationConfig,
+    Batches,
+    SegmentationDataset,
+    Transform,
+    batches,
+    eval_transform,
+)
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
+from dnas.training.boundary import BoundaryIoU
 from dnas.training.device import Precision, autocast
+from dnas.training.inference import InferenceConfig, predict
 from dnas.training.losses import resize_logits
+
+REDUCED_WITHOUT = ("truck", "bus", "train")
+"""The classes left out of RegSeg's reduced mIoU on Cityscapes: they vary most between trainings (v1, section 4.3)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,23 +42,68 @@ class Evaluation:
     """Per class; None for a class that occurs in neither."""
     pixel_accuracy: float
     images: int
+    boundary_iou: dict[str, float | None] | None = None
+    """IoU near the contours of each class, if it was asked for; see :mod:`dnas.training.boundary`."""
+    confusion: tuple[tuple[int, ...], ...] = dataclasses.field(default=(), repr=False)
+    """Number of pixels by true class (rows) and predicted class (columns)."""
+
+    @property
+    def boundary_miou(self) -> float | None:
+        """The mean boundary IoU of the classes that occur."""
+        return None if self.boundary_iou is None else _mean(self.boundary_iou.values())
+
+    @property
+    def reduced_miou(self) -> float | None:
+        """The mIoU without truck, bus and train; None for classes that do not include these three."""
+        return self.miou_without(REDUCED_WITHOUT) if self.iou.keys() > set(REDUCED_WITHOUT) else None
+
+    def miou_without(self, names: Iterable[str]) -> float:
+        """The mIoU without some classes; a name that is not a class is a :class:`UserError`."""
+        left_out = set(names)
+        if unknown := sorted(left_out - self.iou.keys()):
+            raise UserError(f"no class {unknown[0]!r}, expected some of {', '.join(self.iou)}")
+        if left_out == self.iou.keys():
+            raise UserError("all classes are left out of the mIoU, expected at least one that is not")
+        return _mean(value for name, value in self.iou.items() if name not in left_out)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain containers, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Plain containers, ready for JSON; without the confusion matrix and without scores that were not computed."""
+        scores = {
+            "miou": self.miou,
+            "iou": self.iou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "images": self.images,
+            "reduced_miou": self.reduced_miou,
+            "boundary_miou": self.boundary_miou,
+            "boundary_iou": self.boundary_iou,
+        }
+        return {name: value for name, value in scores.items() if value is not None}
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    """The mean of the values that are not None; 0 if there are none."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / max(1, len(known))
 
 
 class SegmentationMetrics:
     """Accumulates a confusion matrix. With torchrun :meth:`result` adds up all processes, all of which must call it."""
 
-    def __init__(self, class_names: Sequence[str], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, class_names: Sequence[str], device: torch.device | str = "cpu", *, boundary: float | None = None
+    ) -> None:
+        """``boundary``: also the boundary IoU, within this share of the image's diagonal."""
         self._names = tuple(class_names)
         matrix = MulticlassConfusionMatrix(len(self._names), ignore_index=IGNORE_LABEL, validate_args=False)
         self._matrix = matrix.to(device)
         self._images = SumMetric().to(device)
+        self._boundary = None if boundary is None else BoundaryIoU(len(self._names), boundary).to(device)
         # torchmetrics warns about a result without data, which a process without a share of the images would have.
         self._matrix.update(torch.zeros(1, device=device).long(), torch.full((1,), IGNORE_LABEL, device=device))
         self._images.update(0)
+        if self._boundary is not None:
+            nothing = torch.full((1, 1, 1), IGNORE_LABEL, device=device)
+            self._boundary.update(nothing, nothing)
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
         """Add a batch: ``predictions`` are logits (N, classes, h, w), resized to ``labels`` (N, H, W), or classes.
@@ -60,6 +119,8 @@ class SegmentationMetrics:
             size = (labels.shape[-2], labels.shape[-1])
             predictions = resize_logits(predictions, size).argmax(dim=1)
         self._matrix.update(predictions, labels)
+        if self._boundary is not None:
+            self._boundary.update(predictions, labels)
         self._images.update(labels.shape[0])
 
     def result(self) -> Evaluation:
@@ -77,7 +138,15 @@ class SegmentationMetrics:
             iou={name: value if occurs else None for name, value, occurs in values},
             pixel_accuracy=float(hits.sum() / matrix.sum().clamp(min=1)),
             images=images,
+            boundary_iou=self._boundary_iou(),
+            confusion=tuple(tuple(int(count) for count in row) for row in matrix.tolist()),
         )
+
+    def _boundary_iou(self) -> dict[str, float | None] | None:
+        if self._boundary is None:
+            return None
+        values: list[float] = self._boundary.compute().tolist()
+        return {name: None if math.isnan(value) else value for name, value in zip(self._names, values, strict=True)}
 
 
 def evaluate(
@@ -91,6 +160,8 @@ def evaluate(
     precision: Precision = "auto",
     workers: int = 0,
     channels_last: bool = False,
+    inference: InferenceConfig | None = None,
+    boundary: float | None = None,
     rank: int = 0,
     world: int = 1,
     progress: Progress | None = None,
@@ -99,26 +170,36 @@ def evaluate(
 
     The logits are upsampled bilinearly to the label's size. Images may have different sizes: consecutive ones of equal
     size form batches of up to ``batch_size``. Of ``augmentation`` only the normalisation is used. The network is moved
-    to ``device`` and keeps its mode. With several processes each scores every ``world``-th image. Raises
-    :class:`UserError` for an empty dataset and for a network of another number of classes.
+    to ``device`` and keeps its mode. With several processes each scores every ``world``-th image.
+
+    ``inference``: another input size than that of the labels, several scales, mirrored images, sliding windows.
+    ``boundary``: also the boundary IoU, within this share of the image's diagonal. Raises :class:`UserError` for an
+    empty dataset and for a network of another number of classes.
     """
     if len(dataset) == 0:
         raise UserError(f"{dataset.name}: the split {dataset.split} has no images to evaluate on")
     device = torch.device(device)
     progress = progress or NoProgress()
-    metrics = SegmentationMetrics(dataset.labels.names, device)
+    options = inference or InferenceConfig()
+    metrics = SegmentationMetrics(dataset.labels.names, device, boundary=boundary)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     mode = network.training
     network.to(device).eval()
     share = (range(len(dataset)) if indices is None else indices)[rank::world]
-    singles = _one_by_one(dataset, augmentation, share, workers, pin_memory=device.type == "cuda")
+    transform = eval_transform(augmentation, options.input_size)
+    singles = _one_by_one(dataset, transform, share, workers, pin_memory=device.type == "cuda")
+
+    def forward(images: Tensor) -> Tensor:
+        with autocast(device, precision):
+            logits: Tensor = network(images)
+        return logits.float()
+
     try:
         with torch.no_grad():
             for images, labels in join_sizes(singles or (), batch_size):
                 images = images.to(device, non_blocking=True, memory_format=layout)
-                with autocast(device, precision):
-                    logits = network(images)
-                metrics.update(logits.float(), labels.to(device, non_blocking=True))
+                scores = predict(forward, images, (labels.shape[-2], labels.shape[-1]), options)
+                metrics.update(scores, labels.to(device, non_blocking=True))
                 progress.advance(len(images))
         return metrics.result()
     finally:
@@ -128,14 +209,14 @@ def evaluate(
 
 
 def _one_by_one(
-    dataset: SegmentationDataset, augmentation: AugmentationConfig, share: Sequence[int], workers: int, pin_memory: bool
+    dataset: SegmentationDataset, transform: Transform, share: Sequence[int], workers: int, pin_memory: bool
 ) -> Batches | None:
     """Batches of one image each, in order; None if there are more processes than images and this one has none."""
     if not share:
         return None
     return batches(
         dataset,
-        eval_transform(augmentation),
+        transform,
         batch_size=1,
         seed=0,
         epoch=0,
@@ -151,7 +232,8 @@ def join_sizes(singles: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Ite
     """Join batches of one image into batches of up to ``batch_size`` consecutive images of equal size."""
     waiting: list[tuple[Tensor, Tensor]] = []
     for images, labels in singles:
-        if waiting and (len(waiting) == batch_size or waiting[0][0].shape != images.shape):
+        sizes = (images.shape, labels.shape)
+        if waiting and (len(waiting) == batch_size or (waiting[0][0].shape, waiting[0][1].shape) != sizes):
             yield _joined(waiting)
             waiting = []
         waiting.append((images, labels))

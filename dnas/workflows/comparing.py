@@ -10,8 +10,7 @@ from dnas.data import SegmentationDataset
 from dnas.errors import UserError
 from dnas.export import benchmark, is_exported_file
 from dnas.progress import NoProgress, Progress
-from dnas.training import evaluate
-from dnas.workflows.evaluating import evaluate_file
+from dnas.workflows.evaluating import file_device, open_scored
 from dnas.workflows.networks import load_network
 
 
@@ -21,6 +20,7 @@ def measure_artefact(
     size: tuple[int, int] | None = None,
     dataset: SegmentationDataset | None = None,
     classes: int | None = None,
+    rounded: bool = False,
     device: str = "cpu",
     backend: str | None = None,
     precision: str | None = None,
@@ -34,31 +34,38 @@ def measure_artefact(
     With ``dataset`` also ``miou`` and ``images``: of the same file in the same runtime, or of the PyTorch network of a
     run. Raises :class:`UserError` for a network without trained weights then.
     """
-    options: dict[str, Any] = {"device": device, "backend": backend, "threads": threads}
-    timing: dict[str, Any] = {"precision": precision, "batch": batch, "seconds": seconds}
-    progress = progress or NoProgress()
-    if is_exported_file(reference):
-        found = benchmark(Path(reference), size, **options, **timing)
-        scores = None
-        if dataset is not None:
-            progress.begin(f"{reference}: evaluating {len(dataset)} images", len(dataset))
-            scores = evaluate_file(reference, dataset, size=size, progress=progress, **options).scores
-        found["file_mb"] = Path(reference).stat().st_size / 1e6
-    else:
-        loaded = load_network(reference, classes)
-        input_size = size or loaded.input_size
+    from_file = is_exported_file(reference)
+    network: Any = Path(reference)
+    input_size = size
+    if not from_file:
+        loaded = load_network(reference, classes, rounded=rounded)
+        network, input_size = loaded.network, size or loaded.input_size
         if input_size is None:
             raise UserError(f"{reference}: give the input size, --size HEIGHTxWIDTH")
-        found = benchmark(loaded.network, input_size, **options, **timing)
-        scores = None
-        if dataset is not None:
-            if loaded.labels is None or loaded.augmentation is None:
-                raise UserError(f"{reference}: has no trained weights, so it has no mIoU; give a run or a file")
-            if loaded.labels.names != dataset.labels.names:
-                raise UserError(f"{reference}: the classes of {dataset.name} differ, use data with the same classes")
-            progress.begin(f"{reference}: evaluating {len(dataset)} images", len(dataset))
-            scores = evaluate(loaded.network, dataset, loaded.augmentation, device=found["device"], progress=progress)
-    if scores is not None:
+    found = benchmark(
+        network,
+        input_size,
+        device=file_device(reference, device) if from_file else device,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        batch=batch,
+        seconds=seconds,
+    )
+    if from_file:
+        found["file_mb"] = Path(reference).stat().st_size / 1e6
+    if dataset is not None:
+        scored = open_scored(
+            reference,
+            dataset,
+            size=size,
+            device=device,
+            backend=backend if from_file else None,
+            threads=threads,
+            rounded=rounded,
+        )
+        (progress or NoProgress()).begin(f"{reference}: evaluating {len(dataset)} images", len(dataset))
+        scores = scored.evaluate(progress=progress)
         found |= {"miou": scores.miou, "images": scores.images}
     return {"name": reference, **found}
 

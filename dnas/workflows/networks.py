@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from derive import TABLE, Architecture, architecture_from
 from derive.judging import searched_problem
 from dnas.config import parse_config
-from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, open_dataset
+from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, match_classes, open_dataset
+from dnas.environment import process_count
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
 from dnas.networks import list_networks, network_by_name, network_facts, network_names
@@ -21,15 +23,54 @@ from dnas.training import RetrainConfig
 from dnas.workflows.derivation import deriver_of_run
 
 
-def open_splits(config: DataConfig) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Training and validation images."""
-    return open_dataset(config, "train"), open_dataset(config, "val")
+def open_splits(
+    config: DataConfig, classes: Sequence[str] | None = None, wanted_by: str = ""
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Training and validation images, with their classes in the order of the names ``classes`` of ``wanted_by``.
+
+    Raises :class:`UserError` for other names, and for splits whose classes differ.
+    """
+    train, validation = open_dataset(config, "train"), open_dataset(config, "val")
+    if classes is not None:
+        train = match_classes(train, classes, wanted_by)
+    return train, match_classes(validation, train.labels.names, f"{train.name} {train.split}")
+
+
+def recorded_classes(path: Path) -> tuple[str, ...] | None:
+    """The class names that the run in ``path`` is for; None if there is no run, or an earlier version wrote it."""
+    if not (path / "environment.json").exists():
+        return None
+    names = RunFolder.open(path).configuration.get("classes")
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def deciding(splits: tuple[SegmentationDataset, SegmentationDataset]) -> dict[str, Any]:
+    """What decides the steps of a run besides its recipe, for its configuration: classes, images, processes."""
+    return {
+        "classes": list(splits[0].labels.names),
+        "images": {split.split: split.fingerprint() for split in splits},
+        "processes": process_count(),
+    }
 
 
 def require_classes(found: int, expected: int, data: str, wanted_by: str) -> None:
     """Raise :class:`UserError` unless the data has the expected number of classes."""
     if found != expected:
         raise UserError(f"{data} has {found} classes, {wanted_by} expects {expected}; use matching data")
+
+
+class ReorderedClasses(nn.Module):
+    """A network whose logits (N, classes, H, W) are in another order: class i is its class ``order[i]``."""
+
+    def __init__(self, network: nn.Module, order: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) of images (N, 3, H, W)."""
+        logits: Tensor = self.network(images)
+        return logits.index_select(1, self.get_buffer("order"))
 
 
 @dataclass(frozen=True)
@@ -45,12 +86,16 @@ class LoadedNetwork:
     run: RunFolder | None = None
 
 
-def load_network(reference: str, num_classes: int | None = None) -> LoadedNetwork:
-    """The network of a run of ``dnas retrain``, of an architecture file, or a published network by name.
+def load_network(reference: str, num_classes: int | None = None, *, rounded: bool = False) -> LoadedNetwork:
+    """The network of a run, of an architecture file, or a published network by name.
 
-    A network of a run has its best weights, any other random ones for ``num_classes`` (default: 19, as in Cityscapes).
+    A network of ``dnas retrain`` has its best weights. That of a search of dilation rates has those of the last epoch
+    and the fractional rates, or with ``rounded`` the derived integer ones. Any other has random weights for
+    ``num_classes`` (default: 19, as in Cityscapes).
     """
     path = Path(reference)
+    if path.is_dir() and RunFolder.open(path).kind == "search":
+        return _network_of_search(path, num_classes, rounded)
     if path.is_dir():
         return _network_of_run(path, num_classes)
     if path.is_file() or reference.endswith((".yaml", ".yml")):
@@ -84,6 +129,21 @@ def inherited_network(architecture: Architecture, search_run: Path) -> nn.Module
         return deriver.inherit(searched_problem(run, deriver, table), architecture)
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{search_run}: its weights do not fit the network: {error}") from None
+
+
+def _network_of_search(path: Path, num_classes: int | None, rounded: bool) -> LoadedNetwork:
+    run, deriver = deriver_of_run(path)
+    classes = deriver.space.num_classes
+    if num_classes not in (None, classes):
+        raise UserError(f"{path}: was searched for {classes} classes, given {num_classes}")
+    return LoadedNetwork(
+        name=path.name,
+        network=deriver.searched_network(run, rounded=rounded).eval(),
+        num_classes=classes,
+        input_size=deriver.space.input_size,
+        augmentation=deriver.space.search.augmentation,
+        run=run,
+    )
 
 
 def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:

@@ -11,7 +11,7 @@ import torch
 
 from derive import TABLE, Architecture, Deriver, architecture_from
 from dnas.config import parse_config
-from dnas.data import DataConfig, SegmentationDataset, eval_transform, open_dataset
+from dnas.data import DataConfig, SegmentationDataset, eval_transform, match_classes, open_dataset
 from dnas.errors import UserError
 from dnas.export import benchmark
 from dnas.latency import Effort, LatencyTable
@@ -170,7 +170,8 @@ def _evaluate(found: LoadedNetwork) -> Evaluation:
 def _validation_data(found: LoadedNetwork) -> SegmentationDataset:
     assert found.run is not None
     source = str(found.run.path / "configuration.yaml")
-    return open_dataset(parse_config(DataConfig, found.run.configuration["data"], source), "val")
+    data = open_dataset(parse_config(DataConfig, found.run.configuration["data"], source), "val")
+    return data if found.labels is None else match_classes(data, found.labels.names, str(found.run.path))
 
 
 def _figures(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,23 @@ from torch import nn
 
 from derive import architecture_from
 from dnas.config import parse_config, to_mapping
-from dnas.data import DataConfig
+from dnas.data import DataConfig, SegmentationDataset, class_order
 from dnas.data.seeding import mix_seed
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import Progress
 from dnas.runs import RunFolder, seed_everything
 from dnas.training import RetrainConfig, RetrainResult, retrain
-from dnas.workflows.networks import LoadedNetwork, build_network, inherited_network, open_splits, require_classes
+from dnas.workflows.networks import (
+    LoadedNetwork,
+    ReorderedClasses,
+    build_network,
+    deciding,
+    inherited_network,
+    open_splits,
+    recorded_classes,
+    require_classes,
+)
 
 
 def run_retraining(
@@ -43,22 +53,21 @@ def run_retraining(
     classes of the search; other data raises :class:`UserError` unless ``transfer``.
     """
     chosen = resolve_device(device)
-    splits = open_splits(data)
+    splits = _splits(data, out if resume else None, inherit)
     labels = splits[0].labels
     if num_classes is not None and num_classes != labels.num_classes and not transfer:
         raise UserError(
             f"{splits[0].name} has {labels.num_classes} classes, {source} was searched for {num_classes}: "
             "use data with the same classes, or give --transfer"
         )
-    if teacher is not None:
-        require_classes(labels.num_classes, teacher.num_classes, splits[0].name, f"the teacher {teacher.name}")
+    frozen = None if teacher is None else _frozen(teacher, splits[0])
     configuration = {
         "network": dict(network),
         "data": to_mapping(data),
         "retrain": to_mapping(config),
         "teacher": None if teacher is None or teacher.run is None else str(teacher.run.path.resolve()),
         "inherit": None if inherit is None else str(inherit.resolve()),
-        "classes": list(labels.names),
+        **deciding(splits),
         "colours": [list(colour) for colour in labels.colours],
         "input_size": list(splits[1].image_size),
     }
@@ -68,18 +77,51 @@ def run_retraining(
         if "architecture" not in network or transfer:
             raise UserError(f"{source}: only derived networks with the classes of the search can inherit weights")
         built = inherited_network(architecture_from(network["architecture"], source), inherit)
-    frozen = None if teacher is None else teacher.network
     with RunFolder.create(
-        out, "retrain", configuration, seed, resume, device=chosen, tensorboard=tensorboard, upgrade=_upgrade
+        out,
+        "retrain",
+        configuration,
+        seed,
+        resume,
+        device=chosen,
+        tensorboard=tensorboard,
+        upgrade=partial(_upgrade, configuration),
+        free=("data.root", "data.classes", "data.cache", "retrain.workers", "colours"),
     ) as run:
         return retrain(built, splits, run, config, teacher=frozen, device=chosen, progress=progress)
 
 
-def _upgrade(configuration: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a retraining as an earlier version wrote it, with today's defaults for what is new."""
+def _splits(
+    data: DataConfig, resumed: Path | None, inherit: Path | None
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The images, with the classes in the order of the run that is resumed or inherited from."""
+    for path in (resumed, inherit):
+        names = None if path is None else recorded_classes(path)
+        if names is not None:
+            return open_splits(data, names, str(path))
+    return open_splits(data)
+
+
+def _frozen(teacher: LoadedNetwork, data: SegmentationDataset) -> nn.Module:
+    """The teacher with its logits in the order of the classes of ``data``."""
+    if teacher.labels is None:
+        require_classes(data.labels.num_classes, teacher.num_classes, data.name, f"the teacher {teacher.name}")
+        return teacher.network
+    own, wanted = teacher.labels.names, data.labels.names
+    class_order(wanted, own, data.name, f"the teacher {teacher.name}")  # in these words if they are not the same
+    order = class_order(own, wanted, teacher.name, data.name)
+    return teacher.network if own == wanted else ReorderedClasses(teacher.network, order)
+
+
+def _upgrade(wanted: Mapping[str, Any], configuration: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a retraining as an earlier version wrote it, with today's defaults for what is new.
+
+    What it did not record is taken from ``wanted``, the configuration of this call.
+    """
     data, recipe = configuration.get("data", {}), configuration.get("retrain", {})
     return {
         "inherit": None,
+        **{key: wanted[key] for key in ("images", "processes")},
         **configuration,
         "data": to_mapping(parse_config(DataConfig, data, "configuration.yaml: data")),
         "retrain": to_mapping(parse_config(RetrainConfig, recipe, "configuration.yaml: retrain")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from dnas.latency import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
-from dnas.workflows.networks import open_splits, require_classes
+from dnas.workflows.networks import deciding, open_splits, recorded_classes, require_classes
 from search_spaces import SearchSpace, space_from
 
 
@@ -42,12 +44,21 @@ def run_search(
     _check_table(space, table, allow_mismatch)
     deriver = deriver_of(space)
     target = space.latency_target(table, deriver)
-    splits = open_splits(data)
+    splits = open_splits(data, recorded_classes(out) if resume else None, str(out))
     require_classes(splits[0].labels.num_classes, space.num_classes, splits[0].name, f"task of {space.name}")
     problem = space.problem(table, seed)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
+    configuration |= deciding(splits)
     with RunFolder.create(
-        out, "search", configuration, seed, resume, device=chosen, tensorboard=tensorboard, upgrade=_upgrade
+        out,
+        "search",
+        configuration,
+        seed,
+        resume,
+        device=chosen,
+        tensorboard=tensorboard,
+        upgrade=partial(_upgrade, configuration),
+        free=("data.root", "data.classes", "data.cache", "space.search.workers", "space.retrain"),
     ) as run:
         if run.is_owner and table is not None:
             table.save(out / TABLE)
@@ -74,10 +85,14 @@ def _check_table(space: SearchSpace[Any], table: LatencyTable | None, allow_mism
         table.lookup(missing[0])  # raises, naming the entry and the command that measures it
 
 
-def _upgrade(configuration: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a search as an earlier version wrote it, in today's form and with today's defaults."""
+def _upgrade(wanted: Mapping[str, Any], configuration: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a search as an earlier version wrote it, in today's form and with today's defaults.
+
+    What it did not record is taken from ``wanted``, the configuration of this call.
+    """
     space, data = configuration.get("space", {}), configuration.get("data", {})
     return {
+        **{key: wanted[key] for key in ("classes", "images", "processes")},
         **configuration,
         "space": space_from(space, "configuration.yaml").configuration(),
         "data": to_mapping(parse_config(DataConfig, data, "configuration.yaml: data")),

@@ -40,7 +40,7 @@ class Comparison:
     """Derived networks against random ones of the same latency; mIoU as fractions.
 
     percentile: share of the random networks below the derived mean. difference, low, high: difference of the means and
-    its 95 % bootstrap interval over random networks and search seeds. best_of: expected mIoU of the best (by validation)
+    its 95 % bootstrap interval over random networks and search seeds. best_of: expected mIoU of the best by validation
     of ``trained`` random networks, as many as could be trained in the time of the search and one training.
     """
 
@@ -111,7 +111,8 @@ def bootstrap(
     """
     generator = np.random.default_rng(0)
     samples = [
-        np.asarray(values)[generator.integers(len(values), size=(RESAMPLES, len(values)))] for values in (derived, random)
+        np.asarray(values)[generator.integers(len(values), size=(RESAMPLES, len(values)))]
+        for values in (derived, random)
     ]
     low, high = np.percentile(statistic(*samples), [2.5, 97.5])
     return float(low), float(high)
@@ -122,8 +123,8 @@ def compare(derived: Sequence[Row], random: Sequence[Row], score: str) -> Compar
     mine = [float(row[score]) for row in derived]
     theirs = [float(row[score]) for row in random]
     low, high = bootstrap(mine, theirs, lambda a, b: a.mean(axis=1) - b.mean(axis=1))
-    search = float(np.mean([row["search_seconds"] for row in derived]))
-    timed = [float(row["seconds"]) for row in random if row["seconds"] is not None]
+    search = float(np.mean([row["search_cpu_seconds"] for row in derived]))
+    timed = [float(row["cpu_seconds"]) for row in random if row["cpu_seconds"] is not None]
     trained = 1 + int(search / float(np.median(timed)))
     mean = float(np.mean(mine))
     return Comparison(

@@ -50,6 +50,8 @@ class StudyConfig:
     targets_ms: latency targets. Around each, within ``tolerance``, ``networks_per_target`` random networks are trained.
     spread_networks: further random networks, spread over all latencies of the space.
     repeated_networks: how many of all are trained with ``seeds`` seeds instead of one.
+    supernets: settings of one-shot searches whose ranking of the random networks is measured, by name; within bands of
+        ``band_tolerance`` around the targets as well.
     methods: the searches that are compared, by name. hand_made: networks to compare with, by name.
     """
 
@@ -66,6 +68,8 @@ class StudyConfig:
     spread_networks: int = Field(ge=0)
     repeated_networks: int = Field(ge=0)
     seeds: int = Field(default=3, ge=1)
+    band_tolerance: float = Field(default=0.1, gt=0, lt=1)
+    supernets: dict[str, Method] = Field(default_factory=dict)
     methods: dict[str, Method] = Field(default_factory=dict)
     hand_made: dict[str, HandMade] = Field(default_factory=dict)
 

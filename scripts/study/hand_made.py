@@ -8,6 +8,7 @@ Rows go to docs/study/hand_made.jsonl. It can be stopped and started again at an
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from dnas.config import to_mapping
@@ -49,7 +50,8 @@ def _training(study: StudyConfig, name: str, seed: int) -> Training:
         "description": description,
         "parameters": count_parameters(network_by_name(description["name"], 19, description["options"])),
     }
-    return Training(description, seed, row)
+    folder = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    return Training(f"{study.recipe_key}-{folder}-seed{seed}", description, seed, row)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ continue from their last epoch in DIR.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from derive import Architecture, deriver_of
 from derive.judging import key_of
 from dnas.config import to_mapping
 from scripts.study.config import StudyConfig, add_options, load_study
-from scripts.study.rows import RANDOM, read_rows
+from scripts.study.rows import LENGTH, RANDOM, read_rows
 from scripts.study.training import Training, train_all
 from search_spaces import load_space
 
@@ -25,14 +26,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add_options(parser)
     parser.add_argument("--limit", type=int, help="end after this many trainings")
+    parser.add_argument(
+        "--epochs", type=int, help=f"another length of the recipe, to compare with; rows go to {LENGTH}"
+    )
     options = parser.parse_args()
-    study = load_study(options.study)
+    study, results = load_study(options.study), options.results / RANDOM
+    if options.epochs is not None:
+        recipe = dataclasses.replace(study.recipe, epochs=options.epochs, validate_every=options.epochs)
+        study, results = dataclasses.replace(study, recipe=recipe), options.results / LENGTH
     keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
-    done = {(row["network"], row["seed"]) for row in read_rows(options.results / RANDOM, **keys)}
+    done = {(row["network"], row["seed"]) for row in read_rows(results, **keys)}
     wanted = [one for one in trainings(study) if (one.row["network"], one.seed) not in done]
     print(f"{len(done)} trainings are done, {len(wanted)} to do")
     data = study.open_data(options.root)
-    train_all(wanted[: options.limit], data, study.recipe, options.work, options.results / RANDOM, options.processes)
+    train_all(wanted[: options.limit], data, study.recipe, options.work, results, options.processes)
 
 
 def networks(study: StudyConfig) -> list[tuple[Architecture, float]]:
@@ -80,7 +87,8 @@ def _training(study: StudyConfig, architecture: Architecture, predicted_ms: floa
         "measured_ms": None,
         "architecture": description,
     }
-    return Training({"architecture": description}, seed, row)
+    name = f"{row['recipe']}-{row['network']}-seed{seed}"
+    return Training(name, {"architecture": description}, seed, row)
 
 
 def _in_turns(groups: list[list[Architecture]]) -> Iterator[Architecture]:

@@ -13,7 +13,9 @@ from dnas.json_lines import append_record, read_lines, repair
 RESULTS = Path(__file__).parents[2] / "docs" / "study"
 """Folder of the committed rows."""
 
-RANDOM, DERIVED, HAND_MADE = (f"{name}.jsonl" for name in ("random", "derived", "hand_made"))
+RANDOM, LENGTH, SUPERNETS, DERIVED, HAND_MADE = (
+    f"{name}.jsonl" for name in ("random", "length", "supernets", "derived", "hand_made")
+)
 """File names of the rows."""
 
 

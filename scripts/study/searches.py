@@ -58,9 +58,8 @@ def main() -> None:
     if options.searches_only:
         return
     keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
-    done = {
-        (row["method"], row["search_seed"], row["target_ms"]) for row in read_rows(options.results / DERIVED, **keys)
-    }
+    rows = read_rows(options.results / DERIVED, **keys)
+    done = {(row["method"], row["search_seed"], row["target_ms"]) for row in rows}
     trainings = [
         _training(study, search, target, options.work / "searches" / search.name)
         for search in searches
@@ -98,11 +97,11 @@ def run_searches(searches: list[Search], study: StudyConfig, data: DataConfig, w
 
 
 def _search(search: Search, study: StudyConfig, data: DataConfig, work: Path) -> float:
-    """Run one search; returns its time in seconds, over all sittings."""
+    """Run one search; returns its processor time in seconds, over all sittings."""
     values: dict[str, Any] = load_space(study.space).configuration()
     settings = study.methods[search.method]
     values = {**values, "search": settings.search, "latency_target_ms": search.target_ms}
-    started, out = time.perf_counter(), work / search.name
+    started, out = time.process_time(), work / search.name
     clock = work / f"{search.name}.seconds"
     before = read_json(clock, "time of a search")["seconds"] if clock.exists() else 0.0
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +116,7 @@ def _search(search: Search, study: StudyConfig, data: DataConfig, work: Path) ->
             device="cpu",
         )
     finally:
-        seconds = before + time.perf_counter() - started
+        seconds = before + time.process_time() - started
         write_json(clock, {"seconds": seconds})
     write_json(work / f"{search.name}.json", {"seconds": seconds})
     return float(seconds)
@@ -143,10 +142,11 @@ def _training(study: StudyConfig, search: Search, target_ms: float, run: Path) -
         "predicted_ms": round(latency, 6),
         "measured_ms": None,
         "supernet_miou": None if supernet is None else float(supernet),
-        "search_seconds": round(read_json(run.with_name(f"{run.name}.json"), "time of a search")["seconds"], 1),
+        "search_cpu_seconds": round(read_json(run.with_name(f"{run.name}.json"), "time of a search")["seconds"], 1),
         "architecture": {**described, "provenance": {}},
     }
-    return Training({"architecture": described}, search.seed, row)
+    name = f"{study.recipe_key}-{search.method}-seed{search.seed}-{target_ms:g}ms"
+    return Training(name, {"architecture": described}, search.seed, row)
 
 
 if __name__ == "__main__":

@@ -26,16 +26,15 @@ from scripts.study.rows import append_row
 
 @dataclass(frozen=True)
 class Training:
-    """A network to train: ``network`` as in the configuration of a retraining; ``row``: what is known of it already."""
+    """A network to train.
 
+    name: names its run folder. network: as in the configuration of a retraining. row: what is known of it already.
+    """
+
+    name: str
     network: Mapping[str, Any]
     seed: int
     row: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """A name for its run folder."""
-        return f"{self.row['network']}-seed{self.seed}"
 
 
 def train_all(
@@ -50,12 +49,12 @@ def train_all(
         concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, initializer=one_thread) as pool,
     ):
         progress.begin("trainings", len(trainings))
-        running = [pool.submit(_train, training, data, recipe, work / training.name) for training in trainings]
+        running = {pool.submit(_train, one, data, recipe, work / one.name): one for one in trainings}
         try:
             for number, future in enumerate(concurrent.futures.as_completed(running), start=1):
                 row = future.result()
                 append_row(results, row)
-                shutil.rmtree(work / f"{row['network']}-seed{row['seed']}")
+                shutil.rmtree(work / running[future].name)
                 progress.advance()
                 scores = f"validation {100 * row['val_miou']:.1f} %, test {100 * row['test_miou']:.1f} %"
                 progress.message(f"{number}/{len(trainings)} {row['network']} seed {row['seed']}: {scores}")
@@ -72,7 +71,7 @@ def one_thread() -> None:
 
 def _train(training: Training, data: DataConfig, recipe: RetrainConfig, out: Path) -> dict[str, Any]:
     """Train one network and score its last weights on the validation and the test images."""
-    started = time.perf_counter()
+    started = time.process_time()
     resumed = out.exists()
     run_retraining(
         training.network,
@@ -97,7 +96,7 @@ def _train(training: Training, data: DataConfig, recipe: RetrainConfig, out: Pat
         "seed": training.seed,
         **scores,
         "epochs": recipe.epochs,
-        "seconds": None if resumed else round(time.perf_counter() - started, 1),
+        "cpu_seconds": None if resumed else round(time.process_time() - started, 1),
         "commit": facts["git_commit"],
         "torch": facts["torch"],
     }

@@ -299,3 +299,40 @@ def test_a_mistake_is_one_line_and_status_two(jobs, tmp_path, capsys):
         line = fail(capsys, *command)
         assert expected in line, (command, line)
     assert not out.exists() or not any(out.iterdir())
+
+
+def test_evaluate_with_every_option_of_the_prediction(jobs, tmp_path, capsys):
+    command = ["evaluate", jobs / "student", *DATA, "--device", "cpu"]
+    plain = json.loads(run(capsys, *command, "--json"))
+    assert plain.keys() == {"miou", "iou", "pixel_accuracy", "images"}
+    options = ["--input-size", "48x64", "--scales", "0.75,1", "--flip", "--window", "32x48", "--stride", "24x32"]
+    figure = tmp_path / "confusion.svg"
+    scores = ["--boundary", "0.02", "--without", "sky, road", "--confusion", figure]
+    found = json.loads(run(capsys, *command, *options, *scores, "--json"))
+    kept = [value for name, value in found["iou"].items() if name not in ("sky", "road") and value is not None]
+    assert found["miou_without"] == pytest.approx(sum(kept) / len(kept))
+    assert 0 <= found["boundary_miou"] <= 1
+    assert found["boundary_iou"].keys() == found["iou"].keys()
+    assert "bicyclist" in figure.read_text()
+    lines = run(capsys, *command, *scores).splitlines()
+    assert "boundary" in lines[0]
+    assert "without sky, road" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scales", "1,x"], "--scales '1,x': expected numbers"),
+        (["--stride", "8x8"], "there is no window"),
+        (["--boundary", "2"], "--boundary 2: expected a share"),
+        (["--without", "train"], "--without: no class 'train', expected some of sky"),
+        (["--confusion", "matrix.jpg"], "ends in .svg or .png"),
+        (["--split", "all"], "unknown split 'all'"),
+    ],
+)
+def test_evaluate_names_wrong_options(jobs, capsys, options, message):
+    assert message in fail(capsys, "evaluate", jobs / "student", *DATA, *options)
+
+
+def test_a_search_of_branches_is_no_network_to_evaluate(jobs, capsys):
+    assert "derive a network" in fail(capsys, "evaluate", jobs / "search", *DATA)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from derive import Architecture, DilatedArchitecture
 from derive.dilated.snapshots import snapshots
@@ -10,8 +11,10 @@ from dnas.cli import main
 from dnas.files import dump_yaml
 from dnas.latency import Effort, LatencyTable, Measurement, make_setup
 from dnas.latency.provenance import start_provenance
+from dnas.ops import fractional_layers
 from dnas.runs import RunFolder
 from dnas.workflows.derivation import deriver_of_run
+from dnas.workflows.networks import load_network
 from search_spaces import load_space
 
 SPACE = {
@@ -154,3 +157,28 @@ def test_rates_are_led_to_a_latency_target(jobs, capsys):
     without = ["--data", str(jobs / "data.yaml"), "--set", "latency_target_ms=41", "--out", str(jobs / "none")]
     assert main(["search", str(jobs / "space.yaml"), *without]) == 2
     assert "no latency table" in capsys.readouterr().err
+
+
+def test_the_search_itself_is_evaluated_with_fractional_and_with_rounded_rates(jobs, capsys):
+    """RegSeg v3, Table 5. With the searched rates this is what the search logged after its last epoch."""
+    command = ["evaluate", str(jobs / "search"), "--data", str(jobs / "data.yaml"), "--device", "cpu", "--json"]
+    assert main(command) == 0
+    logged = RunFolder.open(jobs / "search").records("epoch")[-1]["miou"]["network"]
+    assert json.loads(capsys.readouterr().out)["miou"] == pytest.approx(logged)
+    searched = load_network(str(jobs / "search")).network
+    rounded = load_network(str(jobs / "search"), rounded=True).network
+    assert dict(fractional_layers(searched))
+    assert not dict(fractional_layers(rounded))
+    rates = Architecture.load(jobs / "a.yaml").rates
+    assert {name: rounded.get_submodule(name).dilation for name in rates} == {n: (r, r) for n, r in rates.items()}
+    torch.testing.assert_close(*(network.get_submodule(next(iter(rates))).weight for network in (searched, rounded)))
+    found = {}
+    for kind in ("searched", "rounded"):
+        assert main([*command, "--rates", kind]) == 0
+        capsys.readouterr()
+        assert main(["benchmark", str(jobs / "search"), "--rates", kind, "--seconds", "0.02", "--json"]) == 0
+        found[kind] = json.loads(capsys.readouterr().out)
+    assert found["searched"]["input_size"] == [64, 64]
+    assert found["searched"]["parameters"] == found["rounded"]["parameters"] + len(rates)
+    assert main([*command, "--rates", "integer"]) == 2
+    assert "expected searched or rounded" in capsys.readouterr().err

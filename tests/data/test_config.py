@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig, load_data_config, open_dataset, preset_names
-from dnas.data.config import BUILT_IN
+from dnas.data.config import BUILT_IN, DatasetName
 from dnas.errors import UserError
 
 
 def test_every_dataset_has_a_preset_of_its_name_that_round_trips(tmp_path: Path):
-    assert set(preset_names()) == {"streets", "rectangles", "camvid", "cityscapes", "bdd100k", "folder"}
+    assert set(preset_names()) == set(get_args(DatasetName))
     for name in preset_names():
         config = load_data_config(name if name in BUILT_IN else f"{name}:{tmp_path}")
         assert config.dataset == name
@@ -41,7 +42,7 @@ def test_overrides_are_checked_like_the_rest():
 @pytest.mark.parametrize(
     ("data", "part"),
     [
-        ("nowhere", "unknown data, expected a YAML file, one of bdd100k, camvid"),
+        ("nowhere", "unknown data, expected a YAML file, one of ade20k, bdd100k, camvid"),
         ("nothing.yaml", "no such data configuration"),
         ("camvid", "use camvid:DIR"),
         ("camvid:", "given no folder"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from dnas.data.decode import read_image, read_mask, read_size, resize_image, resize_mask
+from dnas.data.stored import read_stored
 from dnas.errors import UserError
 
 
@@ -93,6 +95,39 @@ def test_missing_and_foreign_files_name_themselves(tmp_path: Path):
         for read in (read_image, read_mask, read_size):
             with pytest.raises(UserError, match=name):
                 read(tmp_path / name)
+
+
+def test_a_format_that_no_suffix_declares_is_not_opened(tmp_path: Path, write, picture):
+    """Pillow would start Ghostscript for the first of these."""
+    (tmp_path / "eps.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    Image.fromarray(picture(0, (4, 4))).save(tmp_path / "ico.png", format="ICO")
+    Image.fromarray(picture(0, (4, 4))).save(tmp_path / "pdf.png", format="PDF")
+    for name in ("eps", "ico", "pdf"):
+        for read in (read_image, read_mask, read_size):
+            with pytest.raises(UserError, match=rf"{name}\.png: not a readable image"):
+                read(tmp_path / f"{name}.png")
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (read_image, read_mask, read_size):
+        with pytest.raises(UserError, match=r"pipe\.png: not a readable image.*no regular file"):
+            read(tmp_path / "pipe.png")
+
+
+def test_the_pixels_in_the_header_are_limited_by_configuration(tmp_path: Path, write, picture):
+    path = write(tmp_path / "huge.jpg", picture(0, (16, 16)))
+    content = bytearray(path.read_bytes())
+    frame = content.index(b"\xff\xc0") + 5
+    content[frame : frame + 4] = (13000).to_bytes(2, "big") * 2
+    path.write_bytes(bytes(content))
+    for read in (read_image, read_mask):
+        with pytest.raises(UserError, match=r"huge\.jpg: its header gives 13000x13000 pixels.*max_pixels=64000000"):
+            read(path)
+    small = write(tmp_path / "small.png", picture(0, (4, 5)))
+    assert read_stored(small, max_pixels=20).pixels.shape == (4, 5, 3)
+    with pytest.raises(UserError, match="max_pixels=19"):
+        read_stored(small, max_pixels=19)
 
 
 def test_resized_masks_take_the_label_at_each_new_centre():

@@ -38,13 +38,18 @@ def test_colourise_gives_each_class_its_colour_and_black_for_ignored():
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("classes: []", "given 0 classes, expected 1 to 255"),
-        ("classes: [{name: a}]", "classes.0.colour: missing"),
+        ("classes: []", "given 0 classes, expected 2 to 255"),
+        ("classes: [{name: a}]", "given 1 class, expected 2 to 255: the background counts"),
+        ("classes: [{colour: [0, 0, 1]}]", "classes.0.name: missing"),
         ("classes: [{name: a, colour: [0, 0, 256]}]", "classes.0.colour.2: given 256"),
         ("classes: [{name: a, color: [0, 0, 2]}]", "classes.0.color: unknown key"),
         ("classes: [{name: a, colour: [0, 0, 2]}, {name: a, colour: [0, 0, 3]}]", "class name 'a' occurs twice"),
         ("classes: [{name: a, colour: [0, 0, 2]}, {name: b, colour: [0, 0, 2]}]", "colour [0, 0, 2] occurs twice"),
-        ("classes: [{name: a, colour: [0, 0, 2]}]\nignore: 0", "the index of the class 'a'"),
+        ("classes: [{name: a}, {name: b}]\nignore: 0", "the index of the class 'a'"),
+        ("classes: [{name: a}, {name: b}]\nignore: [7, 1]", "the index of the class 'b'"),
+        ("classes: [{name: a, values: [1]}, {name: b}]", "the value 1 occurs twice, for 'a' and 'b'"),
+        ("classes: [{name: a, colours: [[1, 2, 3]]}, {name: b, colour: [1, 2, 3]}]", "colour [1, 2, 3] occurs twice"),
+        ("classes: [{name: a}, {name: b}]\nothers: guess", 'others: given "guess"'),
         ("- 3", "expected a mapping"),
     ],
 )

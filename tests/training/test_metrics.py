@@ -7,9 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from dnas.data import AugmentationConfig, Labels, SegmentationDataset
+from dnas.data import AugmentationConfig, Labels, SegmentationDataset, eval_transform
+from dnas.data.decode import resize_image
 from dnas.errors import UserError
-from dnas.training import SegmentationMetrics, evaluate
+from dnas.training import InferenceConfig, SegmentationMetrics, evaluate
 
 NAMES = ("sky", "road", "car", "pole", "sign")
 LABELS = Labels(names=NAMES, colours=tuple((index, index, index) for index in range(5)))
@@ -145,3 +146,45 @@ def test_mistakes_are_named():
         evaluate(Guess(), Pictures([]), AugmentationConfig())
     with pytest.raises(UserError, match="predicts 4 classes, the dataset has 5"):
         evaluate(Guess(classes=4), Pictures([(64, 64)]), AugmentationConfig())
+
+
+def test_the_confusion_matrix_and_the_miou_without_some_classes():
+    labels, predicted = torch.randint(5, (2, 9, 9)), torch.randint(5, (2, 9, 9))
+    metrics = SegmentationMetrics(NAMES)
+    metrics.update(predicted, labels)
+    evaluation = metrics.result()
+    expected = np.zeros((5, 5), int)
+    np.add.at(expected, (labels.numpy(), predicted.numpy()), 1)
+    np.testing.assert_array_equal(evaluation.confusion, expected)
+    kept = [evaluation.iou[name] for name in ("sky", "car")]
+    assert evaluation.miou_without(["road", "pole", "sign"]) == pytest.approx(np.mean(kept))
+    assert evaluation.reduced_miou is None
+    with pytest.raises(UserError, match="no class 'bus', expected some of sky, road"):
+        evaluation.miou_without(["bus"])
+    with pytest.raises(UserError, match="all classes are left out"):
+        evaluation.miou_without(NAMES)
+
+
+def test_the_reduced_miou_leaves_truck_bus_and_train_out():
+    """RegSeg v1, section 4.3."""
+    names = ("road", "truck", "bus", "train")
+    metrics = SegmentationMetrics(names)
+    metrics.update(torch.tensor([[[0, 0, 1, 2, 3, 0]]]), torch.tensor([[[0, 0, 1, 2, 3, 3]]]))
+    evaluation = metrics.result()
+    assert evaluation.reduced_miou == evaluation.to_mapping()["reduced_miou"] == evaluation.iou["road"] == 2 / 3
+
+
+def test_a_smaller_input_is_scored_at_the_size_of_the_labels():
+    """Images are those of a dataset of that size, pixel for pixel; labels are the original ones, of two sizes."""
+    dataset, network = Pictures([(64, 96), (64, 96), (48, 64)]), Guess().eval()
+    inference = InferenceConfig(input_size=(32, 48))
+    evaluation = evaluate(network, dataset, AugmentationConfig(), batch_size=3, inference=inference)
+    pairs = []
+    for image, mask in (dataset[index] for index in range(3)):
+        small = resize_image(image, (32, 48))
+        pixels, _ = eval_transform(AugmentationConfig())(tv_tensors.Image(small), mask)
+        with torch.no_grad():
+            logits = F.interpolate(network(pixels[None]), size=mask.shape[-2:], mode="bilinear")
+        pairs.append((logits.argmax(1)[0].numpy(), mask.numpy()))
+    _check_nearly(evaluation, pairs)
+    assert sum(map(sum, evaluation.confusion)) == sum(int((label != 255).sum()) for _, label in pairs)

@@ -1,0 +1,1 @@
+"""Preparation of public data sets from their archives, as downloaded."""

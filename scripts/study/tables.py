@@ -1,0 +1,219 @@
+"""Write the tables and the picture of the study of searches from its rows into docs/RESULTS.md.
+
+    python -m scripts.study.tables [--check]
+
+Each table stands between two comments that name it. ``--check`` writes nothing and fails if a table is not that of the
+rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dnas.files import write_text
+from dnas.report import save_figure
+from scripts.study.analysis import Comparison, compare, means, noise, rank_correlation, within_band
+from scripts.study.config import StudyConfig, load_study, study_names
+from scripts.study.pareto import pareto
+from scripts.study.rows import DERIVED, HAND_MADE, LENGTH, RANDOM, RESULTS, SUPERNETS, read_rows
+
+DOCUMENT = RESULTS.parent / "RESULTS.md"
+NOTHING = "*No rows yet.*"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    before = DOCUMENT.read_text()
+    after = with_tables(before, RESULTS)
+    if options.check:
+        sys.exit(0 if before == after else f"{DOCUMENT}: run python -m scripts.study.tables")
+    write_text(DOCUMENT, after)
+    for name in study_names():
+        study = load_study(name)
+        rows = [_of(study, RESULTS, file) for file in (RANDOM, DERIVED, HAND_MADE)]
+        if rows[0]:
+            save_figure(pareto(*rows), RESULTS.parent / "images" / f"study_{name}.png")
+
+
+def with_tables(document: str, results: Path) -> str:
+    """The document with all tables of the studies between their comments."""
+    for name in study_names():
+        study = load_study(name)
+        for block, table in TABLES.items():
+            mark = f"study {name} {block}"
+            pattern = re.compile(rf"(<!-- begin: {mark} -->\n).*?(<!-- end: {mark} -->)", re.DOTALL)
+            if pattern.search(document):
+                text = table(study, results)
+                document = pattern.sub(lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", document)  # type: ignore[misc]
+    return document
+
+
+def random_table(study: StudyConfig, results: Path) -> str:
+    """The random networks, all of them and around each target, and the noise of a training."""
+    rows = _of(study, results, RANDOM)
+    if not rows:
+        return NOTHING
+    networks = means(rows, "val_miou", "test_miou")
+    lines = []
+    for label, group in [
+        ("all", networks),
+        *((f"{target:g} ms", within_band(networks, target, study.tolerance)) for target in study.targets_ms),
+    ]:
+        if len(group) < 2:
+            continue
+        latency, (val, test) = [row["predicted_ms"] for row in group], (_percent(group, "val"), _percent(group, "test"))
+        lines.append(
+            (
+                label,
+                len(group),
+                f"{min(latency):.1f} to {max(latency):.1f}",
+                *(f"{statistics.mean(x):.1f} ± {statistics.stdev(x):.1f}" for x in (val, test)),
+                *(f"{min(x):.1f} to {max(x):.1f}" for x in (val, test)),
+                f"{rank_correlation(latency, val)[0]:.2f}",
+            )
+        )
+    header = ("networks", "n", "predicted ms", "val", "test", "val, range", "test, range", "tau of ms and val")
+    text = _table(header, lines)
+    for split in ("val", "test"):
+        found = noise(rows, f"{split}_miou")
+        if found.networks:
+            text += (
+                f"\n\nNoise of a training, {split}: {100 * found.within:.2f} points between the seeds of a network "
+                f"({found.networks} networks, {found.trainings} trainings), {100 * found.between:.2f} points between "
+                f"networks: {100 * found.reliability:.0f} % of the variance is that of the networks."
+            )
+    return text
+
+
+def length_table(study: StudyConfig, results: Path) -> str:
+    """How trainings of other lengths order the same networks."""
+    every = [row for row in read_rows(results / LENGTH) if (row["space"], row["data"]) == (study.space, study.data)]
+    base = {row["network"]: row for row in _of(study, results, RANDOM) if row["seed"] == 0}
+    lines = []
+    for epochs in sorted({row["epochs"] for row in every}):
+        pairs = [(base[row["network"]], row) for row in every if row["epochs"] == epochs and row["network"] in base]
+        if len(pairs) < 3:
+            continue
+        tau, rho = rank_correlation(*([row["val_miou"] for row in side] for side in zip(*pairs, strict=True)))
+        mean = [statistics.mean(100 * row["val_miou"] for row in side) for side in zip(*pairs, strict=True)]
+        lines.append((f"{study.recipe.epochs} and {epochs}", len(pairs), *(f"{x:.1f}" for x in (*mean,)), tau, rho))
+    return _table(("epochs", "n", "val, first", "val, second", "tau", "rho"), lines) if lines else NOTHING
+
+
+def supernet_table(study: StudyConfig, results: Path) -> str:
+    """How well supernets rank the random networks; the last row of a setting and seed counts."""
+    rows = {(row["setting"], row["search_seed"]): row for row in _of(study, results, SUPERNETS)}
+    if not rows:
+        return NOTHING
+    lines = []
+    for name in study.supernets:
+        found = [row for (setting, _), row in rows.items() if setting == name]
+        if not found:
+            continue
+        bands = [
+            _spread([row["bands"][f"{ms:g}"]["tau"] for row in found if f"{ms:g}" in row["bands"]])
+            for ms in study.targets_ms
+        ]
+        lines.append(
+            (
+                name,
+                found[0]["search"]["epochs"],
+                len(found),
+                f"{statistics.mean(row['search_cpu_seconds'] for row in found) / 60:.0f}",
+                found[0]["networks"],
+                _spread([row["tau"] for row in found]),
+                _spread([row["rho"] for row in found]),
+                *bands,
+            )
+        )
+    header = ["setting", "epochs", "seeds", "min of a core", "n", "tau", "rho"]
+    header += [f"tau at {target:g} ms" for target in study.targets_ms]
+    return _table(header, lines)
+
+
+def derived_table(study: StudyConfig, results: Path) -> str:
+    """Derived networks against random ones of the same latency."""
+    derived, random = _of(study, results, DERIVED), means(_of(study, results, RANDOM), "val_miou", "test_miou")
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in derived):
+        for target in study.targets_ms:
+            mine = [row for row in derived if (row["method"], row["target_ms"]) == (method, target)]
+            theirs = within_band(random, target, study.tolerance)
+            if mine and len(theirs) > 1:
+                scores = [compare(mine, theirs, f"{split}_miou") for split in ("val", "test")]
+                lines.append((method, f"{target:g}", len(mine), len(theirs), *_cells(scores)))
+    header = ["method", "ms", "seeds", "random"]
+    for split in ("val", "test"):
+        header += [split, f"random, {split}", "percentile", "difference", "best of"]
+    return _table(header, lines) if lines else NOTHING
+
+
+def hand_made_table(study: StudyConfig, results: Path) -> str:
+    """Hand-made networks under the same recipe."""
+    rows = _of(study, results, HAND_MADE)
+    lines = []
+    for name in study.hand_made:
+        mine = [row for row in rows if row["network"] == name]
+        if mine:
+            ms = mine[0]["measured_ms"]
+            lines.append(
+                (
+                    name,
+                    f"{mine[0]['parameters'] / 1e6:.2f}",
+                    "" if ms is None else f"{ms:.2f}",
+                    len(mine),
+                    *(_spread(_percent(mine, split), ".1f") for split in ("val", "test")),
+                )
+            )
+    return _table(("network", "parameters (M)", "measured ms", "seeds", "val", "test"), lines) if lines else NOTHING
+
+
+TABLES: dict[str, Callable[[StudyConfig, Path], str]] = {
+    "random": random_table,
+    "length": length_table,
+    "supernets": supernet_table,
+    "derived": derived_table,
+    "hand-made": hand_made_table,
+}
+
+
+def _cells(scores: Sequence[Comparison]) -> Iterable[str]:
+    for score in scores:
+        yield f"{100 * score.derived:.1f} ± {100 * score.spread:.1f}"
+        yield f"{100 * score.random:.1f}"
+        yield f"{100 * score.percentile:.0f}"
+        yield f"{100 * score.difference:+.1f} ({100 * score.low:+.1f} to {100 * score.high:+.1f})"
+        yield f"{100 * score.best_of:.1f} of {score.trained}"
+
+
+def _of(study: StudyConfig, results: Path, file: str) -> list[dict[str, Any]]:
+    path = results / file
+    return read_rows(path, space=study.space, data=study.data, recipe=study.recipe_key) if path.exists() else []
+
+
+def _percent(rows: Iterable[dict[str, Any]], split: str) -> list[float]:
+    return [100 * row[f"{split}_miou"] for row in rows]
+
+
+def _spread(values: Sequence[float], form: str = ".2f") -> str:
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):{form}}"
+    return f"{mean} ± {statistics.stdev(values):{form}}" if len(values) > 1 else mean
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    cells = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [list(header), ["---"] * len(header), *cells])
+
+
+if __name__ == "__main__":
+    main()
