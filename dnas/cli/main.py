@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import dnas
-from dnas.cli import demo, derivation, evaluation, exporting, latency, networks, searching, submission
+from dnas.cli import demo, derivation, evaluation, exporting, latency, networks, prediction, searching, submission
 from dnas.errors import OldFormatWarning, UserError
 from dnas.library_settings import missing_settings
 
@@ -35,6 +35,7 @@ app.command("retrain")(searching.retrain)
 app.command("report")(searching.report)
 app.command("evaluate")(evaluation.evaluate)
 app.command("submission")(submission.submission)
+app.command("predict")(prediction.predict)
 app.command("export")(exporting.export)
 app.command("benchmark")(networks.benchmark)
 app.command("networks")(networks.networks)
