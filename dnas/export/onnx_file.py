@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +75,18 @@ def read_onnx(path: str | Path) -> tuple[Any, ExportMetadata | None]:
 
 
 def count_initialisers(model: Any) -> int:
-    """The number of weights in an ONNX model: its floating-point initialisers, except the scales of ``Resize``.
+    """The number of weights in an ONNX model: its floating-point and quantised initialisers.
 
-    A folded BatchNorm leaves only one bias per channel, so this is slightly less than in the PyTorch network.
+    Scales of ``Resize`` and of quantisation do not count. A folded BatchNorm leaves only one bias per channel, so this
+    is slightly less than in the PyTorch network.
     """
-    shapes = {name for node in model.graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    quantisation = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    others = {name for node in model.graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    others |= {name for node in quantisation for name in node.input[1:]}
+    quantised = {node.input[0] for node in quantisation}
     floating = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
-    count = 0
-    for item in model.graph.initializer:
-        if item.data_type in floating and item.name not in shapes and item.dims:
-            size = 1
-            for length in item.dims:
-                size *= int(length)
-            count += size
-    return count
+    return sum(
+        math.prod(item.dims)
+        for item in model.graph.initializer
+        if item.dims and item.name not in others and (item.data_type in floating or item.name in quantised)
+    )

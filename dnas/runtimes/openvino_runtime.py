@@ -22,7 +22,7 @@ _CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
 def import_openvino() -> Any:
     """The ``openvino`` package; :class:`UserError` naming the extra if it is not installed."""
     try:
-        with _without("openvino_telemetry"):
+        with without("openvino_telemetry"):
             openvino = importlib.import_module("openvino")
     except ImportError:
         raise UserError('OpenVINO is not installed; install it with: pip install "dnas[openvino]"') from None
@@ -40,8 +40,8 @@ def _core(openvino: Any) -> Any:
 
 
 @contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Hide ``package`` during an import: OpenVINO would send telemetry from a background thread."""
+def without(package: str) -> Iterator[None]:
+    """Hide ``package`` during an import: OpenVINO and NNCF would send telemetry from a background thread."""
     hidden = sys.modules.get(package)
     sys.modules[package] = None  # type: ignore[assignment]
     try:

@@ -19,6 +19,7 @@ def measure_artefact(
     *,
     size: tuple[int, int] | None = None,
     dataset: SegmentationDataset | None = None,
+    indices: Sequence[int] | None = None,
     classes: int | None = None,
     rounded: bool = False,
     device: str = "cpu",
@@ -31,8 +32,8 @@ def measure_artefact(
 ) -> dict[str, Any]:
     """What :func:`dnas.export.benchmark` says about a network, run or file, with ``name`` and the size of the file.
 
-    With ``dataset`` also ``miou`` and ``images``: of the same file in the same runtime, or of the PyTorch network of a
-    run. Raises :class:`UserError` for a network without trained weights then.
+    With ``dataset`` also ``miou`` and ``images``, on its images ``indices`` or all: of the same file in its runtime,
+    or of the PyTorch network of a run. Raises :class:`UserError` for a network without trained weights then.
     """
     from_file = is_exported_file(reference)
     network: Any = Path(reference)
@@ -65,7 +66,7 @@ def measure_artefact(
             rounded=rounded,
         )
         (progress or NoProgress()).begin(f"{reference}: evaluating {len(dataset)} images", len(dataset))
-        scores = scored.evaluate(progress=progress)
+        scores = scored.evaluate(indices=indices, progress=progress)
         found |= {"miou": scores.miou, "images": scores.images}
     return {"name": reference, **found}
 

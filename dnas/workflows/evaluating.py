@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,18 @@ class Scored:
     def evaluate(
         self,
         *,
+        indices: Sequence[int] | None = None,
         batch_size: int = 1,
         inference: InferenceConfig | None = None,
         boundary: float | None = None,
         progress: Progress | None = None,
     ) -> Evaluation:
-        """:func:`dnas.training.evaluate` of the network on all images."""
+        """:func:`dnas.training.evaluate` of the network on the images ``indices``, by default all."""
         return evaluate(
             self.network,
             self.dataset,
             self.augmentation,
+            indices=indices,
             device=self.device,
             batch_size=batch_size,
             precision=self.precision,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from dnas.export.card import write_card
 from dnas.export.onnx_file import read_onnx
 from dnas.export.tensorrt_engine import read_engine
 from dnas.export.torch_file import read_program
+from dnas.progress import Progress
 from dnas.runtimes.onnx_model import OPSET
 from dnas.workflows.networks import LoadedNetwork
+from dnas.workflows.quantising import QuantisationConfig, export_int8
 
 FORMATS = ("onnx", "torch", "tensorrt")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +45,25 @@ class ExportRequest:
     licence: str | None = None
     data: DataConfig | None = None
     images: int = 4
+    quantisation: QuantisationConfig = field(default_factory=QuantisationConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A written file, its card, its comparison with PyTorch, and what the user should know."""
+    """A written file, its card, its comparison with PyTorch, and what the user should know.
+
+    Of an INT8 file also the layers that stay in floating point, and ``rows``: each precision with mIoU and latency.
+    """
 
     input_size: tuple[int, int]
     parity: Parity
     card: Path
     notes: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    rows: tuple[dict[str, Any], ...] = ()
 
 
-def export_run(loaded: LoadedNetwork, out: Path, request: ExportRequest) -> Exported:
+def export_run(loaded: LoadedNetwork, out: Path, request: ExportRequest, progress: Progress | None = None) -> Exported:
     """Export a network of a run, compared with PyTorch on real images, with a model card beside it.
 
     Raises :class:`UserError` for options that the format does not have, and whatever the export raises.
@@ -65,19 +74,15 @@ def export_run(loaded: LoadedNetwork, out: Path, request: ExportRequest) -> Expo
         raise UserError(f"format {request.file_format!r}: expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if request.opset is not None and request.file_format != "onnx":
         raise UserError(f"--opset is for onnx, the format is {request.file_format}")
+    if request.precision not in PRECISIONS:
+        raise UserError(f"precision {request.precision!r}: expected {', '.join(PRECISIONS)}")
     size = request.input_size or loaded.input_size or (0, 0)
+    if request.precision == "int8":
+        return _export_int8(loaded, out, request, size, progress)
     images, notes = images_to_compare(loaded, request, size)
     options: dict[str, Any] = {
-        "batch": request.batch,
-        "dynamic_batch": request.dynamic_batch,
-        "dynamic_size": request.dynamic_size,
+        **_options(loaded, request),
         "precision": request.precision,
-        "end_to_end": request.end_to_end,
-        "class_names": loaded.labels.names,
-        "colours": loaded.labels.colours,
-        "mean": loaded.augmentation.mean,
-        "std": loaded.augmentation.std,
-        "licence": request.licence,
         "images": images,
     }
     if request.file_format == "onnx":
@@ -88,6 +93,49 @@ def export_run(loaded: LoadedNetwork, out: Path, request: ExportRequest) -> Expo
     metadata = read_metadata(out, request.file_format)
     card = write_card(out, loaded.name, metadata, run_facts(loaded), parity)
     return Exported(input_size=size, parity=parity, card=card, notes=tuple(notes))
+
+
+def _export_int8(
+    loaded: LoadedNetwork, out: Path, request: ExportRequest, size: tuple[int, int], progress: Progress | None
+) -> Exported:
+    if request.file_format != "onnx":
+        raise UserError(f"precision int8 is for the format onnx, given {request.file_format}")
+    config = request.quantisation
+    data = request.data or run_data(loaded)
+    train = open_dataset(data, "train")
+    count = min(config.calibration_images, len(train))
+    stored = stored_images(train, evenly_spaced(len(train), count), _image_size(request, size))
+    found = export_int8(
+        loaded.network,
+        out,
+        size,
+        _options(loaded, request),
+        config,
+        calibration=_as_taken(stored, loaded, request).numpy(),
+        validation=open_dataset(data, "val"),
+        opset=request.opset or OPSET,
+        progress=progress,
+    )
+    facts = {**run_facts(loaded), **{f"{row['name']} mIoU": f"{100 * row['miou']:.2f} %" for row in found.rows}}
+    card = write_card(out, loaded.name, read_metadata(out, "onnx"), facts, found.parity)
+    return Exported(input_size=size, parity=found.parity, card=card, notes=(), excluded=found.excluded, rows=found.rows)
+
+
+def _options(loaded: LoadedNetwork, request: ExportRequest) -> dict[str, Any]:
+    """The options of :func:`dnas.export.prepare` besides precision."""
+    assert loaded.labels is not None
+    assert loaded.augmentation is not None
+    return {
+        "batch": request.batch,
+        "dynamic_batch": request.dynamic_batch,
+        "dynamic_size": request.dynamic_size,
+        "end_to_end": request.end_to_end,
+        "class_names": loaded.labels.names,
+        "colours": loaded.labels.colours,
+        "mean": loaded.augmentation.mean,
+        "std": loaded.augmentation.std,
+        "licence": request.licence,
+    }
 
 
 def read_metadata(path: Path, file_format: str) -> ExportMetadata:
@@ -128,7 +176,6 @@ def images_to_compare(
     loaded: LoadedNetwork, request: ExportRequest, size: tuple[int, int]
 ) -> tuple[torch.Tensor | None, list[str]]:
     """Validation images as the file takes them, or None and why there are none."""
-    assert loaded.augmentation is not None
     try:
         dataset = open_dataset(request.data or run_data(loaded), "val")
         count = min(request.images, len(dataset))
@@ -139,9 +186,15 @@ def images_to_compare(
         if request.data is not None:
             raise
         return None, [f"compared with PyTorch on random images: {error}"]
+    return _as_taken(stored, loaded, request), []
+
+
+def _as_taken(stored: torch.Tensor, loaded: LoadedNetwork, request: ExportRequest) -> torch.Tensor:
+    """Images uint8 (N, 3, H, W) as the file takes them: normalised, or in the layout of an end-to-end file."""
+    assert loaded.augmentation is not None
     if request.end_to_end is None:
-        return normalised(stored, loaded.augmentation), []
-    return stored.permute(0, 2, 3, 1) if request.end_to_end.layout == "nhwc" else stored, []
+        return normalised(stored, loaded.augmentation)
+    return stored.permute(0, 2, 3, 1) if request.end_to_end.layout == "nhwc" else stored
 
 
 def stored_images(dataset: SegmentationDataset, indices: list[int] | range, size: tuple[int, int]) -> torch.Tensor:
