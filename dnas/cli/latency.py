@@ -45,7 +45,7 @@ def build(
     backend: Annotated[
         str, typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt.")
     ] = "eager",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, tf32, fp16, bf16 or int8.")] = "fp32",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: torch's.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the channels-last layout.")] = False,
     cache: Annotated[str, typer.Option("--cache", help="warm, or cold: flushed before each call.")] = "warm",

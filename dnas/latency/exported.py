@@ -15,6 +15,7 @@ from torch import nn
 from dnas.errors import UserError
 from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Run
+from dnas.runtimes.int8_operator import int8_operator
 from dnas.runtimes.onnx_model import operator_onnx
 from dnas.runtimes.onnx_runtime import OnnxModule, execution_provider, onnxruntime_version
 from dnas.runtimes.openvino_runtime import OpenVinoModule, cpu_lacks, import_openvino
@@ -22,7 +23,7 @@ from dnas.runtimes.tensorrt_runtime import TensorRTModule, build_engine, import_
 
 # Largest allowed difference from the eager module, relative to its largest output, or to 1 if that is larger.
 # In lower precisions both round, in different places, so this only detects a runtime that computes something else.
-TOLERANCES = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 5e-2, "bf16": 0.15}
+TOLERANCES = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 5e-2, "bf16": 0.15, "int8": 0.3}
 
 
 class OnnxRuntime:
@@ -30,7 +31,7 @@ class OnnxRuntime:
 
     def refuses(self, setup: MeasurementSetup) -> str | None:
         """Half precision needs CUDA: on a CPU most operators would be cast to float32 and back."""
-        known = {"cpu": ("fp32",), "cuda": ("fp32", "tf32", "fp16")}.get(setup.device.type)
+        known = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "tf32", "fp16")}.get(setup.device.type)
         if known is None:
             return "it is available on cpu and cuda"
         execution_provider(setup.device)
@@ -42,6 +43,8 @@ class OnnxRuntime:
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """A session whose inputs and outputs are bound to PyTorch's memory."""
+        if setup.precision == "int8":
+            return _prepare_int8(lambda model: OnnxModule(model, setup.device, setup.threads), module, inputs, setup)
         new_stream: Any = torch.cuda.Stream
         session = OnnxModule(
             _onnx(module, inputs, setup),
@@ -63,7 +66,7 @@ class OpenVino:
             return "it is available on cpu"
         if cpu_lacks(openvino, setup.precision):
             return f"this CPU does not compute in {setup.precision}"
-        return _refused(setup, ("fp32", "bf16"))
+        return _refused(setup, ("fp32", "bf16", "int8"))
 
     def versions(self) -> dict[str, str]:
         """The version of OpenVINO."""
@@ -71,6 +74,8 @@ class OpenVino:
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """A compiled model with one request, whose inputs and outputs are bound to PyTorch's memory."""
+        if setup.precision == "int8":
+            return _prepare_int8(lambda model: OpenVinoModule(model, "int8", setup.threads), module, inputs, setup)
         compiled = OpenVinoModule(_onnx(module, inputs, setup), setup.precision, setup.threads)
         return checked(compiled.bind(inputs), module, inputs, setup)
 
@@ -94,6 +99,19 @@ class TensorRT:
         model = _onnx(module, inputs, setup)
         engine = build_engine(import_tensorrt(), model, tf32=setup.precision == "tf32")
         return checked(TensorRTModule(engine, setup.device).bind(inputs), module, inputs, setup)
+
+
+def _prepare_int8(
+    load: Callable[[bytes], OnnxModule | OpenVinoModule],
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    setup: MeasurementSetup,
+) -> Run:
+    """A quantised operator on int8 inputs and outputs; the weights keep the random values, which decide no latency."""
+    operator = int8_operator(_onnx(module, inputs, setup), inputs)
+    run = load(operator.model).bind(operator.to_integers(inputs))
+    checked(lambda: operator.to_floats(run()), module, inputs, setup)
+    return run
 
 
 def checked(

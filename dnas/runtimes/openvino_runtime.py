@@ -15,8 +15,9 @@ from dnas.errors import UserError
 from dnas.runtimes.opaque import BoundRun, OpaqueModule
 
 # OpenVINO's names of precisions: in the hint for a model, and in the list of a device's capabilities.
-_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+# A quantised model has float32 between its integer operators.
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 
 
 def import_openvino() -> Any:
@@ -116,4 +117,4 @@ class OpenVinoModule(OpaqueModule):
         return self._openvino.Tensor(tensor.numpy(), shared_memory=True)
 
 
-_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i8": torch.int8, "u8": torch.uint8}

@@ -19,10 +19,11 @@ from dnas.export import ExportMetadata
 from dnas.export.onnx_file import onnx_of
 from dnas.export.parity import Parity
 from dnas.export.program import prepare
-from dnas.export.quantise import exclude_until, make_quantiser, sensitivities
+from dnas.export.sensitivity import exclude_until, sensitivities
 from dnas.files import write_atomically
 from dnas.progress import NoProgress, Progress
 from dnas.runtimes import OnnxModule
+from dnas.runtimes.quantise import make_quantiser
 from dnas.workflows.comparing import measure_artefact
 from dnas.workflows.evaluating import open_scored
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from dnas.errors import UserError
 from dnas.export.onnx_file import count_initialisers
-from dnas.export.quantise import OnnxRuntimeQuantiser, exclude_until, make_quantiser, sensitivities
+from dnas.export.sensitivity import exclude_until, sensitivities
 from dnas.runtimes import operator_onnx
+from dnas.runtimes.quantise import OnnxRuntimeQuantiser, make_quantiser
 
 
 class Net(nn.Module):

@@ -8,14 +8,12 @@ import inspect
 import io
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
-import onnx
 
 from dnas.errors import UserError
 from dnas.runtimes.openvino_runtime import without
@@ -45,21 +43,23 @@ class Quantiser(Protocol):
 class OnnxRuntimeQuantiser:
     """ONNX Runtime's static quantisation: ranges of activations from the extremes on the calibration images.
 
-    model: content of a float32 ONNX file of one input. images: its inputs, one batch each. symmetric: whether the zero
-    points of activations are 0, which TensorRT needs.
+    model: content of a float32 ONNX file. images: its inputs, one array each, or a tuple of arrays for several inputs.
+    whole: also quantise what comes after the last layer with weights, as of an operator inside a network.
     """
 
-    def __init__(self, model: bytes, images: Sequence[Array], *, symmetric: bool = False) -> None:
+    def __init__(self, model: bytes, images: Sequence[Array | tuple[Array, ...]], *, whole: bool = False) -> None:
         if not images:
             raise UserError("quantisation needs calibration images, given none")
-        self._model, self._images, self._symmetric = model, list(images), symmetric
+        proto = _parse(model)
+        names = [item.name for item in proto.graph.input]
+        inputs = [image if isinstance(image, tuple) else (image,) for image in images]
+        self._model, self._whole = model, whole
+        self._inputs = [dict(zip(names, arrays, strict=True)) for arrays in inputs]
         self._ranges: str | None = None
-        proto = onnx.load_from_string(model)
-        self._input = proto.graph.input[0].name
         self.layers: tuple[str, ...] = tuple(node.name for node in proto.graph.node if node.op_type in _LAYERS)
-        if not self.layers:
+        if not self.layers and not whole:
             raise UserError("the model has no convolutions or matrix products to quantise")
-        self._last = _after_layers(proto)
+        self._last = () if whole else _after_layers(proto)
 
     def quantise(self, exclude: Collection[str] = ()) -> bytes:
         """See :class:`Quantiser`."""
@@ -81,14 +81,14 @@ class OnnxRuntimeQuantiser:
             quantization.quantize_static(
                 str(source),
                 str(out),
-                _Reader(self._input, self._images),
+                _Reader(self._inputs),
                 quant_format=quantization.QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=quantization.QuantType.QInt8,
                 weight_type=quantization.QuantType.QInt8,
                 op_types_to_quantize=list(_OPERATORS),
                 nodes_to_exclude=[*exclude, *self._last],
-                extra_options={"ActivationSymmetric": self._symmetric, "WeightSymmetric": True},
+                extra_options={"WeightSymmetric": True, "ForceQuantizeNoInputCheck": self._whole},
                 **kept,
             )
             if ranges.exists():
@@ -104,7 +104,7 @@ class NncfQuantiser:
             raise UserError("quantisation needs calibration images, given none")
         self._nncf = _import_nncf()
         self._model, self._images = model, list(images)
-        proto = onnx.load_from_string(model)
+        proto = _parse(model)
         self._input = proto.graph.input[0].name
         self.layers: tuple[str, ...] = tuple(node.name for node in proto.graph.node if node.op_type in _LAYERS)
         self._last = _after_layers(proto)
@@ -114,7 +114,7 @@ class NncfQuantiser:
         nncf = self._nncf
         with _quiet_logging(), contextlib.redirect_stdout(io.StringIO()):  # it draws its own progress bars
             quantised = nncf.quantize(
-                onnx.load_from_string(self._model),
+                _parse(self._model),
                 nncf.Dataset([{self._input: image} for image in self._images]),
                 subset_size=len(self._images),
                 ignored_scope=nncf.IgnoredScope(names=[*exclude, *self._last], validate=False),
@@ -123,76 +123,30 @@ class NncfQuantiser:
         return content
 
 
-def make_quantiser(name: str, model: bytes, images: Sequence[Array], *, symmetric: bool = False) -> Quantiser:
+def make_quantiser(name: str, model: bytes, images: Sequence[Array]) -> Quantiser:
     """The quantiser ``onnxruntime`` or ``nncf``; :class:`UserError` for another name or a missing package."""
     if name == "onnxruntime":
-        return OnnxRuntimeQuantiser(model, images, symmetric=symmetric)
+        return OnnxRuntimeQuantiser(model, images)
     if name == "nncf":
         return NncfQuantiser(model, images)
     raise UserError(f"quantiser {name!r}: expected {' or '.join(QUANTISERS)}")
 
 
-def sensitivities(
-    quantiser: Quantiser, outputs: Callable[[bytes], Sequence[Array]], expected: Sequence[Array]
-) -> dict[str, float]:
-    """For each layer the error of the outputs if it alone is quantised, the largest first.
-
-    ``outputs`` runs a model on some images, ``expected`` is what the model gives in floating point. The error is the
-    mean squared difference; of class maps the share of pixels that differ.
-    """
-    found = {}
-    for layer in quantiser.layers:
-        others = [name for name in quantiser.layers if name != layer]
-        pairs = zip(outputs(quantiser.quantise(others)), expected, strict=True)
-        found[layer] = float(np.mean([_error(given, wanted) for given, wanted in pairs]))
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
-
-
-def exclude_until(
-    quantiser: Quantiser, order: Sequence[str], good: Callable[[bytes], bool]
-) -> tuple[tuple[str, ...], bytes]:
-    """The fewest first layers of ``order`` to leave in floating point so that the model is ``good``, and that model.
-
-    Tries 1, 2, 4, ... layers, then bisects; more layers are taken to be never worse. Raises :class:`UserError` if not
-    even all of them suffice.
-    """
-    bad, count = 0, 1
-    while True:
-        count = min(count, len(order))
-        model = quantiser.quantise(order[:count])
-        if good(model):
-            break
-        if count == len(order):
-            raise UserError(
-                "INT8 loses more mIoU than allowed even with all layers in floating point: the calibration images "
-                "may not be like those of the network"
-            )
-        bad, count = count, 2 * count
-    while count - bad > 1:
-        middle = (bad + count) // 2
-        tried = quantiser.quantise(order[:middle])
-        if good(tried):
-            count, model = middle, tried
-        else:
-            bad = middle
-    return tuple(order[:count]), model
-
-
-def _error(given: Array, wanted: Array) -> float:
-    if np.issubdtype(wanted.dtype, np.integer):
-        return float((given != wanted).mean())
-    return float(np.square(given.astype(np.float64) - wanted).mean())
-
-
 class _Reader:
     """The calibration images as ONNX Runtime reads them."""
 
-    def __init__(self, name: str, images: Sequence[Array]) -> None:
-        self._rest = iter([{name: image} for image in images])
+    def __init__(self, inputs: Sequence[dict[str, Array]]) -> None:
+        self._rest = iter(inputs)
 
     def get_next(self) -> dict[str, Array] | None:
         """The next inputs, None after the last."""
         return next(self._rest, None)
+
+
+def _parse(model: bytes) -> Any:
+    import onnx  # a search imports this module for its latency table but does not need onnx
+
+    return onnx.load_from_string(model)
 
 
 def _after_layers(model: Any) -> tuple[str, ...]:
