@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dnas.cli import latency_tables
+from dnas.cli import latency_remote, latency_tables
 from dnas.cli.common import (
     FigureOption,
     JsonOption,
@@ -33,6 +33,8 @@ app.command("diff")(latency_tables.diff)
 app.command("merge")(latency_tables.merge)
 app.command("import")(latency_tables.import_table)
 app.command("export")(latency_tables.export)
+app.command("bundle")(latency_remote.bundle)
+app.command("collect")(latency_remote.collect)
 
 
 @app.command()
