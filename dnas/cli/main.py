@@ -15,7 +15,18 @@ from typing import Annotated, Any
 import typer
 
 import dnas
-from dnas.cli import demo, derivation, evaluation, exporting, latency, networks, prediction, searching, submission
+from dnas.cli import (
+    demo,
+    derivation,
+    evaluation,
+    exporting,
+    latency,
+    networks,
+    prediction,
+    searching,
+    sharing,
+    submission,
+)
 from dnas.errors import OldFormatWarning, UserError
 from dnas.library_settings import missing_settings
 
@@ -35,6 +46,7 @@ app.command("retrain")(searching.retrain)
 app.command("report")(searching.report)
 app.command("evaluate")(evaluation.evaluate)
 app.command("submission")(submission.submission)
+app.command("share")(sharing.share)
 app.command("predict")(prediction.predict)
 app.command("export")(exporting.export)
 app.command("benchmark")(networks.benchmark)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dnas.export.metadata import ExportMetadata
@@ -25,9 +25,14 @@ def write_card(
 
 
 def card_text(
-    name: str, file: str, metadata: ExportMetadata, facts: Mapping[str, str], parity: Parity | None = None
+    name: str,
+    file: str,
+    metadata: ExportMetadata,
+    facts: Mapping[str, str],
+    parity: Parity | None = None,
+    usage: Sequence[str] = (),
 ) -> str:
-    """The card as Markdown, with the front matter that model hubs read."""
+    """The card as Markdown, with the front matter that model hubs read; ``usage`` are lines of code, or commands."""
     front = {
         "license": metadata.licence or "unknown",
         "pipeline_tag": "image-segmentation",
@@ -44,7 +49,8 @@ def card_text(
         colours = [", ".join(map(str, colour)) for colour in metadata.colours] or ["-"] * len(metadata.class_names)
         rows = zip(metadata.class_names, colours, strict=True)
         lines += [f"| {index} | {class_name} | {colour} |" for index, (class_name, colour) in enumerate(rows)]
-    lines += ["", "```", f"dnas predict {file} IMAGES --out predictions", f"dnas benchmark {file}", "```", ""]
+    usage = usage or (f"dnas predict {file} IMAGES --out predictions", f"dnas benchmark {file}")
+    lines += ["", "```", *usage, "```", ""]
     return "\n".join(lines)
 
 

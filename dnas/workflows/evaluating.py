@@ -19,7 +19,7 @@ from dnas.export.file_network import FileNetwork
 from dnas.progress import Progress
 from dnas.training import Evaluation, InferenceConfig, evaluate
 from dnas.training.device import Precision
-from dnas.workflows.networks import load_network
+from dnas.workflows.networks import is_shared, load_network
 
 IN_0_TO_1 = AugmentationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 """The normalisation of images for :class:`FileNetwork`, which normalises them as its file needs it."""
@@ -84,7 +84,7 @@ def open_scored(
         return _of_file(Path(reference), dataset, size, file_device(reference, device), backend, threads)
     if backend is not None:
         raise UserError(f"--backend is for exported files, {reference} is evaluated in PyTorch")
-    if not Path(reference).is_dir():
+    if not Path(reference).is_dir() and not is_shared(str(reference)):
         raise UserError(
             f"{reference}: no such folder, expected a run folder of dnas retrain, or a .onnx, .pt2 or .engine file"
         )

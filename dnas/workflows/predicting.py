@@ -100,7 +100,7 @@ class Predictor:
     def _scores(self, image: Tensor, size: tuple[int, int] | None) -> Tensor:
         """Scores (classes, H, W) of an image uint8 (3, H, W), computed at ``size``."""
         mask = torch.zeros(1, dtype=torch.uint8)
-        pixels, _ = EvalTransform(self.augmentation, size)(image, mask)  # type: ignore[arg-type]
+        pixels, _ = EvalTransform(self.augmentation, size)(image, mask)
         with torch.no_grad():
             scores: Tensor = self.network(pixels[None].to(self.device)).float()
             return resize_logits(scores, (image.shape[-2], image.shape[-1]))[0]
@@ -245,7 +245,7 @@ def _keeping(path: Path | None, shape: tuple[int, ...]) -> Iterator[Keep]:
     partial = path.with_name(f".{path.name}.tmp")
     try:
         # On disk, as the probabilities of a large image may not fit into memory.
-        values: Any = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
+        values: Any = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
 
         def keep(rows: slice, columns: slice, scores: Tensor) -> None:
             values[:, rows, columns] = scores.softmax(dim=0).cpu().numpy().astype(np.float16)

@@ -68,7 +68,7 @@ def write_bundle(
     for number, (key, item) in enumerate(sorted(items.items())):
         name = f"operators/{number:04d}.onnx"
         content, kinds = _exported(item, setup, precision)
-        write_atomically(out / name, lambda stream, content=content: stream.write(content))
+        _write(out / name, content)
         inputs = [
             {"name": f"input_{index}", "shape": [batch, *shape], "type": kind}
             for index, (shape, kind) in enumerate(zip(item.spec.inputs, kinds, strict=True))
@@ -76,8 +76,7 @@ def write_bundle(
         rows.append({"key": key, "file": name, "sha256": hashlib.sha256(content).hexdigest(), "inputs": inputs})
         progress.advance()
     for program in PROGRAMS:
-        text = (resources.files("dnas.latency.remote") / program).read_bytes()
-        write_atomically(out / program, lambda stream, text=text: stream.write(text))
+        _write(out / program, (resources.files("dnas.latency.remote") / program).read_bytes())
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -95,6 +94,10 @@ def write_bundle(
     manifest["id"] = hashlib.sha256(repr(sorted((row["key"], row["sha256"]) for row in rows)).encode()).hexdigest()[:16]
     write_json(out / MANIFEST, manifest)  # last: its presence makes the folder a bundle
     return out / MANIFEST
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda stream: stream.write(content))
 
 
 def _exported(item: InventoryItem, setup: MeasurementSetup, precision: str) -> tuple[bytes, list[str]]:

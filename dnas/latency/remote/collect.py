@@ -92,7 +92,9 @@ def collect(bundle: Path, out: Path) -> LatencyTable:
 
 
 def _effort(manifest: Mapping[str, Any]) -> Effort:
-    values = {name: int(value) if name in _INTEGERS else float(value) for name, value in manifest["effort"].items()}
+    values: dict[str, Any] = {
+        name: int(value) if name in _INTEGERS else float(value) for name, value in manifest["effort"].items()
+    }
     return Effort(**values)
 
 
