@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from derive.base import VERSION, Architecture, Derivation, DeriveOptions, Deriver
+from derive.choices import ChoiceDeriver, ChoicesArchitecture, PointWiseDeriver
 from derive.dilated.architecture import DilatedArchitecture
 from derive.dilated.deriver import DilatedDeriver
 from derive.multi_branch.architecture import MultiBranchArchitecture
@@ -22,20 +23,33 @@ from dnas.config import parse_config
 from dnas.errors import UserError
 from dnas.files import read_yaml
 from search_spaces import SearchSpace
+from search_spaces.choices import ChoiceSpace
 
 DERIVER_ENTRY_POINTS = "dnas.derivers"
 ARCHITECTURE_ENTRY_POINTS = "dnas.architectures"
-DERIVERS: Mapping[str, type[Deriver[Any]]] = {"fasterseg": MultiBranchDeriver, "regseg": DilatedDeriver}
+DERIVERS: Mapping[str, type[Deriver[Any]]] = {
+    "fasterseg": MultiBranchDeriver,
+    "regseg": DilatedDeriver,
+    "dwrseg": PointWiseDeriver,
+    "eseg": ChoiceDeriver,
+    "fasterseg_dilated": ChoiceDeriver,
+}
 ARCHITECTURES: Mapping[str, type[Architecture]] = {
     "multi_branch": MultiBranchArchitecture,
     "dilated": DilatedArchitecture,
+    "choices": ChoicesArchitecture,
 }
 
 
 def deriver_of(space: SearchSpace[Any]) -> Deriver[Any]:
-    """The deriver of ``space``; raises :class:`UserError` if none is installed."""
+    """The deriver of ``space``: its own, or for a network with choices the common one.
+
+    Raises :class:`UserError` if none is installed.
+    """
     name = str(space.settings.space)
     found = DERIVERS.get(name) or _entry_point(DERIVER_ENTRY_POINTS, name, Deriver)
+    if found is None and isinstance(space, ChoiceSpace):
+        found = ChoiceDeriver
     if found is None:
         raise UserError(
             f"{space.name}: no deriver for the search space {name}: its package has no entry point {name} in the "

@@ -16,6 +16,11 @@ import yaml
 from dnas.errors import UserError
 
 
+def user_cache() -> Path:
+    """The folder of this user for files that can be made again: ``dnas`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dnas"
+
+
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call ``write`` with a temporary file beside ``path``, flush it to disk and move it to ``path``.
 

@@ -19,13 +19,22 @@ from dnas.files import read_yaml
 from dnas.latency.table import LatencyTable
 from dnas.presets import preset_files, read_preset
 from search_spaces.base import SearchSpace
+from search_spaces.dwrseg import DWRSegSpace
+from search_spaces.eseg import ESegSpace
 from search_spaces.fasterseg import FasterSegSpace
 from search_spaces.fasterseg.published_table import PUBLISHED_DEVICE, import_published_table
+from search_spaces.fasterseg_dilated import FasterSegDilatedSpace
 from search_spaces.old_formats import upgraded, upgraded_overrides
 from search_spaces.regseg import RegSegSpace
 
 ENTRY_POINTS = "dnas.search_spaces"
-SPACES: Mapping[str, type[SearchSpace[Any]]] = {"fasterseg": FasterSegSpace, "regseg": RegSegSpace}
+SPACES: Mapping[str, type[SearchSpace[Any]]] = {
+    "fasterseg": FasterSegSpace,
+    "regseg": RegSegSpace,
+    "dwrseg": DWRSegSpace,
+    "eseg": ESegSpace,
+    "fasterseg_dilated": FasterSegDilatedSpace,
+}
 
 
 def preset_names() -> tuple[str, ...]:

@@ -42,6 +42,9 @@ RatesOption = Annotated[
     str,
     typer.Option("--rates", help="Of a search of dilation rates: searched (fractional) or rounded (as dnas derive)."),
 ]
+CheckOption = Annotated[
+    str, typer.Option("--check", help="Files to read before: a sample, all or none; broken ones are named at once.")
+]
 TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")]
 
 
@@ -63,6 +66,16 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if len(parts) != 2 or not all(part.isdecimal() and 1 <= int(part) <= 16384 for part in parts):
         raise UserError(f"size {text!r}: expected HEIGHTxWIDTH in pixels, for example 360x480")
     return int(parts[0]), int(parts[1])
+
+
+def parse_check(text: str) -> int | None:
+    """``sample``, ``all`` or ``none`` as the number of images of each split to read; None for all."""
+    from dnas.workflows.data_check import SAMPLED_IMAGES
+
+    numbers = {"sample": SAMPLED_IMAGES, "all": None, "none": 0}
+    if text not in numbers:
+        raise UserError(f"check {text!r}: expected sample, all or none")
+    return numbers[text]
 
 
 def parse_duration(text: str) -> float:

@@ -43,10 +43,14 @@ def build(
     out: Annotated[Path, typer.Option("--out", help="The table to write.")],
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, mps, or several GPUs: cuda:0,1, cuda:all.")
-    ] = "cpu",
+    ] = "auto",
     backend: Annotated[
-        str, typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt.")
-    ] = "eager",
+        str,
+        typer.Option(
+            "--backend",
+            help="eager, compiled, cudagraph, onnxruntime, openvino, tensorrt, or auto: cudagraph on CUDA, else eager.",
+        ),
+    ] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="fp32, tf32, fp16, bf16 or int8.")] = "fp32",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: torch's.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the channels-last layout.")] = False,

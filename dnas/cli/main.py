@@ -16,6 +16,7 @@ import typer
 
 import dnas
 from dnas.cli import (
+    data,
     demo,
     derivation,
     evaluation,
@@ -25,6 +26,7 @@ from dnas.cli import (
     prediction,
     searching,
     sharing,
+    studying,
     submission,
 )
 from dnas.errors import OldFormatWarning, UserError
@@ -39,6 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(latency.app, name="latency")
+app.add_typer(data.app, name="data")
+app.add_typer(studying.app, name="study")
 app.command("demo")(demo.demo)
 app.command("search")(searching.search)
 app.command("derive")(derivation.derive)

@@ -39,7 +39,7 @@ def benchmark(
         str | None, typer.Option("--data", help="Also evaluate on these images, so that mIoU and latency are together.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     backend: BackendOption = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16, bf16 or int8.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dnas.cli.common import (
+    CheckOption,
     DataOption,
     DataSetOption,
     DeviceOption,
@@ -18,10 +19,22 @@ from dnas.cli.common import (
     TensorBoardOption,
     find_table,
     note,
+    parse_check,
 )
 from dnas.errors import UserError
 
 RunOption = Annotated[Path, typer.Option("--out", help="The run folder to write.")]
+
+
+def _list_recipes(value: str | None) -> str | None:
+    """Print the papers' recipes for ``--recipe list`` and exit."""
+    if value != "list":
+        return value
+    from dnas.workflows.recipes import recipe_lines
+
+    for line in recipe_lines():
+        print(line)
+    raise typer.Exit
 
 
 def search(
@@ -45,6 +58,7 @@ def search(
         bool, typer.Option("--allow-mismatch", help="Accept a table of another device or input size.")
     ] = False,
     tensorboard: TensorBoardOption = False,
+    check: CheckOption = "sample",
 ) -> None:
     """Search for architectures in SPACE on images, with the latencies of a table."""
     from dnas.data import load_data_config
@@ -70,6 +84,7 @@ def search(
             allow_mismatch=allow_mismatch,
             tensorboard=tensorboard,
             progress=progress,
+            check=parse_check(check),
         )
     end_processes()
     scores = ", ".join(f"{name} mIoU {100 * miou:.1f} %" for name, miou in result.miou.items())
@@ -87,7 +102,12 @@ def retrain(
     recipe: Annotated[
         str | None,
         typer.Option(
-            "--recipe", metavar="SPACE", help="Space with the training settings; default: the searched space."
+            "--recipe",
+            metavar="NAME",
+            callback=_list_recipes,
+            is_eager=True,
+            help="Training settings: a paper's recipe (list prints them) or a search space; default: the recipe of the "
+            "network's paper for this data, or that of the searched space.",
         ),
     ] = None,
     network_settings: Annotated[
@@ -105,6 +125,15 @@ def retrain(
         Path | None,
         typer.Option("--search", help="Run of the search to inherit from; default: the one in the architecture file."),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="RUN|FILE|timm|torchvision",
+            help="Begin from the weights of a run, of a file, or from a library's for the network; class layers may "
+            "differ.",
+        ),
+    ] = None,
     transfer: Annotated[
         bool, typer.Option("--transfer", help="Allow data with another number of classes than it was searched for.")
     ] = False,
@@ -114,6 +143,7 @@ def retrain(
     settings: SetOption = None,
     data_settings: DataSetOption = None,
     tensorboard: TensorBoardOption = False,
+    check: CheckOption = "sample",
 ) -> None:
     """Train a derived (or published) network, with distillation if a teacher is given."""
     from derive import Architecture
@@ -123,15 +153,16 @@ def retrain(
     from dnas.progress import RichProgress
     from dnas.training import RetrainConfig, end_processes
     from dnas.workflows.networks import load_network
+    from dnas.workflows.recipes import find_recipe
     from dnas.workflows.retraining import run_retraining
 
-    classes, space, searched = None, recipe, search_run
+    classes, space, searched = None, None, search_run
     description: dict[str, object]
     if Path(network).is_file() or network.endswith((".yaml", ".yml")):
         architecture = Architecture.load(network)
         description = {"architecture": to_mapping(architecture)}
         classes = architecture.num_classes
-        space = recipe or architecture.provenance.get("space")
+        space = architecture.provenance.get("space")
         searched = search_run or Path(architecture.provenance.get("run", ""))
     elif network in network_names():
         options = apply_overrides({}, network_settings or [])
@@ -142,9 +173,12 @@ def retrain(
         )
     if network_settings and "name" not in description:
         raise UserError(f"--network-set {network_settings[0]}: {network} is an architecture file, which has no options")
-    values = apply_overrides(_recipe(space, required=recipe is not None), settings or [])
-    config = parse_config(RetrainConfig, values, f"{network}: retrain")
     images = load_data_config(data, data_settings or [])
+    name = network if "name" in description else None
+    found = find_recipe(recipe, network=name, data=images.dataset, space=space)
+    for line in found.notes:
+        note(line)
+    config = parse_config(RetrainConfig, apply_overrides(found.settings, settings or []), f"{network}: retrain")
     loaded_teacher = None if teacher is None else load_network(teacher)
     if loaded_teacher is not None and loaded_teacher.run is None:
         raise UserError(f"{teacher}: expected the run folder of a retrained teacher")
@@ -159,11 +193,13 @@ def retrain(
             transfer=transfer,
             teacher=loaded_teacher,
             inherit=_inherited(network, searched, inherit, config.inherit),
+            init=init,
             seed=seed,
             resume=resume,
             device=device,
             tensorboard=tensorboard,
             progress=progress,
+            check=parse_check(check),
         )
     end_processes()
     note(f"{out}: best mIoU {100 * result.best_miou:.2f} % after epoch {result.best_epoch + 1} of {result.epochs}")
@@ -184,20 +220,16 @@ def _inherited(network: str, searched: Path | None, wanted: bool | None, by_reci
     return None
 
 
-def _recipe(space: str | None, required: bool) -> dict[str, object]:
-    """The training settings of ``space``; if it is not found and not required, the defaults."""
-    from dnas.config import to_mapping
-    from dnas.training import RetrainConfig
-    from search_spaces import load_space, preset_names
-
-    if space and (required or space in preset_names() or Path(space).is_file()):
-        return to_mapping(load_space(space).retrain)
-    note("retrain: default training settings; choose others with --recipe SPACE or --set KEY=VALUE")
-    return to_mapping(RetrainConfig())
-
-
 def report(
-    out: Annotated[Path, typer.Option("--out", help="The HTML page to write.")],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Studies or runs to compare on one page.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The HTML page to write; default: report.html in the only DIR.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="NAME", help="Varied value that gets a Pareto front for each value.")
+    ] = None,
     search_run: Annotated[Path | None, typer.Option("--search", help="Run of dnas search.")] = None,
     student: Annotated[Path | None, typer.Option("--student", help="Run of the retrained student.")] = None,
     teacher: Annotated[Path | None, typer.Option("--teacher", help="Run of the retrained teacher.")] = None,
@@ -215,11 +247,23 @@ def report(
         Path | None, typer.Option("--pictures", help="Also write the figures as PNG to this folder.")
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about a search and its retrained networks."""
+    """Write one self-contained HTML page: about a search and its networks, or a comparison of studies and runs."""
     from dnas.progress import RichProgress
     from dnas.report import write_report
+    from dnas.workflows.comparison import gather_comparison
     from dnas.workflows.report import gather_report, write_pictures
 
+    if folders:
+        if any((search_run, student, teacher, ground_truth, pictures)):
+            raise UserError("report: give either folders to compare, or --search, --student and --teacher")
+        page = out or (folders[0] / "report.html" if len(folders) == 1 else None)
+        if page is None:
+            raise UserError("report: several folders need --out, the HTML page to write")
+        write_report(page, gather_comparison(folders, by=by))
+        note(f"{page}: written")
+        return
+    if out is None:
+        raise UserError("report: give --out, the HTML page to write, or the folder of a study")
     with RichProgress() as progress:
         data = gather_report(
             search_run,

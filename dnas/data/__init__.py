@@ -11,6 +11,7 @@ from dnas.data.dataset import SegmentationDataset, check_dataset
 from dnas.data.labels import IGNORE_LABEL, Labels
 from dnas.data.matching import class_order, match_classes
 from dnas.data.opening import open_dataset
+from dnas.data.sampling import SamplingConfig
 from dnas.data.transforms import AugmentationConfig, Transform, eval_transform, train_transform
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Batches",
     "DataConfig",
     "Labels",
+    "SamplingConfig",
     "SegmentationDataset",
     "Transform",
     "batches",

@@ -11,13 +11,18 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from dnas.data.dataset import SegmentationDataset
+from dnas.data.sampling import SamplingConfig, class_presence, draw_epoch
 from dnas.data.seeding import mix_seed
-from dnas.data.transforms import Transform
+from dnas.data.shared_memory import handed_over, received
+from dnas.data.transforms import TrainTransform, Transform
 from dnas.errors import UserError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-_Keys = list[tuple[int, int]]
-"""(epoch, index) of every sample of a batch. A sample depends on nothing else, so workers persist over epochs."""
+_Keys = list[tuple[int, ...]]
+"""(epoch, index) of every sample of a batch, followed by the draw and the class of a sampling rule that draws images.
+
+A sample depends on nothing else, so workers persist over epochs.
+"""
 
 
 def batches(
@@ -34,6 +39,7 @@ def batches(
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,
+    sampling: SamplingConfig | None = None,
 ) -> Batches:
     """Batches of images float32 (N, 3, h, w) and labels int64 (N, h, w), for one epoch or, with ``set_epoch``, several.
 
@@ -43,6 +49,7 @@ def batches(
     rank, world: this process gets its part of every step. The parts are disjoint and all ranks have equally many
         batches; together they see the same images in a step as one process with ``world * batch_size``. If the images
         do not divide evenly and none may be dropped, a rank's last batch can be one image larger.
+    sampling: which images an epoch has; None is the rule "plain". Other rules read all masks first, and always shuffle.
 
     The caller's random generators are not touched. Raises :class:`UserError` for fewer images than one batch (or than
     ``world``) and, while iterating, for images of different sizes in one batch and for unusable files.
@@ -54,6 +61,10 @@ def batches(
     if batch_size < 1 or workers < 0 or not 0 <= rank < world:
         raise ValueError(f"invalid batch size {batch_size}, workers {workers} or rank {rank} of {world}")
     sampler = _BatchSampler(chosen, batch_size, seed, epoch, shuffle, drop_last, rank, world)
+    if sampling is not None and sampling.draws:
+        unread = torch.zeros(len(chosen), 0, dtype=torch.bool)
+        presence = unread if sampling.rule == "plain" else class_presence(dataset, chosen)
+        sampler.sampling, sampler.presence = sampling, presence
     if not len(sampler):
         need = f"{batch_size * world} (batch size {batch_size} on {world} process{'es' * (world > 1)})"
         raise UserError(
@@ -117,7 +128,7 @@ class Batches:
         for item in self._loader:
             if isinstance(item, UserError):
                 raise item
-            images, labels = item
+            images, labels = received(item)
             yield images, labels
             if self._iteration is not iteration:
                 raise RuntimeError("another iteration over these batches has started, or they were closed")
@@ -157,27 +168,36 @@ class _BatchSampler(Sampler[_Keys]):
     drop_last: bool
     rank: int = 0
     world: int = 1
+    sampling: SamplingConfig | None = None
+    presence: torch.Tensor | None = None
 
     def __len__(self) -> int:
         # Based on the rank with the fewest images, so that no rank waits for a batch that another one does not have.
         return -(-(self._used // self.world) // self.batch_size)
 
     def __iter__(self) -> Iterator[_Keys]:
-        order = list(self.indices)
-        if self.shuffle:
-            shuffled = _permutation(len(order), mix_seed("order", self.seed, self.epoch))
-            order = [order[position] for position in shuffled]
-        own = [(self.epoch, index) for index in order[: self._used][self.rank :: self.world]]
+        own = [(self.epoch, *item) for item in self._order()[: self._used][self.rank :: self.world]]
         steps = len(self)
         for step in range(steps):
             end = (step + 1) * self.batch_size if step + 1 < steps else None
             yield own[step * self.batch_size : end]
 
+    def _order(self) -> list[tuple[int, ...]]:
+        """The samples of the epoch, of all ranks: (index,), or (index, draw, class) if images are drawn."""
+        if self.sampling is not None and self.presence is not None:
+            draws = draw_epoch(self.sampling, self.presence, self.seed, self.epoch)
+            return [(self.indices[row], draw, focus) for row, draw, focus in draws]
+        order = list(range(len(self.indices)))
+        if self.shuffle:
+            order = _permutation(len(order), mix_seed("order", self.seed, self.epoch))
+        return [(self.indices[position],) for position in order]
+
     @property
     def _used(self) -> int:
         """Number of images used by all ranks together; without an incomplete last step if ``drop_last``."""
         step = self.batch_size * self.world
-        return len(self.indices) // step * step if self.drop_last else len(self.indices)
+        count = len(self.indices) * (1 if self.sampling is None else self.sampling.repeat)
+        return count // step * step if self.drop_last else count
 
 
 class _Samples:
@@ -191,28 +211,33 @@ class _Samples:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitems__(self, keys: _Keys) -> Batch | UserError:
-        """A batch. A UserError is returned, not raised: the loader would add the traceback of the worker to it."""
+    def __getitems__(self, keys: _Keys) -> tuple[Any, ...] | UserError:
+        """A batch, see :func:`handed_over`.
+
+        A UserError is returned, not raised: the loader would add the traceback of the worker to it.
+        """
         try:
-            samples = [self._sample(epoch, index) for epoch, index in keys]
-            return self._stack(samples, keys)
+            samples = [self._sample(*key) for key in keys]
+            return handed_over(self._stack(samples, keys))
         except UserError as error:
             return error
 
-    def _sample(self, epoch: int, index: int) -> Batch:
+    def _sample(self, epoch: int, index: int, *drawn: int) -> Batch:
         image, mask = self._dataset[index]
         # Transforms draw from torch's global CPU generator, whose state is restored here. torch.manual_seed would also
         # reseed the GPUs, whose generators fork_rng does not restore with devices=[].
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mix_seed("sample", self._seed, epoch, index))
+            torch.default_generator.manual_seed(mix_seed("sample", self._seed, epoch, index, *drawn))
+            if drawn and drawn[-1] >= 0 and isinstance(self._transform, TrainTransform):
+                return self._transform.focused(image, mask, drawn[-1])
             return self._transform(image, mask)
 
     def _stack(self, samples: list[Batch], keys: _Keys) -> Batch:
         first = samples[0][0].shape
-        for (image, _), (_, index) in zip(samples, keys, strict=True):
+        for (image, _), key in zip(samples, keys, strict=True):
             if image.shape != first:
                 raise UserError(
-                    f"{self._dataset.file_name(index)}: {image.shape[-1]}x{image.shape[-2]} pixels, but "
+                    f"{self._dataset.file_name(key[1])}: {image.shape[-1]}x{image.shape[-2]} pixels, but "
                     f"{self._dataset.file_name(keys[0][1])} is {first[-1]}x{first[-2]}, and all images of a batch need "
                     "the same size; set the size of the data or the crop of the augmentation, or use batch size 1"
                 )

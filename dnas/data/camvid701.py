@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import torch
 
 from dnas.data.config import DataConfig
 from dnas.data.file_dataset import FileDataset
@@ -56,31 +51,6 @@ def merge_table(labels: Labels, *, merged: bool = True) -> dict[Colour, int]:
     return table
 
 
-class ColourTable(MaskDecoder):
-    """Decodes masks of colours, several of which may be one class; masks of indices are read as such."""
-
-    def __init__(self, table: dict[Colour, int], labels: Labels) -> None:
-        super().__init__(index_lookup(labels.num_classes), labels)
-        codes = _codes(np.array(list(table), np.uint8))
-        order = np.argsort(codes)
-        self._sorted = codes[order]
-        self._labels = np.array(list(table.values()), np.uint8)[order]
-
-    def decode(self, stored: npt.NDArray[Any], path: Path) -> torch.Tensor:
-        """Labels of a mask (H, W) or (H, W, 3); a colour outside the table is an error naming ``path``."""
-        if stored.ndim == 2:
-            return super().decode(stored, path)
-        codes = _codes(stored)
-        positions = np.searchsorted(self._sorted, codes).clip(max=len(self._sorted) - 1)
-        unknown = self._sorted[positions] != codes
-        if unknown.any():
-            raise UserError(
-                f"{path}: {int(unknown.sum())} pixels have a colour that is none of CamVid's 32, the first "
-                f"{stored[unknown][0].tolist()}; a mask that was resized or saved as JPEG cannot be used"
-            )
-        return torch.from_numpy(self._labels[positions])
-
-
 def _open(config: DataConfig, split: str, *, merged: bool) -> FileDataset:
     root = Path(config.root or "")
     images, masks = _folders(root, split)
@@ -97,9 +67,16 @@ def _open(config: DataConfig, split: str, *, merged: bool) -> FileDataset:
         labels=labels,
         root=root,
         pairs=pair_files((Pair(images / f"{name}.png", masks / f"{name}_L.png") for name in names), images),
-        decoder=ColourTable(merge_table(labels, merged=merged), labels),
+        decoder=MaskDecoder(
+            index_lookup(labels.num_classes),
+            labels,
+            accept_colours=True,
+            colour_labels=merge_table(labels, merged=merged),
+            reading="colours",
+        ),
         size=config.size,
         cache=config.cache,
+        max_pixels=config.max_pixels,
     )
 
 
@@ -122,10 +99,3 @@ def _check_official(root: Path) -> None:
             "circulates on Kaggle was drawn at random: frames of one second are in train and test, and scores cannot "
             "be compared. python -m scripts.prepare_data camvid701 sorts its frames"
         )
-
-
-def _codes(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """One integer for each RGB triple (..., 3)."""
-    wide = colours.astype(np.int32)
-    codes: npt.NDArray[np.int32] = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
-    return codes

@@ -36,6 +36,7 @@ DatasetName = Literal[
     "mapillary",
     "mapillary_v2",
     "folder",
+    "files",
 ]
 Split = Literal["train", "val", "test"]
 
@@ -56,7 +57,8 @@ class DataConfig:
     images: number of images of each split of a generated dataset; a missing split has its default.
     seed: seed of generated images.
     cache: keep the resized uint8 images in memory, shared between worker processes; files need a ``size`` for this.
-    classes: the classes file of ``folder``; null is ``root/classes.yaml``.
+    classes: the classes file of ``folder`` and ``files``; null is ``root/classes.yaml``.
+    listing: the table of ``files`` with the columns split, image and mask; null is ``root/files.csv``.
     masks: whether the stored values of masks or their colours decide; null accepts both where they do not contradict
         each other.
     range: the image values that become 0 and 255, for files of more than 8 bits; null is the whole range of 16 bits
@@ -65,6 +67,7 @@ class DataConfig:
         viewers show them, "stored" if they fit as stored, and the mask is turned like the image; null refuses such
         masks unless only the first is possible.
     channels: of the images; 3 is RGB.
+    mean, std: of each channel in 0..1, which replace those of the training settings; null leaves them.
     max_pixels: files whose header gives more pixels are refused, before anything of that size is allocated.
     """
 
@@ -75,10 +78,13 @@ class DataConfig:
     seed: int = Field(default=0, ge=0)
     cache: bool = False
     classes: str | None = None
+    listing: str | None = None
     masks: MaskReading | None = None
     range: tuple[float, float] | None = None
     orientation: Orientation | None = None
     channels: int = Field(default=3, ge=1, le=64)
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
 
     @pydantic.model_validator(mode="after")
@@ -94,8 +100,19 @@ class DataConfig:
             raise ValueError("cache needs a size, as all cached images have the same size")
         if self.range is not None and self.range[0] >= self.range[1]:
             raise ValueError(f"range: given {list(self.range)}, expected the smaller value first")
-        if self.classes is not None and self.dataset != "folder":
-            raise ValueError(f"classes is for folder, the classes of {self.dataset} are fixed")
+        if self.classes is not None and self.dataset not in ("folder", "files"):
+            raise ValueError(f"classes is for folder and files, the classes of {self.dataset} are fixed")
+        if self.listing is not None and self.dataset != "files":
+            raise ValueError(f"listing is for files, not for {self.dataset}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.channels:
+                raise ValueError(
+                    f"{name}: given {len(values)} values, expected one for each of {self.channels} channels"
+                )
+        if self.channels != 3 and (self.mean is None or self.std is None):
+            raise ValueError(
+                f"channels {self.channels} needs mean and std of each channel, which dnas data init measures"
+            )
         return self
 
 
@@ -144,7 +161,9 @@ def _from_preset(name: str, folder: str | None, overrides: Iterable[str]) -> Dat
 
 def _with_absolute_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
     return {
-        key: _absolute(value, base) if key in ("root", "classes") and isinstance(value, str) and value else value
+        key: _absolute(value, base)
+        if key in ("root", "classes", "listing") and isinstance(value, str) and value
+        else value
         for key, value in values.items()
     }
 

@@ -46,6 +46,19 @@ class SegmentationDataset(ABC):
         """(height, width) of item 0; of every item if the configuration sets a size."""
         return self._size or self._native_size(0)
 
+    @property
+    def is_255_stated(self) -> bool:
+        """Whether the data say what the value 255 means; false if it is ignored by default."""
+        return True
+
+    def native_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of item ``index`` before resizing."""
+        return self._native_size(self._position(index))
+
+    def skipped(self) -> tuple[str, ...]:
+        """What lies beside the files of this split and is not read, in words."""
+        return ()
+
     def fingerprint(self) -> str:
         """A hash of the images by name and size: equal for the same images, wherever they lie."""
         return f"{self._count} generated"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from dnas.data.decode import ValueRange, mask_values, read_size, resize_image, r
 from dnas.data.labels import Labels
 from dnas.data.masks import MaskDecoder
 from dnas.data.orientation import Orientation, align_mask
-from dnas.data.pairs import Pair
+from dnas.data.pairs import Pair, describe_others
 from dnas.data.stored import MAX_PIXELS, read_stored
 from dnas.errors import UserError
 
@@ -48,7 +49,19 @@ class FileDataset(SegmentationDataset):
 
     def file_name(self, index: int) -> str:
         """The image's path below the root."""
-        return self._pairs[self._position(index)].image.relative_to(self._root).as_posix()
+        image = self._pairs[self._position(index)].image
+        return Path(os.path.relpath(image, self._root)).as_posix()
+
+    @property
+    def is_255_stated(self) -> bool:
+        """Whether the data say what the value 255 means; false if it is ignored by default."""
+        return self._decoder.is_255_stated
+
+    def skipped(self) -> tuple[str, ...]:
+        """What lies beside the images and masks and is not read, in words."""
+        folders = dict.fromkeys(path.parent for pair in self._pairs for path in (pair.image, pair.mask))
+        seen = {folder: describe_others(folder) for folder in folders if folder.is_dir()}
+        return tuple(f"{folder} also contains {found}, not read" for folder, found in seen.items() if found)
 
     def fingerprint(self) -> str:
         """A hash of the names and the bytes of all image files, and their number."""

@@ -8,6 +8,7 @@ import torch
 from torchvision import tv_tensors
 
 from dnas.data.dataset import SegmentationDataset
+from dnas.errors import UserError
 
 
 class JoinedDataset(SegmentationDataset):
@@ -16,7 +17,8 @@ class JoinedDataset(SegmentationDataset):
     def __init__(self, parts: Sequence[SegmentationDataset], split: str) -> None:
         first = parts[0]
         if any(part.labels != first.labels for part in parts):
-            raise ValueError("the parts have different classes")
+            names = ", ".join(part.split for part in parts)
+            raise UserError(f"{first.name}: the splits {names} have different classes")
         count = sum(len(part) for part in parts)
         super().__init__(name=first.name, split=split, labels=first.labels, count=count, size=None, cache=False)
         self._parts = tuple(parts)
@@ -34,6 +36,10 @@ class JoinedDataset(SegmentationDataset):
         """The name that the part has for the item."""
         part, position = self._find(index)
         return part.file_name(position)
+
+    def fingerprint(self) -> str:
+        """Those of the parts."""
+        return "; ".join(part.fingerprint() for part in self._parts)
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, mask = self[index]

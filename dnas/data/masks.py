@@ -70,7 +70,7 @@ class MaskDecoder:
         order = np.argsort(codes)
         self._codes = codes[order]
         self._code_labels = np.array(list(colour_labels.values()), np.int32)[order]
-        self._is_255_stated = is_255_stated or labels.num_classes != 2
+        self.is_255_stated = is_255_stated
 
     @classmethod
     def of_classes(cls, classes: ClassesFile, reading: MaskReading | None = None) -> MaskDecoder:
@@ -112,7 +112,7 @@ class MaskDecoder:
             return self._from_colours(_shown(stored, palette, path), path)
         elif self._reading is None:
             self._refuse_contradictions(stored, palette, path)
-        if not self._is_255_stated:
+        if not self.is_255_stated and self._labels.num_classes == 2:
             self._refuse_undecided_255(stored, path)
         return self._from_indices(stored, path)
 
@@ -173,14 +173,15 @@ class MaskDecoder:
         """
         if stored.dtype != np.uint8 or not len(self._codes):
             return
-        is_grey = palette is None or bool((palette == np.arange(len(palette), dtype=np.uint8)[:, None]).all())
-        shown = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1) if is_grey or palette is None else palette
+        greys = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)
+        shown = greys if palette is None else palette
         by_colour = self._colour_lookup(_colour_codes(shown))
         by_index = self._lookup.numpy()[: len(shown)]
         contradicting = (by_colour != _UNKNOWN) & (by_colour != by_index)
         if not contradicting.any():
             return
         used = np.bincount(stored.ravel(), minlength=256)[: len(shown)] > 0
+        is_grey = bool((shown[used] == greys[: len(shown)][used]).all())
         if is_grey and (used.sum() < 2 or (by_colour[used] == _UNKNOWN).any()):
             return
         for value in np.flatnonzero(used & contradicting)[:1].tolist():

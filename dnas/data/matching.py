@@ -69,6 +69,19 @@ class _Relabelled(SegmentationDataset):
         """The fingerprint of the original: the order of the classes does not matter."""
         return self._original.fingerprint()
 
+    def native_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of item ``index`` before resizing."""
+        return self._original.native_size(index)
+
+    def skipped(self) -> tuple[str, ...]:
+        """What lies beside the files and is not read."""
+        return self._original.skipped()
+
+    @property
+    def is_255_stated(self) -> bool:
+        """Whether the data say what the value 255 means."""
+        return self._original.is_255_stated
+
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         image, mask = self._original[index]
         return image, tv_tensors.Mask(self._lookup[mask.as_subclass(torch.Tensor).long()])
@@ -77,7 +90,7 @@ class _Relabelled(SegmentationDataset):
         return self[index]
 
     def _native_size(self, index: int) -> tuple[int, int]:
-        return self._original.image_size
+        return self._original.native_size(index)
 
 
 def _shown(names: Sequence[str]) -> str:

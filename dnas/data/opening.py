@@ -10,25 +10,23 @@ from dnas.data.config import DataConfig
 from dnas.data.dataset import SegmentationDataset
 from dnas.data.joined import JoinedDataset
 from dnas.data.layouts import open_bdd100k, open_camvid, open_cityscapes, open_folder
+from dnas.data.listing import open_files
 from dnas.data.public_layouts import open_ade20k, open_coco_stuff, open_mapillary, open_mapillary_v2, open_voc
 from dnas.errors import UserError
-
-TRAINVAL = "trainval"
-"""The split of the training and validation images together, on which networks for a test set are trained."""
 
 _DEFAULT_IMAGES = {"train": 200, "val": 40, "test": 40}
 
 
 def open_dataset(config: DataConfig, split: str) -> SegmentationDataset:
-    """The ``train``, ``val`` or ``test`` split of a dataset; ``trainval`` is the first two as one.
+    """The ``train``, ``val`` or ``test`` split of a dataset; ``trainval`` is train and val.
 
     Folders and file pairs are checked here, the content of a file when it is read. Raises :class:`UserError` for an
     unknown split and for missing or unpaired files.
     """
-    if split == TRAINVAL:
-        return JoinedDataset([open_dataset(config, "train"), open_dataset(config, "val")], TRAINVAL)
+    if split == "trainval":
+        return JoinedDataset((open_dataset(config, "train"), open_dataset(config, "val")), split)
     if split not in _DEFAULT_IMAGES:
-        known = ", ".join((*_DEFAULT_IMAGES, TRAINVAL))
+        known = ", ".join((*_DEFAULT_IMAGES, "trainval"))
         raise UserError(f"{config.dataset}: unknown split {split!r}, expected one of {known}")
     openers: dict[str, Callable[[DataConfig, str], SegmentationDataset]] = {
         "streets": _open_streets,
@@ -44,6 +42,7 @@ def open_dataset(config: DataConfig, split: str) -> SegmentationDataset:
         "mapillary": open_mapillary,
         "mapillary_v2": open_mapillary_v2,
         "folder": open_folder,
+        "files": open_files,
     }
     return openers[config.dataset](config, split)
 

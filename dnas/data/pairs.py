@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import glob
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dnas.data.decode import IMAGE_SUFFIXES
 from dnas.errors import UserError
+
+_INIT = "dnas data init DIR writes data for folders of any layout"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,11 @@ def pair_by_stem(images: Path, masks: Path, mask_stem: Callable[[str], str | Non
     image_files = _by_stem(images, lambda stem: stem)
     mask_files = _by_stem(masks, mask_stem)
     if not image_files:
-        raise UserError(f"{images}: contains no images, expected files such as NAME.jpg or NAME.png")
+        seen = describe_others(images)
+        raise UserError(
+            f"{images}: contains no images, expected files such as NAME.jpg or NAME.png"
+            + (f"; it contains {seen}, which are not read; {_INIT}" if seen else "")
+        )
     _check_paired(image_files, mask_files, "image without a mask", masks)
     _check_paired(mask_files, image_files, "mask without an image", images)
     return tuple(Pair(image_files[stem], mask_files[stem]) for stem in sorted(image_files))
@@ -69,11 +77,39 @@ def _by_stem(folder: Path, stem_of: Callable[[str], str | None]) -> dict[str, Pa
     return files
 
 
+def describe_others(folder: Path) -> str:
+    """What a folder contains besides image files, in words: subfolders with images, files of other kinds; or ""."""
+    suffixes: Counter[str] = Counter()
+    nested: Counter[str] = Counter()
+    for path in folder.rglob("*"):
+        place = path.relative_to(folder)
+        if any(part.startswith(".") for part in place.parts) or path.is_dir():
+            continue
+        is_image = path.suffix.lower() in IMAGE_SUFFIXES
+        if len(place.parts) > 1:
+            nested.update([place.parts[0]] if is_image else [])
+        elif not is_image:
+            suffixes.update([path.suffix or "without a suffix"])
+    found = []
+    if nested:
+        names = ", ".join(sorted(nested)[:4]) + (", ..." if len(nested) > 4 else "")
+        found.append(f"{nested.total()} images in subfolders ({names})")
+    found += [f"{count} {suffix} files" for suffix, count in suffixes.most_common(4)]
+    return ", ".join(found)
+
+
 def _check_paired(files: dict[str, Path], others: dict[str, Path], problem: str, where: Path) -> None:
     unpaired = [path for stem, path in files.items() if stem not in others]
-    if unpaired:
-        first, more = unpaired[0], _more(unpaired)
-        raise UserError(f"{first}: {problem}{more}; expected the same name in {where}, add or remove it")
+    if not unpaired:
+        return
+    first, more = unpaired[0], _more(unpaired)
+    alike = sorted(path.name for path in where.rglob(f"*{glob.escape(first.stem)}*") if path.is_file())[:2]
+    if alike:
+        hint = f"; it contains {' and '.join(alike)}, whose name or kind differs: if they belong together, {_INIT}"
+    else:
+        seen = describe_others(where)
+        hint = f"; it contains {seen}, which are not read: {_INIT}" if seen else ""
+    raise UserError(f"{first}: {problem}{more}; expected the same name in {where}, add or remove it{hint}")
 
 
 def _more(problems: list[Path] | list[Pair]) -> str:

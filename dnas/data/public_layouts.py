@@ -123,7 +123,9 @@ def _file_dataset(
         labels=labels,
         root=_root(config),
         pairs=pairs,
-        decoder=MaskDecoder(lookup, labels),
+        # The values decide: colours of palettes need not be those of the classes, and Mapillary has some twice.
+        decoder=MaskDecoder(lookup, labels, reading="indices"),
         size=config.size,
         cache=config.cache,
+        max_pixels=config.max_pixels,
     )

@@ -72,7 +72,8 @@ def read_stored(path: Path, max_pixels: int = MAX_PIXELS) -> StoredImage:
     try:
         with _quiet(), _open(path) as image:
             _check_pixels(path, image.height, image.width, max_pixels)
-            frames = getattr(image, "n_frames", 1)
+            # The further frames of JPEG files are previews and depth maps of cameras.
+            frames = getattr(image, "n_frames", 1) if image.format in ("TIFF", "GIF", "WEBP", "PNG") else 1
             if frames > 1:
                 raise UserError(f"{path}: holds {frames} pages or frames, expected one image; store one a file")
             arguments = _tile_arguments(image)
@@ -85,7 +86,8 @@ def read_stored(path: Path, max_pixels: int = MAX_PIXELS) -> StoredImage:
         raise
     except Exception as error:  # for a broken file the decoders raise OSError, SyntaxError, struct.error, ...
         if isinstance(error, UnidentifiedImageError) and path.suffix.lower() in _TIFF_SUFFIXES:
-            return StoredImage(*_read_tiff(path, error, max_pixels))
+            pixels, bits = _read_tiff(path, error, max_pixels)
+            return StoredImage(pixels, bits, 255 if pixels.dtype == np.uint8 else None)
         raise unreadable(path, error) from None
 
 

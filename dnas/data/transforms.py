@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import pydantic
@@ -13,8 +13,10 @@ from torchvision.transforms.v2 import functional as F
 from typing_extensions import Self
 
 from dnas.config import Field, config
+from dnas.data.colours import adjust_contrast
 from dnas.data.decode import resize_image, resize_mask
 from dnas.data.labels import IGNORE_LABEL
+from dnas.data.rand_augment import RandAugmentConfig, rand_augment
 
 Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[torch.Tensor, torch.Tensor]]
 """Image uint8 (3, H, W) and mask uint8 (H, W) to a float32 image (3, h, w) and int64 labels (h, w)."""
@@ -34,6 +36,7 @@ class AugmentationConfig:
     scale: range of the random factor by which images are resized before the crop.
     flip: probability of a horizontal flip.
     brightness, contrast, saturation: random factors from 1 - x to 1 + x. hue: random shift of -x to x of a full turn.
+    rand_augment: random operators after the crop and before the jitter of colours; null for none.
     mean, std: of each channel in 0..1; the defaults are those of ImageNet, which pretrained networks expect.
     """
 
@@ -44,6 +47,7 @@ class AugmentationConfig:
     contrast: _Share = 0.0
     saturation: _Share = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    rand_augment: RandAugmentConfig | None = None
     mean: _Channel = (0.485, 0.456, 0.406)
     std: tuple[_Deviation, _Deviation, _Deviation] = (0.229, 0.224, 0.225)
 
@@ -82,20 +86,33 @@ class TrainTransform:
 
     def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[torch.Tensor, torch.Tensor]:
         """Float32 (3, h, w) and int64 (h, w) of the crop's size; random numbers come from torch's CPU generator."""
-        image, mask = self._scale_and_crop(image, mask)
+        return self._transform(image, mask, None)
+
+    def focused(self, image: tv_tensors.Image, mask: tv_tensors.Mask, label: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, but the crop contains a random pixel of the class ``label``, if the mask has one."""
+        pixels = (mask.as_subclass(torch.Tensor) == label).nonzero()
+        focus = pixels[_random_integer(len(pixels) - 1)].tolist() if len(pixels) else None
+        return self._transform(image, mask, focus)
+
+    def _transform(
+        self, image: tv_tensors.Image, mask: tv_tensors.Mask, focus: Sequence[int] | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        image, mask = self._scale_and_crop(image, mask, focus)
         if torch.rand(()).item() < self._config.flip:
             image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
+        if self._config.rand_augment is not None:
+            image, mask = rand_augment(image, mask, self._config.rand_augment, self._fill)
         return self._normalise(self._jitter_colours(image), mask)
 
     def _scale_and_crop(
-        self, image: tv_tensors.Image, mask: tv_tensors.Mask
+        self, image: tv_tensors.Image, mask: tv_tensors.Mask, focus: Sequence[int] | None
     ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         height, width = int(image.shape[-2]), int(image.shape[-1])
         crop = self._config.crop or (height, width)
         low, high = self._config.scale
         scale = low + (high - low) * torch.rand(()).item()
-        top, tall, rows, above = _window(height, crop[0], scale)
-        left, wide, columns, before = _window(width, crop[1], scale)
+        top, tall, rows, above = _window(height, crop[0], scale, None if focus is None else focus[0])
+        left, wide, columns, before = _window(width, crop[1], scale, None if focus is None else focus[1])
         # Cropping before resizing gives the same image (within a fraction of a pixel) with less work.
         image = tv_tensors.Image(resize_image(F.crop(image, top, left, tall, wide), (rows, columns)))
         mask = tv_tensors.Mask(resize_mask(F.crop(mask, top, left, tall, wide), (rows, columns)))
@@ -120,38 +137,34 @@ class TrainTransform:
         return image
 
 
-def adjust_contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blend uint8 (3, H, W) with its mean grey, like torchvision's ``adjust_contrast``.
-
-    The mean is computed in double precision: torchvision's float32 sum depends on the number of threads, which is
-    smaller in a worker process than in the main process.
-    """
-    mean = F.rgb_to_grayscale(image).as_subclass(torch.Tensor).to(torch.float64).mean().item()
-    blended = image.as_subclass(torch.Tensor).to(torch.float32).mul_(factor).add_((1 - factor) * mean)
-    result: torch.Tensor = tv_tensors.wrap(blended.clamp_(0, 255).to(torch.uint8), like=image)
-    return result
-
-
-def _window(length: int, crop: int, scale: float) -> tuple[int, int, int, int]:
-    """A random position of a crop along one axis.
+def _window(length: int, crop: int, scale: float, focus: int | None = None) -> tuple[int, int, int, int]:
+    """A random position of a crop along one axis; it contains the pixel ``focus`` of the image, if given.
 
     Returns start and length of the window in the image, its length after scaling, and the padding before it. If the
     crop is larger than the scaled image, the window is the whole image at a random position in the crop.
     """
     scaled = max(1, round(length * scale))
     resized = min(crop, scaled)
-    free = _random_integer(abs(scaled - crop))
+    low, high = 0, abs(scaled - crop)
+    if focus is not None and scaled > crop:
+        place = min(scaled - 1, int((focus + 0.5) * scaled / length))
+        low, high = max(0, place - crop + 1), min(high, place)
+    free = low + _random_integer(high - low)
     if scaled <= crop:
         return 0, length, resized, free
     cut = min(length, max(1, round(resized * length / scaled)))
-    return min(round(free * length / scaled), length - cut), cut, resized, 0
+    start = min(round(free * length / scaled), length - cut)
+    if focus is not None:
+        # Rounding to whole pixels of the image must not lose the one that is wanted.
+        start = min(max(start, focus - cut + 1), focus)
+    return start, cut, resized, 0
 
 
 def _random_integer(largest: int) -> int:
     return int(torch.randint(largest + 1, ()).item())
 
 
-def train_transform(config: AugmentationConfig) -> Transform:
+def train_transform(config: AugmentationConfig) -> TrainTransform:
     """The training transform: random scale, crop, flip and colours, then normalisation.
 
     It uses torch's CPU generator, which :func:`dnas.data.batches` seeds for every sample.

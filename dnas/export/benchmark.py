@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dnas.export.opened import open_file
 from dnas.latency.backends import find_backend
 from dnas.latency.measure import measure
 from dnas.latency.setup import make_setup
-from dnas.latency.statistics import Effort
+from dnas.latency.statistics import Effort, Measurement
 from dnas.profile import count_multiply_adds, count_parameters
 
 
@@ -46,7 +47,7 @@ def benchmark(
     network: nn.Module | str | Path,
     input_size: tuple[int, int] | None = None,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     backend: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
@@ -56,21 +57,40 @@ def benchmark(
     """Benchmark a network, or a file (``.onnx``, ``.pt2``, ``.engine``) in its runtime.
 
     A network needs ``input_size`` (height, width); ``backend`` is one of :data:`dnas.latency.BACKENDS`, by default
-    eager. For a file, input size, backend and precision must match the file if they are given; one of dynamic size is
-    measured at ``input_size``, by default the size that it was exported at. Timing takes about
-    ``seconds``. The result can be written as JSON: ``latency_ms`` of one batch (median, p10, p90), ``fps`` (images per
-    second), ``parameters``, ``multiply_adds`` (of one image; None if unknown for a file), ``input_size``, ``batch``,
-    ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``. Raises :class:`UserError` if
-    this machine or the file does not support the settings.
+    cudagraph on CUDA and eager elsewhere. For a file, input size, backend and precision must match the file if they are
+    given; one of dynamic size is measured at ``input_size``, by default the size that it was exported at. Timing takes
+    about ``seconds``. The result can be written as JSON: ``latency_ms`` of one batch (median, p10, p90), ``fps``
+    (images per second), ``parameters``, ``multiply_adds`` (of one image; None if unknown for a file), ``input_size``,
+    ``batch``, ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``. Raises
+    :class:`UserError` if this machine or the file does not support the settings.
     """
     place = resolve_device(device, mps=True)
-    if isinstance(network, nn.Module):
-        if input_size is None:
-            raise UserError("a network has no fixed input size; give one, for example 512x1024")
-        subject = _of_network(network, (batch, 3, *input_size), place, backend or "eager", precision or "fp32", threads)
-    else:
-        subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch)
-    return _measured(subject, place, threads, seconds)
+
+    def work(look: Callable[[], None]) -> tuple[_Subject, Measurement]:
+        if isinstance(network, nn.Module):
+            if input_size is None:
+                raise UserError("a network has no fixed input size; give one, for example 512x1024")
+            shape = (batch, 3, *input_size)
+            subject = _of_network(network, shape, place, backend or "auto", precision or "fp32", threads)
+        else:
+            subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch)
+        return subject, _measured(subject, place, threads, seconds, look)
+
+    (subject, measurement), peak = with_peak_memory(place, work)
+    return {
+        "latency_ms": {"median": measurement.median, "p10": measurement.p10, "p90": measurement.p90},
+        "fps": 1000 * subject.shape[0] / measurement.median,
+        "parameters": subject.parameters,
+        "multiply_adds": subject.multiply_adds,
+        "input_size": list(subject.size),
+        "batch": subject.shape[0],
+        "device": str(place),
+        "backend": subject.backend,
+        "precision": subject.precision,
+        "threads": torch.get_num_threads() if threads is None else threads,
+        "peak_memory_mb": peak,
+        "file": subject.file,
+    }
 
 
 def _of_network(
@@ -82,12 +102,13 @@ def _of_network(
     threads: int | None,
 ) -> _Subject:
     # Fail early, before anything is counted or measured.
-    find_backend(make_setup(device, backend=backend, precision=precision, threads=threads))
+    setup = make_setup(device, backend=backend, precision=precision, threads=threads)
+    find_backend(setup)
     return _Subject(
         module=network,
         shape=shape,
-        run_as=backend,
-        backend=backend,
+        run_as=setup.backend,
+        backend=setup.backend,
         precision=precision,
         parameters=count_parameters(network),
         multiply_adds=count_multiply_adds(network, (shape[2], shape[3])),
@@ -122,36 +143,21 @@ def _of_file(
     )
 
 
-def _measured(subject: _Subject, device: torch.device, threads: int | None, seconds: float) -> dict[str, Any]:
+def _measured(
+    subject: _Subject, device: torch.device, threads: int | None, seconds: float, measured: Callable[[], None]
+) -> Measurement:
     generator = torch.Generator().manual_seed(0)
     if subject.dtype == torch.uint8:
         images = torch.randint(0, 256, subject.shape, generator=generator, dtype=torch.uint8)
     else:
         images = torch.randn(subject.shape, generator=generator)
-    effort = Effort(time_per_entry=seconds, warm_up_s=0.1 * seconds)
-    measurement, peak = with_peak_memory(
-        device,
-        lambda: measure(
-            subject.module,
-            [images],
-            device=device,
-            backend=subject.run_as,
-            precision=subject.run_precision,
-            threads=threads,
-            effort=effort,
-        ),
+    return measure(
+        subject.module,
+        [images],
+        device=device,
+        backend=subject.run_as,
+        precision=subject.run_precision,
+        threads=threads,
+        effort=Effort(time_per_entry=seconds, warm_up_s=0.1 * seconds),
+        measured=measured,
     )
-    return {
-        "latency_ms": {"median": measurement.median, "p10": measurement.p10, "p90": measurement.p90},
-        "fps": 1000 * subject.shape[0] / measurement.median,
-        "parameters": subject.parameters,
-        "multiply_adds": subject.multiply_adds,
-        "input_size": list(subject.size),
-        "batch": subject.shape[0],
-        "device": str(device),
-        "backend": subject.backend,
-        "precision": subject.precision,
-        "threads": torch.get_num_threads() if threads is None else threads,
-        "peak_memory_mb": peak,
-        "file": subject.file,
-    }

@@ -102,7 +102,7 @@ def open_file(
     open_one, backends = opener
     if backend is not None and backend not in backends:
         raise UserError(f"{path}: runs in {' or '.join(backends)}, given backend {backend}")
-    found = open_one(path, place, backend or backends[0], threads)
+    found = open_one(path, place, backend, threads)
     sizes = found.shape
     if len(sizes) != 4 or (sizes[1] != 3 and sizes[3] != 3):
         shown = ["any" if size is None else size for size in sizes]
@@ -110,7 +110,8 @@ def open_file(
     return found
 
 
-def _open_onnx(path: Path, device: torch.device, backend: str, threads: int | None) -> ExportedFile:
+def _open_onnx(path: Path, device: torch.device, backend: str | None, threads: int | None) -> ExportedFile:
+    backend = backend or "onnxruntime"
     model, metadata = read_onnx(path)
     make_setup(device, threads=threads)
     image = model.graph.input[0].type.tensor_type
@@ -142,7 +143,8 @@ def _onnx_module(path: Path, device: torch.device, backend: str, precision: str,
         raise UserError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()[:300]}") from error
 
 
-def _open_program(path: Path, device: torch.device, backend: str, threads: int | None) -> ExportedFile:
+def _open_program(path: Path, device: torch.device, backend: str | None, threads: int | None) -> ExportedFile:
+    backend = backend or make_setup(device).backend
     program, metadata = read_program(path)
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1:
@@ -162,7 +164,7 @@ def _open_program(path: Path, device: torch.device, backend: str, threads: int |
     )
 
 
-def _open_engine(path: Path, device: torch.device, backend: str, threads: int | None) -> ExportedFile:
+def _open_engine(path: Path, device: torch.device, backend: str | None, threads: int | None) -> ExportedFile:
     content, metadata = read_engine(path)
     import_tensorrt()
     if device.type != "cuda":
@@ -173,7 +175,7 @@ def _open_engine(path: Path, device: torch.device, backend: str, threads: int | 
         module=module,
         shape=_sizes(module.input_shape),
         dtype=module.input_dtype,
-        backend=backend,
+        backend="tensorrt",
         run_as="eager",
         parameters=metadata.parameters if metadata else None,
         metadata=metadata,
@@ -184,7 +186,7 @@ def _sizes(shape: Sequence[Any]) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) and size > 0 else None for size in shape)
 
 
-_Opener = Callable[[Path, torch.device, str, "int | None"], ExportedFile]
+_Opener = Callable[[Path, torch.device, "str | None", "int | None"], ExportedFile]
 _OPENERS: dict[str, tuple[_Opener, tuple[str, ...]]] = {
     ".onnx": (_open_onnx, ("onnxruntime", "openvino")),
     ".pt2": (_open_program, ("eager", "compiled", "cudagraph")),

@@ -11,9 +11,14 @@ import torch
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.latency.exported import OnnxRuntime, OpenVino, TensorRT
-from dnas.latency.setup import MeasurementSetup
-from dnas.latency.statistics import Run
+from dnas.latency.exported import OnnxRuntime, OpenVino, TensorRT, bound_run
+from dnas.latency.setup import CudaStopwatch, MeasurementSetup
+from dnas.latency.statistics import DeviceRun, Run, warm_up
+from dnas.runtimes import BindableModule
+
+GRAPH_S = 3e-3
+"""Seconds that the calls in one CUDA graph take together: its launch, some microseconds, does not matter."""
+MOST_CALLS = 1000
 
 
 class Backend(Protocol):
@@ -44,8 +49,10 @@ class Eager:
         return {}
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
-        """The module itself."""
+        """The module itself, or the bound run of a module around another runtime, as in that runtime's backend."""
         arguments = tuple(inputs)
+        if isinstance(module, BindableModule):
+            return bound_run(module, arguments)
         return lambda: module(*arguments)
 
 
@@ -77,7 +84,10 @@ class Compiled:
 
 
 class CudaGraph:
-    """The eager module captured into a CUDA graph and replayed, without launch overhead on the host."""
+    """Many calls of the eager module in one CUDA graph: what the device needs, not what launching its kernels takes.
+
+    A graph of one call would still take the host as long to replay as a small operator takes to run.
+    """
 
     def refuses(self, setup: MeasurementSetup) -> str | None:
         """CUDA graphs need a CUDA device."""
@@ -90,24 +100,55 @@ class CudaGraph:
         return {}
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
-        """Warm up on a side stream, which capturing requires, then capture; the function keeps the tensors alive."""
-        arguments = tuple(inputs)
-        stream: Any = torch.cuda.Stream
-        side = stream(setup.device)
-        side.wait_stream(torch.cuda.current_stream(setup.device))
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                module(*arguments)
-        torch.cuda.current_stream(setup.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = module(*arguments)
-        held = (module, arguments, outputs)
+        """Capture one call to see how long it takes, then as many as take some milliseconds.
 
-        def replay(_held: object = held) -> None:
+        With cold caches a graph holds one call, as the caches are emptied before each. The function keeps the tensors
+        alive. Raises :class:`UserError` for a module that cannot be captured because it synchronises with the host.
+        """
+        arguments = tuple(inputs)
+        new_stream: Any = torch.cuda.Stream
+        side = new_stream(setup.device)
+        graph = capture(module, arguments, 1, side)
+        calls = 1
+        if setup.cache == "warm":
+            calls = calls_per_graph(warm_up(CudaStopwatch(setup.device), graph.replay, 1e-3))
+            graph = capture(module, arguments, calls, side)
+
+        def replay(_held: object = (module, arguments)) -> None:
             graph.replay()
 
-        return replay
+        return DeviceRun(replay, calls)
+
+
+def capture(module: nn.Module, arguments: Sequence[torch.Tensor], calls: int, side: Any) -> Any:
+    """A CUDA graph of ``calls`` calls, captured on the stream ``side`` after warming up there, as capturing requires.
+
+    Raises :class:`UserError` for a module that cannot be captured.
+    """
+    current = torch.cuda.current_stream(side.device)
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            module(*arguments)
+    current.wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=side):
+            for _ in range(calls):
+                module(*arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise UserError(
+            f"{type(module).__name__} cannot be captured into a CUDA graph ({str(error).splitlines()[0]}); "
+            "use --backend eager"
+        ) from error
+    return graph
+
+
+def calls_per_graph(seconds: float) -> int:
+    """The number of calls of ``seconds`` each that one graph holds: some milliseconds, at most 1000 calls."""
+    return max(1, min(MOST_CALLS, round(GRAPH_S / seconds)))
 
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(

@@ -17,7 +17,9 @@ _THROTTLE_REASONS = {
     "HwThermalSlowdown": "hardware, too hot",
     "HwPowerBrakeSlowdown": "hardware, power brake",
     "SwThermalSlowdown": "software, too hot",
+    "SwPowerCap": "software, power cap",
 }
+NO_NVML = "unknown: nvidia-ml-py is not installed"
 
 
 @config
@@ -46,7 +48,10 @@ def describe_device(device: torch.device) -> DeviceInfo:
 
 
 def conditions(device: torch.device) -> dict[str, str]:
-    """The current state of the device as texts by name; values that cannot be read are omitted."""
+    """The current state of the device as texts by name; values that cannot be read are omitted.
+
+    Of a GPU without NVML, ``throttle_reasons`` says so: rounds with throttled clocks cannot be recognised.
+    """
     return _gpu_conditions(device) if device.type == "cuda" else _cpu_conditions()
 
 
@@ -94,7 +99,7 @@ def _cpu_conditions() -> dict[str, str]:
 def _gpu_conditions(device: torch.device) -> dict[str, str]:
     handle = _nvml_handle(device)
     if handle is None:
-        return {}
+        return {"throttle_reasons": NO_NVML}
     nvml, gpu = handle
     questions: dict[str, Callable[[], object]] = {
         "clock_sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),

@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from dnas.device import device_name
 from dnas.errors import UserError
+from dnas.files import user_cache
 from dnas.latency.setup import MeasurementSetup
-from dnas.latency.statistics import Run
-from dnas.runtimes.int8_operator import int8_operator
+from dnas.latency.statistics import DeviceRun, Run
+from dnas.runtimes.int8_operator import Int8Operator, int8_operator
 from dnas.runtimes.onnx_model import operator_onnx
 from dnas.runtimes.onnx_runtime import OnnxModule, execution_provider, onnxruntime_version
+from dnas.runtimes.opaque import BindableModule, BoundRun
 from dnas.runtimes.openvino_runtime import OpenVinoModule, cpu_lacks, import_openvino
-from dnas.runtimes.tensorrt_runtime import TensorRTModule, build_engine, import_tensorrt
+from dnas.runtimes.tensorrt_runtime import EngineCache, TensorRTModule, import_tensorrt
 
 # Largest allowed difference from the eager module, relative to its largest output, or to 1 if that is larger.
 # In lower precisions both round, in different places, so this only detects a runtime that computes something else.
@@ -45,15 +48,8 @@ class OnnxRuntime:
         """A session whose inputs and outputs are bound to PyTorch's memory."""
         if setup.precision == "int8":
             return _prepare_int8(lambda model: OnnxModule(model, setup.device, setup.threads), module, inputs, setup)
-        new_stream: Any = torch.cuda.Stream
-        session = OnnxModule(
-            _onnx(module, inputs, setup),
-            setup.device,
-            setup.threads,
-            tf32=setup.precision == "tf32",
-            stream=new_stream(setup.device) if setup.device.type == "cuda" else None,
-        )
-        return checked(session.bind(inputs), module, inputs, setup)
+        session = OnnxModule(_onnx(module, inputs, setup), setup.device, setup.threads, tf32=setup.precision == "tf32")
+        return checked(session, module, inputs, setup)
 
 
 class OpenVino:
@@ -77,7 +73,7 @@ class OpenVino:
         if setup.precision == "int8":
             return _prepare_int8(lambda model: OpenVinoModule(model, "int8", setup.threads), module, inputs, setup)
         compiled = OpenVinoModule(_onnx(module, inputs, setup), setup.precision, setup.threads)
-        return checked(compiled.bind(inputs), module, inputs, setup)
+        return checked(compiled, module, inputs, setup)
 
 
 class TensorRT:
@@ -95,35 +91,56 @@ class TensorRT:
         return {"tensorrt": str(import_tensorrt().__version__)}
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
-        """A strongly typed engine, queued on a stream beside PyTorch's."""
-        model = _onnx(module, inputs, setup)
-        engine = build_engine(import_tensorrt(), model, tf32=setup.precision == "tf32")
-        return checked(TensorRTModule(engine, setup.device).bind(inputs), module, inputs, setup)
+        """A strongly typed engine; one that was built before on this GPU is read from the user's cache folder."""
+        model, tf32 = _onnx(module, inputs, setup), setup.precision == "tf32"
+        trt = import_tensorrt()
+        folder = user_cache() / "tensorrt" / f"{trt.__version__}-{device_name(setup.device)}".replace(" ", "_")
+        return checked(
+            TensorRTModule(EngineCache(folder).engine(trt, model, tf32=tf32), setup.device), module, inputs, setup
+        )
+
+
+class _AsFloats(BindableModule):
+    """A runtime with an INT8 operator, with floats outside for a comparison."""
+
+    def __init__(self, runtime: BindableModule, operator: Int8Operator) -> None:
+        super().__init__(runtime.device)
+        self._runtime, self._operator, self.stream = runtime, operator, runtime.stream
+
+    def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
+        """A function that runs the operator once on these numbers."""
+        run = self._runtime.bind(self._operator.to_integers(inputs))
+        return lambda: self._operator.to_floats(run())
 
 
 def _prepare_int8(
-    load: Callable[[bytes], OnnxModule | OpenVinoModule],
-    module: nn.Module,
-    inputs: Sequence[torch.Tensor],
-    setup: MeasurementSetup,
+    load: Callable[[bytes], BindableModule], module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup
 ) -> Run:
     """A quantised operator on int8 inputs and outputs; the weights keep the random values, which decide no latency."""
     operator = int8_operator(_onnx(module, inputs, setup), inputs)
-    run = load(operator.model).bind(operator.to_integers(inputs))
-    checked(lambda: operator.to_floats(run()), module, inputs, setup)
-    return run
+    runtime = load(operator.model)
+    checked(_AsFloats(runtime, operator), module, inputs, setup)
+    return bound_run(runtime, operator.to_integers(inputs))
 
 
-def checked(
-    run: Callable[[], tuple[torch.Tensor, ...]],
-    module: nn.Module,
-    inputs: Sequence[torch.Tensor],
-    setup: MeasurementSetup,
-) -> Run:
-    """``run``, after one call has been compared with the eager ``module``; a difference raises :class:`UserError`."""
+def bound_run(runtime: BindableModule, inputs: Sequence[torch.Tensor]) -> DeviceRun:
+    """One run of a runtime on these inputs, to be timed on the runtime's own stream if it has one."""
+    return DeviceRun(runtime.bind(inputs), stream=runtime.stream)
+
+
+def checked(runtime: BindableModule, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
+    """A run of ``runtime``, after its outputs have been compared with those of the eager ``module``.
+
+    Raises :class:`UserError` if they differ.
+    """
     expected = module(*inputs)
     wanted = (expected,) if isinstance(expected, torch.Tensor) else _tensors(expected)
-    found = run()
+    bound = runtime.bind(inputs)
+    if runtime.stream is not None:
+        torch.cuda.synchronize(setup.device)  # the inputs have been written on another stream
+    found = bound()
+    if runtime.stream is not None:
+        torch.cuda.synchronize(setup.device)
     if [tuple(tensor.shape) for tensor in found] != [tuple(tensor.shape) for tensor in wanted]:
         raise UserError(
             f"backend {setup.backend} returns shapes {[tuple(t.shape) for t in found]}, the PyTorch module "
@@ -136,7 +153,7 @@ def checked(
                 f"backend {setup.backend} does not compute what PyTorch computes: outputs differ by up to "
                 f"{difference:.3g} in {setup.precision}, allowed is {allowed:.3g}; use another backend or precision"
             )
-    return run
+    return DeviceRun(bound, stream=runtime.stream)
 
 
 def _difference(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> tuple[float, float]:

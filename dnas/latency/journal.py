@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import zlib
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Journal:
             self._append({"format": FORMAT, "schema_version": SCHEMA_VERSION, "provenance": to_mapping(provenance)})
         repair(self.path, WHAT)
         self.sittings += 1
-        self._append({"sitting": {"pid": os.getpid(), "host": os.uname().nodename, "date": provenance.date}})
+        self._append({"sitting": {"pid": os.getpid(), "host": platform.node(), "date": provenance.date}})
 
     def append(self, key: str, entry: Round, seconds: float) -> None:
         """Add a finished round; ``seconds`` is the duration of its visit."""

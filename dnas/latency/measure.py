@@ -13,11 +13,24 @@ from torch import nn
 
 from dnas.errors import UserError
 from dnas.latency.backends import find_backend, place, place_owned, random_inputs
-from dnas.latency.device import throttle_probe
+from dnas.latency.device import NO_NVML, conditions, throttle_probe
 from dnas.latency.pace import Pace, within_budget
 from dnas.latency.setup import MeasurementSetup, make_setup, pinned
-from dnas.latency.statistics import Effort, Measurement, Round, Run, Stopwatch, run_rounds, summarise, time_round
+from dnas.latency.statistics import (
+    Effort,
+    Measurement,
+    Round,
+    Run,
+    Stopwatch,
+    run_rounds,
+    summarise,
+    time_round,
+    warm_up,
+)
 from dnas.progress import NoProgress, Progress
+
+WAKE_UP_S = 0.25
+"""Seconds of work that bring an idle GPU to its clocks."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +47,19 @@ def measure(
     inputs: Sequence[torch.Tensor],
     *,
     device: str | torch.device = "cpu",
-    backend: str = "eager",
+    backend: str = "auto",
     precision: str = "fp32",
     channels_last: bool = False,
     threads: int | None = None,
     cache: str = "warm",
     effort: Effort | None = None,
+    measured: Callable[[], None] | None = None,
 ) -> Measurement:
     """The latency in ms of ``module(*inputs)`` in eval mode, without gradients.
 
-    The settings are those of :func:`dnas.latency.make_setup`. Module and inputs are copied and not changed. Raises
-    :class:`UserError` for a device, backend or precision that is unknown or not available.
+    The settings are those of :func:`dnas.latency.make_setup`. Module and inputs are copied and not changed.
+    ``measured`` is called at the end, while the memory is still in use. Raises :class:`UserError` for a device, backend
+    or precision that is unknown or not available.
     """
     effort = effort or Effort()
     setup = make_setup(
@@ -56,6 +71,8 @@ def measure(
         run = runner.prepare(moved, tensors, setup)
         stopwatch, throttled = setup.stopwatch(), throttle_probe(setup.device)
         rounds = run_rounds(["module"], lambda _: _quiet_round(stopwatch, run, effort, throttled), effort)
+        if measured is not None:
+            measured()
     return summarise(rounds["module"], effort)
 
 
@@ -104,7 +121,22 @@ def measure_many(
             finished=note,
             out_of_time=pace.out_of_time if budget_s is not None else None,
         )
+    _warn(rounds, setup, progress)
     return {name: summarise(found, effort) for name, found in rounds.items()}
+
+
+def _warn(rounds: Mapping[str, Sequence[Round]], setup: MeasurementSetup, progress: Progress) -> None:
+    """Say what makes latencies on a GPU doubtful."""
+    slow = [name for name, found in rounds.items() if any(entry.host_bound for entry in found)]
+    if slow:
+        progress.message(
+            f"warning: {len(slow)} of {len(rounds)} modules take the host as long to enqueue as {setup.device} to run "
+            f"({slow[0]}, for example): their latencies are those of the host; use --backend cudagraph"
+        )
+    if conditions(setup.device).get("throttle_reasons") == NO_NVML:
+        progress.message(
+            'warning: throttled clocks cannot be recognised without NVML; install it with: pip install "dnas[nvml]"'
+        )
 
 
 class Workbench:
@@ -122,13 +154,21 @@ class Workbench:
     def visit(self, item: WorkItem, effort: Effort) -> Round:
         """One round of ``item``; its module is built first unless it is still in memory."""
         try:
-            ready = self._ready.pop(item.name, None) or self._prepare(item)
+            ready = self._ready.pop(item.name, None)
+            if ready is None:
+                ready = self._prepare(item)
+                if self._setup.device.type == "cuda":
+                    # While the module was built the GPU was idle and lowered its clocks.
+                    warm_up(self._stopwatch, ready.run, WAKE_UP_S)
             self._ready[item.name] = ready
             self._evict()
             return _quiet_round(self._stopwatch, ready.run, effort, self._throttled)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).strip().splitlines()[0][:300]
             raise UserError(
-                f"{item.name}: does not fit into the memory of {self._setup.device} ({error}); use a smaller input"
+                f"{item.name}: does not fit into the memory of {self._setup.device} ({reason}); use a smaller input"
             ) from None
 
     @property
@@ -151,6 +191,16 @@ class Workbench:
         """Drop the least recently used modules until the rest fits; the newest one always stays."""
         while len(self._ready) > 1 and self.held_bytes > self._cache_bytes:
             self._ready.popitem(last=False)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is exhausted: PyTorch's own, or that of another runtime by its text."""
+    if isinstance(error, UserError):
+        return False
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in text for words in ("out of memory", "failed to allocate memory", "bad_alloc", "bad allocation")
+    )
 
 
 class _Inputs(list[torch.Tensor]):

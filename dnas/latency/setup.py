@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.latency.cache import CACHES, cache_flush
-from dnas.latency.statistics import HostStopwatch, Run, Stopwatch, flush_seconds
+from dnas.latency.statistics import DeviceRun, HostStopwatch, Run, Stopwatch, flush_seconds
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 MEMORY_FORMATS = ("contiguous", "channels_last")
@@ -63,7 +63,7 @@ class MeasurementSetup:
 def make_setup(
     device: str | torch.device,
     *,
-    backend: str = "eager",
+    backend: str = "auto",
     precision: str = "fp32",
     channels_last: bool = False,
     threads: int | None = None,
@@ -72,6 +72,8 @@ def make_setup(
 ) -> MeasurementSetup:
     """A setup, checked against what this machine offers.
 
+    Backend ``auto`` is ``cudagraph`` on CUDA, as an operator takes less time there than launching its kernels does,
+    and ``eager`` elsewhere.
     ``threads`` is the number of CPU threads of one operator, None for torch's current setting. ``cache`` is ``warm``
     (a module is called repeatedly, so its weights and inputs are in the caches) or ``cold`` (the last-level cache is
     emptied before each call). Raises :class:`UserError` for an unknown or absent device, a precision that the device
@@ -93,6 +95,8 @@ def make_setup(
         raise UserError(f"cache {cache!r} is unknown, known: {', '.join(CACHES)}")
     if cache == "cold" and found.type == "mps":
         raise UserError("cache cold: available on cpu and cuda, device is mps; use warm")
+    if backend == "auto":
+        backend = "cudagraph" if found.type == "cuda" else "eager"
     return MeasurementSetup(
         device=found,
         backend=backend,
@@ -104,16 +108,19 @@ def make_setup(
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class CudaStopwatch:
-    """Times calls on the device with CUDA events, without the time that the host waits.
+    """Times calls with CUDA events on the stream of the run, without the time that the host waits.
 
-    With ``flush``, which empties the L2 cache, every call is timed separately, right after a flush. The host queues the
-    call while the device is still flushing, so the launch overhead of the host is hidden then.
+    Where the host enqueues more slowly than the device computes, events measure the host: :meth:`is_host_bound`. With
+    ``flush``, which empties the L2 cache, every call is timed separately, right after a flush. The host enqueues the
+    call while the device is flushing, which hides the launches as far as they take less time than the flush.
     """
 
     device: torch.device
     flush: Run | None = None
+    _enqueuing_s: float = field(default=0.0, init=False)
+    _running_s: float = field(default=0.0, init=False)
 
     @cached_property
     def untimed_s(self) -> float:
@@ -122,10 +129,12 @@ class CudaStopwatch:
             return 0.0
         return flush_seconds(time.perf_counter, lambda: torch.cuda.synchronize(self.device), self.flush)
 
-    def time(self, run: Run, repetitions: int) -> float:
+    def time(self, run: Run, repetitions: int, meanwhile: Run | None = None) -> float:
         """Seconds that ``repetitions`` calls take on the device, after earlier work has finished."""
-        with torch.cuda.device(self.device):
+        stream = run.stream if isinstance(run, DeviceRun) else None
+        with torch.cuda.device(self.device), torch.cuda.stream(stream) if stream is not None else nullcontext():
             torch.cuda.synchronize(self.device)
+            began = time.perf_counter()
             if self.flush is None:
                 pairs = [self._enclosed(run, repetitions)]
             else:
@@ -133,8 +142,16 @@ class CudaStopwatch:
                 for _ in range(repetitions):
                     self.flush()
                     pairs.append(self._enclosed(run, 1))
+            self._enqueuing_s = time.perf_counter() - began
+            if meanwhile is not None:
+                meanwhile()
             torch.cuda.synchronize(self.device)
-            return sum(float(start.elapsed_time(end)) for start, end in pairs) / 1e3
+            self._running_s = sum(float(start.elapsed_time(end)) for start, end in pairs) / 1e3
+            return self._running_s
+
+    def is_host_bound(self) -> bool:
+        """Whether the host needed as long to enqueue the calls as the device to run them; unknown after flushes."""
+        return self.flush is None and self._enqueuing_s >= 0.9 * self._running_s
 
     def _enclosed(self, run: Run, repetitions: int) -> tuple[Any, Any]:
         """Queue the calls between two events."""

@@ -7,11 +7,29 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class DeviceRun:
+    """A run on a GPU: one call of it makes ``calls`` calls of the module, on ``stream`` (None: the current one)."""
+
+    run: Run
+    calls: int = 1
+    stream: Any = None
+
+    def __call__(self) -> object:
+        """Enqueue the calls."""
+        return self.run()
+
+
+def calls_in(run: Run) -> int:
+    """The number of calls of the module that one call of ``run`` makes."""
+    return run.calls if isinstance(run, DeviceRun) else 1
 
 
 class Stopwatch(Protocol):
@@ -21,8 +39,14 @@ class Stopwatch(Protocol):
     def untimed_s(self) -> float:
         """Seconds per call that are not timed, for emptying the caches before it."""
 
-    def time(self, run: Run, repetitions: int) -> float:
-        """Seconds that ``repetitions`` calls of ``run`` take on the device, from the first start to the last end."""
+    def time(self, run: Run, repetitions: int, meanwhile: Run | None = None) -> float:
+        """Seconds that ``repetitions`` calls of ``run`` take on the device, from the first start to the last end.
+
+        ``meanwhile`` is called once, while the device is still busy if the host does not have to wait for it.
+        """
+
+    def is_host_bound(self) -> bool:
+        """Whether the host needed as long to enqueue the calls of the last :meth:`time` as the device to run them."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +65,22 @@ class HostStopwatch:
         """See :class:`Stopwatch`; measured at the first access."""
         return 0.0 if self.flush is None else flush_seconds(self.clock, self.synchronize, self.flush)
 
-    def time(self, run: Run, repetitions: int) -> float:
-        """See :class:`Stopwatch`."""
-        if self.flush is None:
-            return self._consecutive(run, repetitions)
+    def time(self, run: Run, repetitions: int, meanwhile: Run | None = None) -> float:
+        """See :class:`Stopwatch`; ``meanwhile`` is called after the calls, as the host runs them itself."""
         total = 0.0
-        for _ in range(repetitions):
-            self.flush()
-            total += self._consecutive(run, 1)
+        if self.flush is None:
+            total = self._consecutive(run, repetitions)
+        else:
+            for _ in range(repetitions):
+                self.flush()
+                total += self._consecutive(run, 1)
+        if meanwhile is not None:
+            meanwhile()
         return total
+
+    def is_host_bound(self) -> bool:
+        """See :class:`Stopwatch`; the host's own time is what is measured."""
+        return False
 
     def _consecutive(self, run: Run, repetitions: int) -> float:
         self.synchronize()
@@ -108,11 +139,15 @@ class Effort:
 
 @dataclass(frozen=True)
 class Round:
-    """One visit of one module: ms per call of each sample, calls per sample, and whether the clocks were throttled."""
+    """One visit of one module: ms per call of each sample, calls per sample, and whether the clocks were throttled.
+
+    host_bound: whether the host needed as long to enqueue the calls as the device to run them.
+    """
 
     samples_ms: tuple[float, ...]
     calls_per_sample: int
     throttled: bool = False
+    host_bound: bool = False
 
     @property
     def median(self) -> float:
@@ -164,16 +199,17 @@ def calls_per_sample(estimate: float, effort: Effort) -> int:
 def time_round(stopwatch: Stopwatch, run: Run, effort: Effort, throttled: Callable[[], bool] = lambda: False) -> Round:
     """Warm up, then take samples until the round's time is used up, at least one.
 
-    ``throttled`` is called once, after the samples, and tells whether the device throttled its clocks.
+    ``throttled`` is called in every sample, while the device is busy, and tells whether it throttles its clocks.
     """
+    slowed: list[bool] = []
     calls = calls_per_sample(warm_up(stopwatch, run, effort.warm_up_s) + stopwatch.untimed_s, effort)
     samples: list[float] = []
     spent = 0.0
     while not samples or (spent < effort.round_s and len(samples) < effort.most_samples):
-        seconds = stopwatch.time(run, calls)
+        seconds = stopwatch.time(run, calls, lambda: slowed.append(throttled()))
         spent += seconds + calls * stopwatch.untimed_s
-        samples.append(1e3 * seconds / calls)
-    return Round(tuple(samples), calls, throttled())
+        samples.append(1e3 * seconds / (calls * calls_in(run)))
+    return Round(tuple(samples), calls * calls_in(run), any(slowed), stopwatch.is_host_bound())
 
 
 def accepted(rounds: Sequence[Round], effort: Effort) -> list[Round]:

@@ -1,8 +1,8 @@
 """The published discrete networks, by name, and field-of-view arithmetic."""
 
-from dnas.networks import dwrseg, eseg, fasterseg, regseg  # each registers its networks
+from dnas.networks import deeplab, dwrseg, eseg, fasterseg, regnet, regseg  # each registers its networks
 from dnas.networks.field_of_view import field_of_view
-from dnas.networks.lookup import TorchvisionSegmentation, network_by_name, network_names
+from dnas.networks.lookup import TORCHVISION, TorchvisionSegmentation, network_by_name, network_names
 from dnas.networks.registry import (
     NetworkRegistry,
     PaperFacts,
@@ -12,12 +12,14 @@ from dnas.networks.registry import (
     network_facts,
     register_network,
 )
-from dnas.networks.segmentation import SegmentationNetwork
+from dnas.networks.segmentation import HasAuxiliaryHeads, SegmentationNetwork
 from dnas.receptive_field import DeclaresLayer, Field, Layer, dilation_bounds, field_of_layers
 
 __all__ = [
+    "TORCHVISION",
     "DeclaresLayer",
     "Field",
+    "HasAuxiliaryHeads",
     "Layer",
     "NetworkRegistry",
     "PaperFacts",
@@ -25,6 +27,7 @@ __all__ = [
     "SegmentationNetwork",
     "TorchvisionSegmentation",
     "create_network",
+    "deeplab",
     "dilation_bounds",
     "dwrseg",
     "eseg",
@@ -36,5 +39,6 @@ __all__ = [
     "network_facts",
     "network_names",
     "register_network",
+    "regnet",
     "regseg",
 ]

@@ -63,6 +63,14 @@ class BiFPNLayer(nn.Module):
         return results
 
 
+def extend_pyramid(features: Sequence[Tensor], count: int, halve: nn.Module) -> list[Tensor]:
+    """``features``, finest first, and ``count`` more maps, each half the size of the one before."""
+    pyramid = list(features)
+    for _ in range(count):
+        pyramid.append(halve(pyramid[-1]))
+    return pyramid
+
+
 class BiFPN(nn.Module):
     """Extends a backbone's feature maps to ``levels`` levels of ``channels`` channels and fuses them ``repeats`` times.
 
@@ -85,9 +93,7 @@ class BiFPN(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The fused pyramid of the backbone's ``features``, finest first."""
-        pyramid = list(features)
-        for _ in range(self.pooled):
-            pyramid.append(self.halve(pyramid[-1]))
+        pyramid = extend_pyramid(features, self.pooled, self.halve)
         pyramid = [lateral(feature) for lateral, feature in zip(self.laterals, pyramid, strict=True)]
         for layer in self.layers:
             pyramid = layer(pyramid)

@@ -1,33 +1,13 @@
-"""EfficientNet backbones for ESeg: timm's with MBConv blocks, and ours with Fused-MBConv blocks for ESeg-Lite."""
+"""EfficientNet with Fused-MBConv blocks, the backbone of ESeg-Lite."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from dnas.networks.layers import conv_bn
-
-
-class EfficientNetBackbone(nn.Module):
-    """timm's EfficientNet ``name`` without its classifier: images (N, 3, H, W) to feature maps at 1/4 to 1/32.
-
-    ``pretrained`` loads timm's ImageNet weights (needs a network connection or timm's cache). ``channels`` holds the
-    channels of the four maps, finest first.
-    """
-
-    def __init__(self, name: str, pretrained: bool = False) -> None:
-        super().__init__()
-        import timm  # slow to import and needed only here
-
-        features: Any = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(1, 2, 3, 4))
-        self.channels: tuple[int, ...] = tuple(features.feature_info.channels())
-        self.features: nn.Module = features
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps at 1/4, 1/8, 1/16 and 1/32 of ``images``."""
-        return tuple(self.features(images))
 
 
 class _Stage(NamedTuple):

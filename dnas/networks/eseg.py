@@ -12,10 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dnas.errors import UserError
 from dnas.networks.bifpn import BiFPN, separable_conv
-from dnas.networks.efficientnet import EfficientNetBackbone, FusedEfficientNetBackbone
+from dnas.networks.efficientnet import FusedEfficientNetBackbone
+from dnas.networks.fpn import FPN
 from dnas.networks.registry import PaperFacts, PrintedFigure, register_network
 from dnas.networks.segmentation import SegmentationNetwork
+from dnas.networks.timm_backbone import TimmBackbone
 from dnas.ops import resize
 from dnas.profile import SCALE_AND_SUM_PRICES
 
@@ -25,13 +28,18 @@ _CITYSCAPES = (1024, 2048)
 
 
 class ESegDecoder(nn.Module):
-    """BiFPN, then the softmax-weighted sum of all levels, resized to the finest (section 3.1)."""
+    """BiFPN, then the softmax-weighted sum of all levels, resized to the finest (section 3.1).
+
+    Without ``repeats`` the pyramid is an FPN.
+    """
 
     def __init__(
         self, in_channels: Sequence[int], levels: int, channels: int, repeats: int, activation: type[nn.Module]
     ) -> None:
         super().__init__()
-        self.pyramid = BiFPN(in_channels, levels, channels, repeats, activation)
+        self.pyramid = (
+            BiFPN(in_channels, levels, channels, repeats, activation) if repeats else FPN(in_channels, levels, channels)
+        )
         self.level_weights = nn.Parameter(torch.ones(levels))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -46,28 +54,40 @@ class ESegDecoder(nn.Module):
 
 
 def _assemble(
-    backbone: EfficientNetBackbone | FusedEfficientNetBackbone,
+    backbone: TimmBackbone | FusedEfficientNetBackbone,
     num_classes: int,
     finest_level: int,
     channels: int,
     repeats: int,
     activation: type[nn.Module],
+    top_level: int = _TOP_LEVEL,
 ) -> SegmentationNetwork:
-    levels = _TOP_LEVEL - finest_level + 1
+    levels = top_level - finest_level + 1
     decoder = ESegDecoder(backbone.channels, levels, channels, repeats, activation)
     head = nn.Sequential(separable_conv(channels, activation), activation(), nn.Conv2d(channels, num_classes, 1))
     return SegmentationNetwork(backbone, decoder, head)
 
 
 def build_eseg(
-    num_classes: int, efficientnet: str, channels: int, repeats: int, pretrained: bool = False
+    num_classes: int,
+    backbone: str,
+    channels: int,
+    repeats: int,
+    pretrained: bool = False,
+    top_level: int = _TOP_LEVEL,
+    pyramid: str = "bifpn",
 ) -> SegmentationNetwork:
-    """ESeg on timm's EfficientNet ``efficientnet``, levels P2 to P9, prediction at 1/4.
+    """ESeg on timm's ``backbone``, levels P2 to P(``top_level``), prediction at 1/4.
 
-    ``pretrained`` loads timm's ImageNet weights.
+    ``top_level`` is from 5 to 9 (Table 1), ``pyramid`` "bifpn" with ``repeats`` layers or "fpn" (Table 2).
+    ``pretrained`` loads timm's ImageNet weights. Raises :class:`UserError` for other values.
     """
-    backbone = EfficientNetBackbone(efficientnet, pretrained)
-    return _assemble(backbone, num_classes, 2, channels, repeats, nn.SiLU)
+    if isinstance(top_level, bool) or not isinstance(top_level, int) or not 5 <= top_level <= _TOP_LEVEL:
+        raise UserError(f"top_level: given {top_level!r}, expected a level from 5 to {_TOP_LEVEL}")
+    if pyramid not in ("bifpn", "fpn"):
+        raise UserError(f"pyramid: given {pyramid!r}, expected bifpn or fpn")
+    layers = repeats if pyramid == "bifpn" else 0
+    return _assemble(TimmBackbone(backbone, pretrained), num_classes, 2, channels, layers, nn.SiLU, top_level)
 
 
 def build_eseg_lite(num_classes: int, width: float, depth: float, channels: int, repeats: int) -> SegmentationNetwork:
@@ -107,9 +127,11 @@ def eseg_lite_l(num_classes: int) -> SegmentationNetwork:
         elementwise=SCALE_AND_SUM_PRICES,
     ),
 )
-def eseg_s(num_classes: int, pretrained: bool = False) -> SegmentationNetwork:
+def eseg_s(
+    num_classes: int, pretrained: bool = False, top_level: int = 9, pyramid: str = "bifpn", channels: int = 96
+) -> SegmentationNetwork:
     """ESeg-S: EfficientNet-B1 (Table 3)."""
-    return build_eseg(num_classes, "efficientnet_b1", channels=96, repeats=4, pretrained=pretrained)
+    return build_eseg(num_classes, "efficientnet_b1", channels, 4, pretrained, top_level, pyramid)
 
 
 @register_network(
@@ -122,9 +144,11 @@ def eseg_s(num_classes: int, pretrained: bool = False) -> SegmentationNetwork:
         elementwise=SCALE_AND_SUM_PRICES,
     ),
 )
-def eseg_m(num_classes: int, pretrained: bool = False) -> SegmentationNetwork:
+def eseg_m(
+    num_classes: int, pretrained: bool = False, top_level: int = 9, pyramid: str = "bifpn", channels: int = 192
+) -> SegmentationNetwork:
     """ESeg-M: EfficientNet-B4 (Table 3)."""
-    return build_eseg(num_classes, "efficientnet_b4", channels=192, repeats=5, pretrained=pretrained)
+    return build_eseg(num_classes, "efficientnet_b4", channels, 5, pretrained, top_level, pyramid)
 
 
 @register_network(
@@ -137,6 +161,26 @@ def eseg_m(num_classes: int, pretrained: bool = False) -> SegmentationNetwork:
         elementwise=SCALE_AND_SUM_PRICES,
     ),
 )
-def eseg_l(num_classes: int, pretrained: bool = False) -> SegmentationNetwork:
+def eseg_l(
+    num_classes: int, pretrained: bool = False, top_level: int = 9, pyramid: str = "bifpn", channels: int = 288
+) -> SegmentationNetwork:
     """ESeg-L: EfficientNet-B7 (Table 3)."""
-    return build_eseg(num_classes, "efficientnet_b7", channels=288, repeats=6, pretrained=pretrained)
+    return build_eseg(num_classes, "efficientnet_b7", channels, 6, pretrained, top_level, pyramid)
+
+
+@register_network(
+    "eseg_resnet50",
+    PaperFacts(
+        source="ESeg, Table 8",
+        input_size=_CITYSCAPES,
+        multiply_adds=PrintedFigure("188.0G"),
+        multiply_adds_off=-0.0003,
+        elementwise=SCALE_AND_SUM_PRICES,
+        why="187.94 G: the paper's ResNet-50 may differ in a detail from timm's",
+    ),
+)
+def eseg_resnet50(
+    num_classes: int, pretrained: bool = False, top_level: int = 9, pyramid: str = "bifpn", channels: int = 96
+) -> SegmentationNetwork:
+    """ESeg-S's decoder on ResNet-50."""
+    return build_eseg(num_classes, "resnet50", channels, 4, pretrained, top_level, pyramid)

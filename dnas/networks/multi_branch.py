@@ -86,6 +86,25 @@ class Fuse(nn.Module):
         return fused
 
 
+class AuxiliaryHead(nn.Module):
+    """3x3 convolution and 1x1 classifier on the maps of the branches at one scale, for the training only.
+
+    The paper does not describe it; with heads at 1/16 and 1/32 of this form, as in the published code, the student has
+    the printed number of parameters.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.conv = ConvNormAct(channels, channels)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (N, *, H, W) of together ``channels`` channels -> logits (N, classes, H, W)."""
+        logits: Tensor = self.classifier(self.conv(torch.cat(list(maps), dim=1)))
+        return logits
+
+
 class Head(nn.Module):
     """Concatenated branches -> 1x1 fusion, 3x3 convolution, 1x1 classifier, bilinear upsampling to the image."""
 
@@ -156,9 +175,25 @@ class MultiBranchNetwork(nn.Module):
             for branch in spec.branches
         )
         self.head = Head(8 * ratio, len(spec.branches), num_classes)
+        self.num_classes = num_classes
+        self.auxiliary: nn.ModuleDict | None = None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) -> logits (N, classes, H, W)."""
+    def add_auxiliary_heads(self) -> None:
+        """Add heads at the scales that the branches pass below 1/8, which are trained beside the main one."""
+        scales = sorted({scale for branch in self.spec.branches for scale in (16, 32) if scale <= branch.scale})
+        self.auxiliary = nn.ModuleDict(
+            {str(scale): AuxiliaryHead(self._channels_at(scale), self.num_classes) for scale in scales}
+        )
+
+    def remove_auxiliary_heads(self) -> None:
+        """Remove the auxiliary heads, which inference does not run."""
+        self.auxiliary = None
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(N, 3, H, W) -> logits (N, classes, H, W).
+
+        In training mode with auxiliary heads: these logits and those of the heads at 1/16 and 1/32, at their own size.
+        """
         stem = self.stem(images)
         outputs: list[Tensor] = []
         for node, cell in zip(self.nodes, self.cells, strict=True):
@@ -166,7 +201,25 @@ class MultiBranchNetwork(nn.Module):
             outputs.append(cell(fit_channels(x, node.cell.in_channels)))
         maps = [self._upsample_branch(index, stem, outputs) for index in range(len(self.paths))]
         logits: Tensor = self.head(maps, (images.shape[-2], images.shape[-1]))
-        return logits
+        if self.auxiliary is None or not self.training:
+            return logits
+        heads = ((int(scale), head) for scale, head in self.auxiliary.items())
+        return logits, *(head(self._maps_at(scale, outputs)) for scale, head in heads)
+
+    def _channels_at(self, scale: int) -> int:
+        passing = (branch for branch in self.spec.branches if branch.scale >= scale)
+        stem = 8 * self.spec.end_ratio
+        return sum(b.channels if b.scale == scale else b.skip_channels(scale, stem) for b in passing)
+
+    def _maps_at(self, scale: int, outputs: list[Tensor]) -> list[Tensor]:
+        """The last map at ``scale`` of every branch that reaches it, with the channels that the upsampling reads."""
+        maps = []
+        for branch, path in zip(self.spec.branches, self.paths, strict=True):
+            last = [outputs[node] for node in path if self.nodes[node].cell.out_scale == scale]
+            if last:
+                wanted = branch.channels if branch.scale == scale else branch.skip_channels(scale, 0)
+                maps.append(fit_channels(last[-1], wanted))
+        return maps
 
     def _upsample_branch(self, index: int, stem: Tensor, outputs: list[Tensor]) -> Tensor:
         """The map of one branch at scale 8."""

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from torch import Tensor, nn
 
 from dnas.ops import resize
+
+
+@runtime_checkable
+class HasAuxiliaryHeads(Protocol):
+    """A network with heads that are trained beside the main one and do not run in inference.
+
+    In training mode it then returns the main logits and those of the auxiliary heads.
+    """
+
+    def add_auxiliary_heads(self) -> None:
+        """Add the heads, with fresh weights."""
+
+    def remove_auxiliary_heads(self) -> None:
+        """Remove them."""
 
 
 class SegmentationNetwork(nn.Module):

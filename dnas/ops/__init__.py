@@ -15,7 +15,7 @@ from dnas.ops.fractional import (
 )
 from dnas.ops.fused_bn_relu import fused_bn_relu
 from dnas.ops.operators import OPERATORS, make_operator, make_superkernel
-from dnas.ops.resampling import halve, resize
+from dnas.ops.resampling import ResizeTo, halve, resize
 from dnas.ops.sliced_conv import GradientBuffer, sliced_conv2d
 from dnas.ops.superkernel import (
     ConvolutionChain,
@@ -40,6 +40,7 @@ __all__ = [
     "FactorizedReduce",
     "FractionalConv2d",
     "GradientBuffer",
+    "ResizeTo",
     "SearchableOperator",
     "SlicedModule",
     "SlicedParameter",

@@ -94,6 +94,8 @@ class _FusedBNReLU(torch.autograd.Function):
 
 def _normalise_by_batch(x: Tensor, scale: Tensor, shift: Tensor, norms: Sequence[nn.BatchNorm2d]) -> Any:
     """Normalise by batch statistics and update the running statistics of the norms."""
+    if x.numel() == x.shape[1]:  # as torch's own layers: the variance of a single value is 0
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
     first, update_in_place = norms[0], len(norms) == 1 and norms[0].momentum is not None
     if not first.track_running_stats:
         return _normalise(x, scale, shift, (None, None), training=True, momentum=0.0, eps=first.eps)

@@ -10,7 +10,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 ONE_MATRIX_UP_TO = 32
 """Maps of up to this many pixels are resized by one matrix, larger ones by two, for rows and columns."""
@@ -32,6 +32,14 @@ def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
             return torch.matmul(rows.t(), torch.matmul(x, columns))
         whole = _product_matrix(x.shape[-2], x.shape[-1], height, width, x.dtype)
         return torch.matmul(x.flatten(2), whole).view(*x.shape[:2], height, width)
+
+
+class ResizeTo(nn.Module):
+    """Bilinear resampling of a map to the size of another, as a module, which a latency table can price."""
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, H, W), H and W being those of ``like``."""
+        return resize(x, like.shape[-2:])
 
 
 def halve(x: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def sliced_conv2d(
     the lower precision.
     """
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype == torch.float32:
+    if kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype == torch.float32:
         x = x.to(torch.get_autocast_dtype(kind))
     chosen = [weight.shape[0] for weight in weights] if widths is None else list(widths)
     attached = [None] * len(weights) if buffers is None else list(buffers)

@@ -43,12 +43,19 @@ class Bar:
     share: float
 
 
+@dataclass(frozen=True)
+class Marked:
+    """A table cell that is highlighted."""
+
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of text or bars under ``header``; ``numeric`` columns (by index) are right-aligned."""
+    """Rows of text, bars or highlighted text under ``header``; ``numeric`` columns (by index) are right-aligned."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str | Bar]]
+    rows: Sequence[Sequence[str | Bar | Marked]]
     numeric: Sequence[int] = ()
     caption: str = ""
 

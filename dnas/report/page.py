@@ -63,6 +63,7 @@ def render_report(data: ReportData) -> str:
         definitions=lambda block: isinstance(block, blocks.Definitions),
         gallery=lambda block: isinstance(block, blocks.Gallery),
         bar=lambda cell: isinstance(cell, blocks.Bar),
+        marked=lambda cell: isinstance(cell, blocks.Marked),
     )
     template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
     summary = data.summary or (headline(data.networks[-1]) if data.networks else ())

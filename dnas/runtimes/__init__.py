@@ -5,13 +5,14 @@ Latency measurement and export both use this package.
 
 from dnas.runtimes.onnx_model import onnx_content, operator_onnx
 from dnas.runtimes.onnx_runtime import OnnxModule
-from dnas.runtimes.opaque import BoundRun, OpaqueModule
+from dnas.runtimes.opaque import BindableModule, BoundRun, OpaqueModule
 from dnas.runtimes.openvino_runtime import OpenVinoModule, import_openvino
 from dnas.runtimes.program import ProgramModule
 from dnas.runtimes.tensorrt_runtime import TensorRTModule, build_engine, import_tensorrt
 from dnas.runtimes.trace import trace, trace_operator
 
 __all__ = [
+    "BindableModule",
     "BoundRun",
     "OnnxModule",
     "OpaqueModule",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from dnas.errors import UserError
-from dnas.runtimes.opaque import BoundRun, OpaqueModule, beside_current_stream
+from dnas.runtimes.opaque import BindableModule, BoundRun, own_stream
 
 _NUMPY_TYPES = {
     torch.float32: np.float32,
@@ -28,7 +29,7 @@ _TORCH_TYPES = {
 }
 
 
-class OnnxModule(OpaqueModule):
+class OnnxModule(BindableModule):
     """An ONNX Runtime session. On CUDA, inputs and outputs stay on the device."""
 
     def __init__(
@@ -38,25 +39,29 @@ class OnnxModule(OpaqueModule):
         threads: int | None = None,
         *,
         tf32: bool = False,
-        stream: torch.cuda.Stream | None = None,
     ) -> None:
         """``model``: path or content of a file. ``threads``: CPU threads of one operator, None for one per core.
 
-        On CUDA, ``tf32`` allows TF32 in float32 convolutions, and ``stream`` is the stream of the session; with None
-        the session creates one.
+        On CUDA, ``tf32`` allows TF32 in float32 convolutions. Raises :class:`UserError` if ONNX Runtime cannot use the
+        device: it would silently run on the CPU.
         """
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         super().__init__(torch.device(device))
+        provider = execution_provider(self.device)
+        self.stream = own_stream(self.device)
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
-        self.stream = stream
         self.session = onnxruntime.InferenceSession(
-            model, options, providers=[execution_provider(self.device, tf32=tf32, stream=stream)]
+            model, options, providers=[(provider, _provider_options(self.device, tf32, self.stream))]
         )
+        if (used := self.session.get_providers()[0]) != provider:
+            raise UserError(
+                f"ONNX Runtime could not use {provider} and would run on {used}: its CUDA and cuDNN libraries do not "
+                "fit or are missing; install onnxruntime-gpu for the CUDA version of this machine, or use --device cpu"
+            )
         self.input = self.session.get_inputs()[0]
         self.output = self.session.get_outputs()[0]
 
@@ -79,8 +84,6 @@ class OnnxModule(OpaqueModule):
 
         The inputs are on the device of the session; all shapes in the model must be fixed.
         """
-        import onnxruntime
-
         held = [tensor.contiguous() for tensor in inputs]
         outputs = tuple(
             torch.empty(tuple(output.shape), dtype=_TORCH_TYPES[output.type], device=self.device)
@@ -92,49 +95,49 @@ class OnnxModule(OpaqueModule):
         for call, name, tensor in zip(calls, names, (*held, *outputs), strict=True):
             place = (self.device.type, self.device.index or 0, _NUMPY_TYPES[tensor.dtype])
             call(name, *place, tuple(tensor.shape), tensor.data_ptr())
-        session, options = self.session, onnxruntime.RunOptions()
-        if self.device.type == "cpu":
+        session, options = self.session, import_onnxruntime().RunOptions()
+        if self.device.type == "cuda":
+            # Calls must not synchronise host and device, as with other backends.
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-            def run(_held: object = held) -> tuple[torch.Tensor, ...]:
-                session.run_with_iobinding(binding, options)
-                return outputs
-
-            return run
-        side = self.stream
-        if side is None:
-            raise ValueError("bind: a session on CUDA needs a PyTorch stream")
-        # Calls must not synchronise host and device, as with other backends.
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-
-        def queue(_held: object = held) -> tuple[torch.Tensor, ...]:
-            beside_current_stream(lambda: session.run_with_iobinding(binding, options), side)
+        def run(_held: object = held) -> tuple[torch.Tensor, ...]:
+            session.run_with_iobinding(binding, options)
             return outputs
 
-        return queue
+        return run
 
 
-def execution_provider(
-    device: torch.device, *, tf32: bool = False, stream: torch.cuda.Stream | None = None
-) -> str | tuple[str, dict[str, Any]]:
-    """The execution provider for ``device`` with its options; :class:`UserError` if it is not installed."""
+def import_onnxruntime() -> Any:
+    """The ``onnxruntime`` package; :class:`UserError` that says what to install if it is missing or broken."""
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise UserError(
+            f"ONNX Runtime cannot be imported ({error}); install either onnxruntime or, for a GPU, onnxruntime-gpu"
+        ) from None
+
+
+def execution_provider(device: torch.device) -> str:
+    """The name of the execution provider for ``device``; :class:`UserError` if it is not installed."""
     if device.type == "cpu":
         return "CPUExecutionProvider"
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
+    available = import_onnxruntime().get_available_providers()
     if device.type == "cuda" and "CUDAExecutionProvider" in available:
-        options = {"device_id": str(device.index or 0), "use_tf32": str(int(tf32))}
-        if stream is not None:
-            options["user_compute_stream"] = str(stream.cuda_stream)
-        return ("CUDAExecutionProvider", options)
+        return "CUDAExecutionProvider"
     raise UserError(
-        f"the installed ONNX Runtime runs on {', '.join(available)} and not on {device}; use --device cpu or install "
-        "onnxruntime-gpu in place of onnxruntime"
+        f"the installed ONNX Runtime runs on {', '.join(available)} and not on {device}; use --device cpu, or replace "
+        "it (both packages install the same files): pip uninstall onnxruntime; pip install --force-reinstall "
+        "onnxruntime-gpu"
     )
+
+
+def _provider_options(device: torch.device, tf32: bool, stream: torch.cuda.Stream | None) -> dict[str, str]:
+    if device.type == "cpu":
+        return {}
+    options = {"device_id": str(device.index or 0), "use_tf32": str(int(tf32))}
+    return options if stream is None else {**options, "user_compute_stream": str(stream.cuda_stream)}
 
 
 def onnxruntime_version() -> str:
     """The version of ONNX Runtime."""
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
+    return str(import_onnxruntime().__version__)

@@ -1,8 +1,9 @@
-"""Base class of runtime modules, and work on a second CUDA stream."""
+"""Base classes of modules around other runtimes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,13 +25,22 @@ class OpaqueModule(nn.Module):
         return self
 
 
-def beside_current_stream(enqueue: Callable[[], object], side: torch.cuda.Stream) -> None:
-    """Enqueue work on the stream ``side``, ordered between earlier and later work on the current stream.
+class BindableModule(OpaqueModule):
+    """A module around a runtime that can run on bound inputs and outputs.
 
-    Some runtimes synchronise with the host in every call on the default stream, so they need another one. Events on the
-    current stream before and after this call enclose the work.
+    stream: the CUDA stream that bound runs are enqueued on, None on a CPU. It is the runtime's own: some runtimes
+        synchronise with the host in every call on the default stream. It is not ordered with other streams, so that a
+        run costs no more than the runtime's work; whoever writes the inputs or reads the outputs has to synchronise.
     """
-    current = torch.cuda.current_stream(side.device)
-    side.wait_stream(current)
-    enqueue()
-    current.wait_stream(side)
+
+    stream: torch.cuda.Stream | None
+
+    @abstractmethod
+    def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
+        """A function that runs the model once on these inputs, which have its types and are on its device."""
+
+
+def own_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A new stream of a CUDA device, None for other devices."""
+    new_stream: Any = torch.cuda.Stream
+    return new_stream(device) if device.type == "cuda" else None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dnas.errors import UserError
-from dnas.runtimes.opaque import BoundRun, OpaqueModule
+from dnas.runtimes.opaque import BindableModule, BoundRun
 
 # OpenVINO's names of precisions: in the hint for a model, and in the list of a device's capabilities.
 # A quantised model has float32 between its integer operators.
@@ -59,7 +59,7 @@ def cpu_lacks(openvino: Any, precision: str) -> bool:
     return _CAPABILITIES.get(precision) not in known
 
 
-class OpenVinoModule(OpaqueModule):
+class OpenVinoModule(BindableModule):
     """A model compiled by OpenVINO for the CPU, for one request at a time."""
 
     def __init__(self, model: bytes, precision: str = "fp32", threads: int | None = None) -> None:
@@ -68,6 +68,7 @@ class OpenVinoModule(OpaqueModule):
         ``precision`` is enforced: by default OpenVINO computes float32 models in bfloat16 if the CPU supports it.
         """
         super().__init__(torch.device("cpu"))
+        self.stream = None
         self._openvino = import_openvino()
         core = _core(self._openvino)
         settings: dict[str, Any] = {

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dnas.errors import UserError
-from dnas.runtimes.opaque import BoundRun, OpaqueModule, beside_current_stream
+from dnas.files import write_atomically
+from dnas.runtimes.opaque import BindableModule, BoundRun, own_stream
 
 WORKSPACE_BYTES = 4 << 30
 _DTYPES = {
@@ -29,14 +34,28 @@ def import_tensorrt() -> Any:
         raise UserError('TensorRT is not installed; install it with: pip install "dnas[tensorrt]"') from None
 
 
-def build_engine(trt: Any, model: bytes, workspace_bytes: int = WORKSPACE_BYTES, *, tf32: bool = False) -> bytes:
+@functools.cache
+def _builder(trt: Any, device: int) -> tuple[Any, Any]:
+    """The logger and the only ``Builder`` for a GPU in this process: each new one loads TensorRT's kernels again."""
+    logger = trt.Logger(trt.Logger.ERROR)
+    return logger, trt.Builder(logger)
+
+
+def build_engine(
+    trt: Any,
+    model: bytes,
+    workspace_bytes: int = WORKSPACE_BYTES,
+    *,
+    tf32: bool = False,
+    timing_cache: Path | None = None,
+) -> bytes:
     """The serialised engine for the content of an ONNX file, built for the current CUDA device.
 
     The network is strongly typed, with the types of the ONNX file: TensorRT 11 supports nothing else, and it keeps
-    TensorRT 10 from lowering the precision. ``tf32`` allows TF32 in float32 layers.
+    TensorRT 10 from lowering the precision. ``tf32`` allows TF32 in float32 layers. ``timing_cache`` is a file with the
+    times of kernels that earlier builds measured; it is written, too.
     """
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
+    logger, builder = _builder(trt, torch.cuda.current_device() if torch.cuda.is_available() else 0)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
@@ -48,17 +67,45 @@ def build_engine(trt: Any, model: bytes, workspace_bytes: int = WORKSPACE_BYTES,
         config.set_flag(trt.BuilderFlag.TF32)
     else:
         config.clear_flag(trt.BuilderFlag.TF32)
+    if timing_cache is not None:
+        known = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), False)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise UserError(f"TensorRT {trt.__version__} could not build an engine; see its message above")
+    if timing_cache is not None:
+        times = bytes(config.get_timing_cache().serialize())
+        write_atomically(timing_cache, lambda stream: stream.write(times))
     return bytes(engine)
 
 
-class TensorRTModule(OpaqueModule):
+@dataclass(frozen=True)
+class EngineCache:
+    """Serialised engines and TensorRT's times of kernels in a folder, of one version on one kind of GPU.
+
+    A latency table needs hundreds of engines, each in several rounds that are far apart, and building one takes longer
+    than measuring it.
+    """
+
+    folder: Path
+
+    def engine(self, trt: Any, model: bytes, *, tf32: bool = False) -> bytes:
+        """The engine of :func:`build_engine`, from the folder if it is there."""
+        digest = hashlib.sha256(model).hexdigest()
+        path = self.folder / f"{digest}{'-tf32' if tf32 else ''}.engine"
+        if path.is_file():
+            return path.read_bytes()
+        engine = build_engine(trt, model, tf32=tf32, timing_cache=self.folder / "timing_cache")
+        write_atomically(path, lambda stream: stream.write(engine))
+        return engine
+
+
+class TensorRTModule(BindableModule):
     """A TensorRT engine on a CUDA device, by default the current one."""
 
     def __init__(self, engine: bytes, device: str | torch.device = "cuda") -> None:
         super().__init__(torch.device(device))
+        self.stream = own_stream(self.device)
         trt = import_tensorrt()
         with torch.cuda.device(self.device):
             self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
@@ -97,11 +144,9 @@ class TensorRTModule(OpaqueModule):
         """A function that enqueues one run on these inputs, which are on the engine's device and have its types."""
         held = [tensor.contiguous() for tensor in inputs]
         outputs = self._connect(held)
-        new_stream: Any = torch.cuda.Stream
-        side = new_stream(self.device)
 
         def queue(_held: object = held) -> tuple[torch.Tensor, ...]:
-            beside_current_stream(lambda: self._enqueue(side), side)
+            self._enqueue(self.stream)
             return outputs
 
         return queue
@@ -118,7 +163,9 @@ class TensorRTModule(OpaqueModule):
             self._context.set_tensor_address(name, tensor.data_ptr())
         return outputs
 
-    def _enqueue(self, stream: torch.cuda.Stream) -> None:
+    def _enqueue(self, stream: torch.cuda.Stream | None) -> None:
+        if stream is None:
+            raise ValueError("a TensorRT engine needs a CUDA stream")
         if not self._context.execute_async_v3(stream.cuda_stream):
             raise RuntimeError("TensorRT could not run the engine")
 

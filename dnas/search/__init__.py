@@ -3,10 +3,11 @@
 from dnas.search.config import JointSearchConfig, OneShotConfig, SearchConfig
 from dnas.search.latency_target import LatencyController, LatencyTarget
 from dnas.search.loop import SearchProblems, SearchResult, SearchSettings, search
-from dnas.search.problem import BilevelProblem, JointProblem, OneShotProblem, Pass, SearchProblem
+from dnas.search.problem import BilevelProblem, HasKinds, JointProblem, OneShotProblem, Pass, SearchProblem
 
 __all__ = [
     "BilevelProblem",
+    "HasKinds",
     "JointProblem",
     "JointSearchConfig",
     "LatencyController",

@@ -13,14 +13,14 @@ from torch import Tensor
 from dnas.data import SegmentationDataset
 from dnas.data.seeding import mix_seed
 from dnas.progress import Progress
-from dnas.runs import Interrupt, Interrupted, RunFolder
+from dnas.runs import Interrupt, RunFolder
 from dnas.search.calibration import freeze_bn_stats
 from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
 from dnas.search.gradients import GradientMonitor
 from dnas.search.latency_target import LatencyControl, LatencyTarget
 from dnas.search.optim import SupernetSGD
-from dnas.search.problem import BilevelProblem, Pass
+from dnas.search.problem import BilevelProblem, HasKinds, Pass
 from dnas.search.session import SearchSession
 from dnas.training.device import DTYPES
 from dnas.training.optimizers import frozen, set_learning_rate
@@ -56,8 +56,9 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             keep_gradients=config.keep_gradients,
             exclude=self.parameters,
         )
+        self._parameter_names = {id(parameter): name for name, parameter in problem.architecture.named_parameters()}
         self.architecture_optimizer = torch.optim.Adam(
-            self.parameters,
+            self._parameter_groups(),
             lr=config.architecture_learning_rate,
             betas=(0.5, 0.999),
             weight_decay=config.architecture_weight_decay,
@@ -68,8 +69,18 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             steps=config.search_epochs * min(map(len, self.streams)),
         )
         self._active_warnings: frozenset[str] = frozenset()
-        self._parameter_names = {id(parameter): name for name, parameter in problem.architecture.named_parameters()}
         self._gradients = self._gradient_monitor()
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The architecture parameters, in groups of equal learning rate if the problem has kinds."""
+        if not isinstance(self.problem, HasKinds):
+            return [{"params": self.parameters}]
+        factors = self.problem.learning_rate_factors()
+        groups: dict[float, list[torch.nn.Parameter]] = {}
+        for parameter in self.parameters:
+            groups.setdefault(factors.get(self._parameter_names[id(parameter)], 1.0), []).append(parameter)
+        rate = self.config.architecture_learning_rate
+        return [{"params": parameters, "lr": rate * factor} for factor, parameters in groups.items()]
 
     def _gradient_monitor(self) -> GradientMonitor:
         return GradientMonitor([self._parameter_names[id(parameter)] for parameter in self.parameters])
@@ -126,8 +137,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
                 total += record["loss_weights"]
                 shown = {} if record["latency_ms"] is None else {"latency": record["latency_ms"]}
                 self.progress.advance(1, loss=record["loss_weights"], **shown)
-                if interrupt.requested:
-                    raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; continue with --resume")
+                self._stop_if(interrupt, epoch)
         return total / steps
 
     def release(self) -> None:
@@ -177,8 +187,8 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
                 _add(latency_gradients, found.latency_gradients)
                 losses.append(found.loss)
                 latencies += [] if found.latency is None else [found.latency]
-        self._average(loss_gradients)
-        latency_ms = float(torch.stack(latencies).mean()) if latencies else 0.0
+        self._average([*loss_gradients, *latency_gradients])
+        latency_ms = self._shared(torch.stack(latencies).mean())[0] if latencies else 0.0
         weight = self.config.latency_weight
         if latencies:
             weight = self.control.weight(latency_ms, loss_gradients, latency_gradients, self.problem.logits)
@@ -186,6 +196,8 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         for parameter, one, other in zip(self.parameters, loss_gradients, latency_gradients, strict=True):
             parameter.grad = one + weight * other
         self.architecture_optimizer.step()
+        if isinstance(self.problem, HasKinds):
+            self.problem.project()
         self.architecture_optimizer.zero_grad(set_to_none=True)
         return {
             "loss_architecture": self._finite(torch.stack(losses).mean(), "architecture"),

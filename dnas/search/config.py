@@ -27,6 +27,7 @@ class SearchConfig:
         accumulate their gradients in the momenta, which saves memory.
     momentum_precision: precision of the superkernels' gradients and momenta; "bf16" halves their memory and, with
         precision bf16, is faster.
+    precision: "auto" is bf16 on GPUs that have it, else "fp32", in which a GPU computes convolutions in TF32.
     latency_weight: lambda in Eq. 8, per ms; with a latency target, the controller's initial value.
     ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
@@ -80,7 +81,9 @@ class SearchConfig:
 class JointSearchConfig:
     """Joint search: weights and architecture parameters in the same step, on all training images.
 
-    The defaults are RegSeg's (v3, sections 3.4 and 4.2), which does not specify how the rates were optimised.
+    Epochs, batch size, SGD of the weights and the limit of the hard pixels are RegSeg's (v3, section 4.2). The paper
+    does not say how the rates were optimised. Its warm-up of 3000 steps and its augmentation are not defaults; the
+    preset ``regseg`` has the warm-up, and approximates RandAugment by changes of colour.
 
     epochs: total number of epochs; in the first ``pretrain_epochs`` only the weights are trained.
     batch_size: images per step and process.

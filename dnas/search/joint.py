@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dnas.data import SegmentationDataset, evenly_spaced
 from dnas.data.seeding import mix_seed
 from dnas.progress import Progress
-from dnas.runs import Interrupt, Interrupted, RunFolder
+from dnas.runs import Interrupt, RunFolder
 from dnas.search.config import JointSearchConfig
 from dnas.search.latency_target import LatencyControl, LatencyTarget
 from dnas.search.problem import JointProblem, Pass
@@ -124,8 +124,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
                 }
             )
             self.progress.advance(1, loss=loss)
-            if interrupt.requested:
-                raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; continue with --resume")
+            self._stop_if(interrupt, epoch)
         return total / steps
 
     def _step(
@@ -150,7 +149,8 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         self._average(p.grad for p in [*self.weights, *self.parameters])
         latency_ms, weight = None, self.config.latency_weight
         if latencies:
-            latency_ms = float(torch.stack(latencies).mean())
+            self._average(latency_gradients)
+            (latency_ms,) = self._shared(torch.stack(latencies).mean())
             weight = self._add_latency(latency_ms, latency_gradients, searching=searching)
         if self.config.gradient_clipping is not None:
             torch.nn.utils.clip_grad_norm_(self.weights, self.config.gradient_clipping)

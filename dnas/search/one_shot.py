@@ -10,7 +10,7 @@ from torch import Tensor
 from dnas.data import SegmentationDataset
 from dnas.data.seeding import mix_seed
 from dnas.progress import Progress
-from dnas.runs import Interrupt, Interrupted, RunFolder
+from dnas.runs import Interrupt, RunFolder
 from dnas.search.calibration import freeze_bn_stats
 from dnas.search.config import OneShotConfig
 from dnas.search.optim import SupernetSGD
@@ -82,8 +82,7 @@ class OneShotSearch(SearchSession[OneShotProblem, OneShotConfig]):
                     }
                 )
                 self.progress.advance(1, loss=loss)
-                if interrupt.requested:
-                    raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; continue with --resume")
+                self._stop_if(interrupt, epoch)
         return total / steps
 
     def _step(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> float:

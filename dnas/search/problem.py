@@ -82,6 +82,17 @@ class BilevelProblem(SearchProblem, Protocol):
 
 
 @runtime_checkable
+class HasKinds(Protocol):
+    """What a bilevel problem may have: learning rates by kind of parameter, and bounds of the parameters."""
+
+    def learning_rate_factors(self) -> Mapping[str, float]:
+        """A factor of the architecture's learning rate for every parameter of ``architecture``, by its name."""
+
+    def project(self) -> None:
+        """Project the architecture parameters onto their bounds; called after every step."""
+
+
+@runtime_checkable
 class JointProblem(SearchProblem, Protocol):
     """A problem whose architecture parameters are trained together with the weights, in the same passes."""
 

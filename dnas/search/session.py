@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from dnas.data import (
 )
 from dnas.errors import UserError
 from dnas.progress import Progress
-from dnas.runs import Interrupt, RunFolder, seed_everything
+from dnas.runs import Interrupt, Interrupted, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
 from dnas.search.calibration import calibration_batches, recalibrate_bn
 from dnas.search.config import JointSearchConfig, OneShotConfig, SearchConfig
@@ -37,6 +38,7 @@ from dnas.training.device import (
     resolve_precision,
 )
 from dnas.training.losses import OhemCrossEntropy
+from dnas.training.single_values import single_values_explained
 
 Problem = TypeVar("Problem", bound=SearchProblem)
 Config = TypeVar("Config", SearchConfig, JointSearchConfig, OneShotConfig)
@@ -222,9 +224,26 @@ class SearchSession(ABC, Generic[Problem, Config]):
             for gradient, part in zip(present, mean.split([g.numel() for g in present]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
+    def _shared(self, *values: Tensor) -> list[float]:
+        """Scalars averaged over all processes, so that all take the same decisions; one synchronisation."""
+        stacked = torch.stack([value.detach().double() for value in values])
+        if self.world > 1:
+            stacked = self.accelerator.reduce(stacked, reduction="mean")
+        found: list[float] = stacked.tolist()
+        return found
+
+    def _stop_if(self, interrupt: Interrupt, epoch: int) -> None:
+        """Raise ``Interrupted`` in all processes if the user has stopped any of them."""
+        requested = interrupt.requested
+        if self.world > 1:
+            (share,) = self._shared(torch.tensor(float(requested), device=self.device))
+            requested = share > 0
+        if requested:
+            raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; continue with --resume")
+
     def _finite(self, loss: Tensor, what: str) -> float:
-        value = float(loss)
-        if not torch.isfinite(loss):
+        (value,) = self._shared(loss)
+        if not math.isfinite(value):
             raise UserError(
                 f"the loss of the {what} is {value}: lower search.learning_rate, set search.gradient_clipping, "
                 "or use search.precision=fp32"
@@ -245,13 +264,15 @@ class SearchSession(ABC, Generic[Problem, Config]):
 
     def _pass_miou(self, forward: Pass, indices: Sequence[int]) -> dict[str, float]:
         return miou_of_outputs(
-            lambda images: self._outputs(self._to_device(images), forward),
+            lambda images: self._outputs(images, forward),
             self.scored_data,
             self.config.augmentation,
             indices,
             self.device,
             rank=self.rank,
             world=self.world,
+            workers=self.config.workers,
+            layout=self.layout,
             advance=self.progress.advance,
         )
 
@@ -286,7 +307,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self._outputs(self._move(batch)[0], forward)
 
     def _outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.precision), single_values_explained(images):
             outputs = self.problem.outputs(images, forward)
         for logits in outputs.values():
             if logits.shape[1] != self.classes:

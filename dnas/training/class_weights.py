@@ -37,7 +37,11 @@ def class_weights(weighting: ClassWeighting, dataset: SegmentationDataset) -> Te
                 "classes; give one weight for each"
             )
         return torch.tensor(weighting, dtype=torch.float32)
-    shares = class_shares(dataset)
+    return weights_of_shares(weighting, class_shares(dataset))
+
+
+def weights_of_shares(weighting: Literal["enet", "median_frequency"], shares: Tensor) -> Tensor:
+    """Weights (classes,), float32, for the shares (classes,) of the classes in the labelled pixels."""
     if weighting == "enet":
         weights = 1 / torch.log(1.02 + shares)
     else:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
-import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -14,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from dnas.errors import UserError
+from dnas.peak_memory import peak_resident_bytes
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -82,6 +81,7 @@ def tuned_convolutions(device: torch.device) -> Iterator[None]:
 def reset_peak_memory(device: torch.device) -> None:
     """Reset the peak of :func:`peak_memory_mb` on a GPU; the peak of a process cannot be reset."""
     if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # statistics cannot be reset before
         torch.cuda.reset_peak_memory_stats(device)
 
 
@@ -89,5 +89,4 @@ def peak_memory_mb(device: torch.device) -> float:
     """Peak memory in MiB: allocated on a GPU since the reset, or that of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak_resident_bytes() / 2**20

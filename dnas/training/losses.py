@@ -31,6 +31,9 @@ class OhemCrossEntropy(nn.Module):
     counted. With ``class_weights`` the average is weighted by the true classes, as in ``nn.CrossEntropyLoss``; they do
     not decide which pixels are hard.
 
+    With ``label_smoothing`` e, the target of a pixel is 1 - e for its true class plus e / classes for every class. It
+    does not decide which pixels are hard either.
+
     RegSeg states the rule by losses: "averages pixel losses that are over 0.3 or averages the top 1/16 pixel losses if
     the original proportion is less than 1/16" (regseg_v3, section 4.2): use :meth:`over_loss`. FasterSeg (Appendix F),
     DWRSeg (section 4.2) and ESeg (section 4.1) name the method without numbers; the defaults here are those of
@@ -43,6 +46,7 @@ class OhemCrossEntropy(nn.Module):
         min_kept: float = 1 / 16,
         ignore_label: int = IGNORE_LABEL,
         class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         """``threshold`` is a probability in (0, 1], None for the plain cross-entropy of all valid pixels.
 
@@ -54,16 +58,31 @@ class OhemCrossEntropy(nn.Module):
             raise ValueError(f"threshold is a probability in (0, 1] or None, given {threshold}")
         if min_kept < 0 or (isinstance(min_kept, float) and min_kept > 1):
             raise ValueError(f"min_kept is a count or a fraction in [0, 1], given {min_kept}")
-        self.threshold = threshold
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is a share in [0, 1), given {label_smoothing}")
+        # The limit of a hard pixel's loss.
+        self.hard_loss = None if threshold is None else -math.log(threshold)
         self.min_kept = min_kept
         self.ignore_label = ignore_label
+        self.label_smoothing = label_smoothing
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     @classmethod
-    def over_loss(cls, loss: float = 0.3, min_kept: float = 1 / 16) -> OhemCrossEntropy:
+    def over_loss(
+        cls,
+        loss: float = 0.3,
+        min_kept: float = 1 / 16,
+        ignore_label: int = IGNORE_LABEL,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> OhemCrossEntropy:
         """The rule by loss instead of probability: a pixel is hard if its loss exceeds ``loss``. Defaults: RegSeg's."""
-        return cls(math.exp(-loss), min_kept)
+        if loss < 0:
+            raise ValueError(f"loss is at least 0, given {loss}")
+        criterion = cls(1.0, min_kept, ignore_label, class_weights, label_smoothing)
+        criterion.hard_loss = float(loss)
+        return criterion
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over hard pixels, a float32 scalar even inside autocast; 0 if no pixel is valid.
@@ -75,22 +94,25 @@ class OhemCrossEntropy(nn.Module):
         loss: Tensor = _OhemCrossEntropy.apply(logits, labels, self)
         return loss
 
-    def mean_and_shares(self, losses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of the losses (N, H, W) over hard pixels, and the share of each pixel in it, of the same shape."""
+    def mean_and_shares(self, losses: Tensor, labels: Tensor, smoothed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The mean of the losses (N, H, W) over hard pixels, and the share of each pixel in it, of the same shape.
+
+        ``smoothed``: the losses of smoothed labels, which are averaged then; ``losses`` decide which pixels are hard.
+        """
         shares = self._shares(losses, labels)
         if self.class_weights is not None:
             shares = shares * self.class_weights[labels.masked_fill(labels == self.ignore_label, 0)]
             shares = shares / shares.sum().clamp(min=torch.finfo(shares.dtype).tiny)
         # A product and not a selection, so that a NaN in any pixel shows.
-        return (losses * shares).sum(), shares
+        return ((losses if smoothed is None else smoothed) * shares).sum(), shares
 
     def _shares(self, losses: Tensor, labels: Tensor) -> Tensor:
         """The share of each pixel in the mean without class weights."""
         # The loss of ignored pixels is exactly 0: they are never hard, and last in the order of losses.
         valid = labels != self.ignore_label
-        if self.threshold is None:
+        if self.hard_loss is None:
             return valid.to(losses.dtype) / valid.sum().clamp(min=1)
-        hard = valid & (losses > -math.log(self.threshold))
+        hard = valid & (losses > self.hard_loss)
         num_valid, num_hard = torch.stack([valid.sum(), hard.sum()]).tolist()
         kept = self._number_kept(num_valid)
         if num_hard >= max(kept, 1):
@@ -118,12 +140,16 @@ class _OhemCrossEntropy(torch.autograd.Function):
                 resized = resize_logits(small, (labels.shape[-2], labels.shape[-1]))
             found = F.log_softmax(resized.detach(), dim=1)
             losses = F.nll_loss(found, labels, ignore_index=criterion.ignore_label, reduction="none")
-            loss, shares = criterion.mean_and_shares(losses, labels)
+            kept = 1 - criterion.label_smoothing
+            smoothed = None if kept == 1 else kept * losses - (1 - kept) * found.mean(dim=1)
+            loss, shares = criterion.mean_and_shares(losses, labels, smoothed)
             if ctx.needs_input_grad[0]:
-                # The derivative of a pixel's loss by its logits: the probabilities, minus 1 for the true class.
+                # The derivative of a pixel's loss by its logits: the probabilities minus the targets.
                 gradient = found.exp_()
                 of_truth = labels.masked_fill(labels == criterion.ignore_label, 0)[:, None]
-                gradient.scatter_add_(1, of_truth, gradient.new_full((1, 1, 1, 1), -1.0).expand_as(of_truth))
+                gradient.scatter_add_(1, of_truth, gradient.new_full((1, 1, 1, 1), -kept).expand_as(of_truth))
+                if kept != 1:
+                    gradient -= (1 - kept) / gradient.shape[1]
                 gradient *= shares[:, None]
                 if resized is not small:
                     (gradient,) = torch.autograd.grad(resized, small, gradient)

@@ -174,7 +174,7 @@ def evaluate(
 
     ``inference``: another input size than that of the labels, several scales, mirrored images, sliding windows.
     ``boundary``: also the boundary IoU, within this share of the image's diagonal. Raises :class:`UserError` for an
-    empty dataset and for a network of another number of classes.
+    empty dataset, one without a labelled pixel, and a network of another number of classes.
     """
     if len(dataset) == 0:
         raise UserError(f"{dataset.name}: the split {dataset.split} has no images to evaluate on")
@@ -196,16 +196,25 @@ def evaluate(
 
     try:
         with torch.no_grad():
-            for images, labels in join_sizes(singles or (), batch_size):
-                images = images.to(device, non_blocking=True, memory_format=layout)
+            for images, labels in join_sizes(on_device(singles or (), device, layout), batch_size):
                 scores = predict(forward, images, (labels.shape[-2], labels.shape[-1]), options)
-                metrics.update(scores, labels.to(device, non_blocking=True))
+                metrics.update(scores, labels)
                 progress.advance(len(images))
-        return metrics.result()
+        return _require_labels(metrics.result(), dataset)
     finally:
         network.train(mode)
         if singles is not None:
             singles.close()
+
+
+def _require_labels(found: Evaluation, dataset: SegmentationDataset) -> Evaluation:
+    """``found``, unless no class occurs; scores of ignored pixels would be 0 whatever the network predicts."""
+    if found.images and all(value is None for value in found.iou.values()):
+        raise UserError(
+            f"{dataset.name} {dataset.split}: no pixel of the {found.images} images has a class, all are ignored, so "
+            "that there is nothing to score; see dnas data check"
+        )
+    return found
 
 
 def _one_by_one(
@@ -226,6 +235,18 @@ def _one_by_one(
         workers=workers,
         pin_memory=pin_memory,
     )
+
+
+def on_device(
+    singles: Iterable[tuple[Tensor, Tensor]], device: torch.device, layout: torch.memory_format
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (N, 3, H, W) in the memory format ``layout`` and labels on the device.
+
+    Before they are joined: pinned memory is copied without waiting for it, and joined images are no longer pinned.
+    """
+    for images, labels in singles:
+        moved = images.to(device, non_blocking=True, memory_format=layout)
+        yield moved, labels.to(device, non_blocking=True)
 
 
 def join_sizes(singles: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

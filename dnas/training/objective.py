@@ -14,6 +14,7 @@ from dnas.training.class_weights import class_weights
 from dnas.training.config import RetrainConfig
 from dnas.training.device import autocast
 from dnas.training.losses import OhemCrossEntropy, distillation_loss
+from dnas.training.region_losses import region_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +38,7 @@ class Objective:
         self._config = config
         self._num_classes = dataset.labels.num_classes
         self._teacher = teacher if config.distillation_weight > 0 else None
-        weights = class_weights(config.class_weights, dataset)
-        self._criterion = OhemCrossEntropy(
-            config.ohem_threshold, float(config.ohem_min_fraction), class_weights=weights
-        ).to(device)
+        self._criterion = _cross_entropy(config, class_weights(config.class_weights, dataset)).to(device)
 
     @property
     def distills(self) -> bool:
@@ -64,10 +62,10 @@ class Objective:
                 f"the network predicts {logits.shape[1]} classes, the dataset has {self._num_classes}: "
                 "build the network for the classes of the dataset"
             )
-        segmentation = self._criterion(logits, labels)
+        segmentation = self._segmentation(logits, labels)
         total = segmentation
         for weight, head in zip(weights, auxiliary, strict=True):
-            total = total + weight * self._criterion(head, labels)
+            total = total + weight * self._segmentation(head, labels)
         if self._teacher is None:
             return BatchLoss(total, segmentation, torch.zeros_like(total))
         with torch.no_grad(), autocast(images.device, self._config.precision):
@@ -80,3 +78,16 @@ class Objective:
             temperature=self._config.distillation_temperature,
         )
         return BatchLoss(total + self._config.distillation_weight * distillation, segmentation, distillation)
+
+    def _segmentation(self, logits: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = self._criterion(logits, labels)
+        if self._config.region_loss == "none":
+            return loss
+        return loss + self._config.region_weight * region_loss(self._config.region_loss, logits, labels)
+
+
+def _cross_entropy(config: RetrainConfig, weights: Tensor | None) -> OhemCrossEntropy:
+    kept, smoothing = float(config.ohem_min_fraction), config.label_smoothing
+    if config.ohem_loss is not None:
+        return OhemCrossEntropy.over_loss(config.ohem_loss, kept, class_weights=weights, label_smoothing=smoothing)
+    return OhemCrossEntropy(config.ohem_threshold, kept, class_weights=weights, label_smoothing=smoothing)

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from dnas.training.config import RetrainConfig
+
 
 class HasParameterGroups(Protocol):
     """An optimiser, or accelerate's wrapper around one."""
@@ -46,6 +48,24 @@ def make_adamw(
 ) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of ``network``, with the decay of :func:`make_sgd`."""
     return torch.optim.AdamW(_groups(network, weight_decay, decay_norms_and_biases), lr=learning_rate)
+
+
+def make_optimizer(network: nn.Module, config: RetrainConfig) -> torch.optim.Optimizer:
+    """The optimiser that ``config`` names, over the trainable parameters of ``network``."""
+    if config.optimizer == "adamw":
+        return make_adamw(
+            network,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            decay_norms_and_biases=config.decay_norms_and_biases,
+        )
+    return make_sgd(
+        network,
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        decay_norms_and_biases=config.decay_norms_and_biases,
+    )
 
 
 def _groups(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.data import SegmentationDataset, batches, train_transform
+from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, train_transform
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
@@ -26,9 +26,11 @@ from dnas.training.device import (
     tuned_convolutions,
 )
 from dnas.training.metrics import Evaluation, evaluate
+from dnas.training.norms import frozen_norms, keep_frozen
 from dnas.training.objective import Objective
-from dnas.training.optimizers import make_adamw, make_sgd, set_learning_rate
+from dnas.training.optimizers import make_optimizer, set_learning_rate
 from dnas.training.schedules import schedule_factor
+from dnas.training.single_values import single_values_explained
 
 Splits = tuple[SegmentationDataset, SegmentationDataset]
 """Training and validation images."""
@@ -108,34 +110,22 @@ class _Retraining:
             pin_memory=self.device.type == "cuda",
             rank=self.rank,
             world=self.world,
+            sampling=config.sampling,
         )
+        self.updates_per_epoch = -(-len(self.batches) // config.accumulate)
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         if teacher is not None:
             teacher.to(device=self.device, memory_format=self.layout).eval()  # type: ignore[call-overload]
         self.objective = Objective(config, train_data, teacher, self.device)
         self.scaler = make_scaler(self.device, config.precision)
-        self.optimizer = self._make_optimizer()
-        self.average = None if config.ema_decay is None else moving_average(self.network, config.ema_decay)
+        self.norms = frozen_norms(self.network) if config.freeze_norms else ()
+        self.optimizer = make_optimizer(self.network, config)
+        self.average = None
+        if config.ema_decay is not None:
+            self.average = moving_average(self.network, config.ema_decay, config.ema_warm_up)
         self.trained: Any = network
         self.best_miou, self.best_epoch = -math.inf, -1
-
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        config = self.config
-        if config.optimizer == "adamw":
-            return make_adamw(
-                self.network,
-                learning_rate=config.learning_rate,
-                weight_decay=config.weight_decay,
-                decay_norms_and_biases=config.decay_norms_and_biases,
-            )
-        return make_sgd(
-            self.network,
-            learning_rate=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            decay_norms_and_biases=config.decay_norms_and_biases,
-        )
 
     @property
     def kept(self) -> nn.Module:
@@ -194,56 +184,69 @@ class _Retraining:
 
     def _train(self, epoch: int, interrupt: Interrupt) -> float:
         self.trained.train()
+        keep_frozen(self.norms)
         self.batches.set_epoch(epoch)
         self.progress.begin(f"retrain {epoch + 1}/{self.config.epochs}", len(self.batches))
-        total = 0.0
+        total, counted, is_labelled = 0.0, 0, False
         for step, (images, labels) in enumerate(self.batches):
+            is_labelled = is_labelled or bool((labels != IGNORE_LABEL).any())
             loss = self._step(epoch, step, images, labels, interrupt)
-            total += loss
+            if loss is not None:
+                total += loss
+                counted += 1
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             # After the last step no loss would show it, and a saved state of such weights could not be resumed.
             raise self._diverged("weights are not finite", epoch, len(self.batches) - 1)
-        return total / len(self.batches)
+        if not is_labelled and self.world == 1:
+            raise UserError(
+                f"no pixel of the training images of epoch {epoch + 1} has a class, all are ignored, so that there is "
+                "nothing to learn; see dnas data check"
+            )
+        if not counted:
+            raise self._diverged("no loss is finite", epoch, len(self.batches) - 1)
+        return total / counted
 
-    def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor, interrupt: Interrupt) -> float:
+    def _step(self, epoch: int, step: int, images: Tensor, labels: Tensor, interrupt: Interrupt) -> float | None:
+        """One step of the optimiser; returns the loss, None if the scaler of fp16 skipped a step that overflowed."""
         started = time.perf_counter()
-        learning_rate = self.config.learning_rate * schedule_factor(
-            self.config, epoch * len(self.batches) + step, len(self.batches)
-        )
+        update = epoch * self.updates_per_epoch + step // self.config.accumulate
+        learning_rate = self.config.learning_rate * schedule_factor(self.config, update, self.updates_per_epoch)
         set_learning_rate(self.optimizer, learning_rate)
         images = images.to(self.device, non_blocking=True, memory_format=self.layout)
         labels = labels.to(self.device, non_blocking=True)
-        with autocast(self.device, self.config.precision):
+        with autocast(self.device, self.config.precision), single_values_explained(images):
             outputs = self.trained(images)
         loss = self.objective(outputs, images, labels)
         figures = torch.stack([loss.total, loss.segmentation, loss.distillation]).detach().double()
         stop = figures.new_tensor([float(interrupt.requested)])
         # Averaged over the processes, so that they all continue, stop or fail at the same step.
         *values, requested = self.accelerator.reduce(torch.cat([figures, stop]), "mean").tolist()
-        if not all(math.isfinite(value) for value in values):
+        overflowed = not all(math.isfinite(value) for value in values)
+        # The scaler of fp16 skips such a step and halves its scale; with a scale below 1 that does not help any more.
+        if overflowed and not (self.scaler.is_enabled() and self.scaler.get_scale() >= 1):
             raise self._diverged(f"the loss is {values[0]}", epoch, step)
-        self._update(loss.total)
-        if self.average is not None and (epoch * len(self.batches) + step + 1) % self.config.ema_every == 0:
+        if self._update(loss.total, step) and self.average is not None and (update + 1) % self.config.ema_every == 0:
             self.average.update_parameters(self.network)
         self.run.log(
             {
                 "kind": "step",
                 "epoch": epoch,
                 "step": step,
-                "loss": values[0],
-                "loss_segmentation": values[1],
-                "loss_distillation": values[2] if self.objective.distills else None,
+                "loss": None if overflowed else values[0],
+                "loss_segmentation": None if overflowed else values[1],
+                "loss_distillation": None if overflowed or not self.objective.distills else values[2],
                 "learning_rate": learning_rate,
                 "seconds": time.perf_counter() - started,
             }
         )
-        self.progress.advance(loss=values[0], learning_rate=learning_rate)
+        shown = {} if overflowed else {"loss": values[0]}
+        self.progress.advance(**shown, learning_rate=learning_rate)
         if requested > 0:
             raise Interrupted(
                 f"stopped in epoch {epoch + 1}; {epoch} of {self.config.epochs} epochs are saved in {self.run.path}, "
                 "continue with --resume"
             )
-        return float(values[0])
+        return None if overflowed else float(values[0])
 
     def _diverged(self, what: str, epoch: int, step: int) -> UserError:
         return UserError(
@@ -251,14 +254,22 @@ class _Retraining:
             f"rate below {self.config.learning_rate:g}, a longer warm-up, gradient clipping or fp32"
         )
 
-    def _update(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.scaler.scale(loss))
+    def _update(self, loss: Tensor, step: int) -> bool:
+        """Add the gradients of a batch; after the last batch of its group, step and return True."""
+        accumulate = self.config.accumulate
+        within, first = step % accumulate, step // accumulate * accumulate
+        group = min(accumulate, len(self.batches) - first)
+        if within == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.scaler.scale(loss / group))
+        if within + 1 < group:
+            return False
         if self.config.gradient_clipping is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clipping)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return True
 
     def _validate(self, epoch: int) -> Evaluation:
         self.progress.begin(f"validate {epoch + 1}/{self.config.epochs}", len(self.validation_data))

@@ -19,7 +19,7 @@ from dnas.export.file_network import FileNetwork
 from dnas.progress import Progress
 from dnas.training import Evaluation, InferenceConfig, evaluate
 from dnas.training.device import Precision
-from dnas.workflows.networks import is_shared, load_network
+from dnas.workflows.networks import is_shared, load_network, require_classes
 
 IN_0_TO_1 = AugmentationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 """The normalisation of images for :class:`FileNetwork`, which normalises them as its file needs it."""
@@ -89,11 +89,15 @@ def open_scored(
             f"{reference}: no such folder, expected a run folder of dnas retrain, or a .onnx, .pt2 or .engine file"
         )
     loaded = load_network(str(reference), rounded=rounded)
-    if loaded.labels is None or loaded.augmentation is None:
-        raise UserError(f"{reference}: its classes are unknown, expected a run folder of dnas retrain")
+    if loaded.augmentation is None:
+        raise UserError(f"{reference}: has no trained weights, expected a run folder")
+    if loaded.class_names is None:  # the run of a search by an earlier version
+        require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(reference))
+    else:
+        dataset = match_classes(dataset, loaded.class_names, str(reference))
     return Scored(
         network=loaded.network,
-        dataset=match_classes(dataset, loaded.labels.names, str(reference)),
+        dataset=dataset,
         augmentation=loaded.augmentation,
         device=resolve_device(device),
         size=size,
@@ -101,10 +105,15 @@ def open_scored(
 
 
 def file_device(path: str | Path, device: str) -> str:
-    """The device for an exported file: ``auto`` is the GPU for an engine, and the CPU for the other formats."""
-    if device != "auto":
+    """The device for an exported file: ``auto`` is the GPU where the file can run on one."""
+    suffix = Path(path).suffix.lower()
+    if device != "auto" or suffix == ".pt2":
         return device
-    return "cuda" if Path(path).suffix.lower() in (".engine", ".plan") else "cpu"
+    if suffix != ".onnx":
+        return "cuda"
+    from onnxruntime import get_available_providers
+
+    return "cuda" if torch.cuda.is_available() and "CUDAExecutionProvider" in get_available_providers() else "cpu"
 
 
 def _of_file(

@@ -76,6 +76,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
             num_classes=self.labels.num_classes,
             input_size=self.input_size,
             labels=self.labels,
+            class_names=self.labels.names,
             augmentation=AugmentationConfig(mean=(m0, m1, m2), std=(s0, s1, s2)),
         )
 

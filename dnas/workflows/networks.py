@@ -17,7 +17,7 @@ from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDatase
 from dnas.environment import process_count
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
-from dnas.networks import list_networks, network_by_name, network_facts, network_names
+from dnas.networks import HasAuxiliaryHeads, list_networks, network_by_name, network_facts, network_names
 from dnas.runs import RunFolder, load_into
 from dnas.training import RetrainConfig
 from dnas.workflows.derivation import deriver_of_run
@@ -26,13 +26,17 @@ _HUB = "hub:"
 
 
 def open_splits(
-    config: DataConfig, classes: Sequence[str] | None = None, wanted_by: str = ""
+    config: DataConfig,
+    trained_on: str = "train",
+    validated_on: str = "val",
+    classes: Sequence[str] | None = None,
+    wanted_by: str = "",
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Training and validation images, with their classes in the order of the names ``classes`` of ``wanted_by``.
 
     Raises :class:`UserError` for other names, and for splits whose classes differ.
     """
-    train, validation = open_dataset(config, "train"), open_dataset(config, "val")
+    train, validation = open_dataset(config, trained_on), open_dataset(config, validated_on)
     if classes is not None:
         train = match_classes(train, classes, wanted_by)
     return train, match_classes(validation, train.labels.names, f"{train.name} {train.split}")
@@ -84,6 +88,7 @@ class LoadedNetwork:
     num_classes: int
     input_size: tuple[int, int] | None = None
     labels: Labels | None = None
+    class_names: tuple[str, ...] | None = None
     augmentation: AugmentationConfig | None = None
     run: RunFolder | None = None
 
@@ -131,9 +136,21 @@ def _shared_network(reference: str) -> LoadedNetwork:
 
 def build_network(description: Mapping[str, Any], num_classes: int, source: str) -> nn.Module:
     """The network described in the configuration of a retraining, by architecture or by name."""
+    network: nn.Module
     if "name" in description:
-        return network_by_name(str(description["name"]), num_classes, description.get("options"))
-    return architecture_from(description.get("architecture", {}), source).build(num_classes)
+        network = network_by_name(str(description["name"]), num_classes, description.get("options"))
+    else:
+        network = architecture_from(description.get("architecture", {}), source).build(num_classes)
+    if description.get("auxiliary"):
+        add_auxiliary_heads(network, source)
+    return network
+
+
+def add_auxiliary_heads(network: nn.Module, source: str) -> None:
+    """Add the heads that are trained beside the main one; :class:`UserError` if the network has none."""
+    if not isinstance(network, HasAuxiliaryHeads):
+        raise UserError(f"{source}: the network has no auxiliary heads; give --set auxiliary_weights=[]")
+    network.add_auxiliary_heads()
 
 
 def inherited_network(architecture: Architecture, search_run: Path) -> nn.Module:
@@ -159,6 +176,7 @@ def _network_of_search(path: Path, num_classes: int | None, rounded: bool) -> Lo
         network=deriver.searched_network(run, rounded=rounded).eval(),
         num_classes=classes,
         input_size=deriver.space.input_size,
+        class_names=recorded_classes(path),
         augmentation=deriver.space.search.augmentation,
         run=run,
     )
@@ -178,12 +196,15 @@ def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
         raise UserError(f"{path}: was trained for {len(names)} classes, given {num_classes}")
     network = build_network(description, len(names), source)
     load_into(network, run.load_weights("best"), path)
+    if isinstance(network, HasAuxiliaryHeads):
+        network.remove_auxiliary_heads()
     return LoadedNetwork(
         name=path.name,
         network=network.eval(),
         num_classes=len(names),
         input_size=(height, width),
         labels=Labels(names, colours),
+        class_names=names,
         augmentation=parse_config(RetrainConfig, recipe, source).augmentation,
         run=run,
     )

@@ -15,12 +15,16 @@ from dnas.data import DataConfig, SegmentationDataset, class_order
 from dnas.data.seeding import mix_seed
 from dnas.device import resolve_device
 from dnas.errors import UserError
-from dnas.progress import Progress
+from dnas.files import write_json
+from dnas.progress import NoProgress, Progress
 from dnas.runs import RunFolder, seed_everything
 from dnas.training import RetrainConfig, RetrainResult, retrain
+from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
+from dnas.workflows.initial import LIBRARIES, initialise
 from dnas.workflows.networks import (
     LoadedNetwork,
     ReorderedClasses,
+    add_auxiliary_heads,
     build_network,
     deciding,
     inherited_network,
@@ -41,19 +45,24 @@ def run_retraining(
     transfer: bool = False,
     teacher: LoadedNetwork | None = None,
     inherit: Path | None = None,
+    init: str | None = None,
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
     tensorboard: bool = False,
     progress: Progress | None = None,
+    check: int | None = SAMPLED_IMAGES,
 ) -> RetrainResult:
     """Train a network; ``network`` is {"architecture": {...}} or {"name": ..., "options": {...}}, as stored in the run.
 
-    ``inherit``: the run folder of a search whose weights the training begins with. ``num_classes`` is the number of
+    ``inherit``: the run folder of a search whose weights the training begins with. ``init``: other weights to begin
+    with, see :func:`dnas.workflows.initial.initialise`; what was taken is in ``initial_weights.json`` of the run.
+    ``num_classes`` is the number of
     classes of the search; other data raises :class:`UserError` unless ``transfer``.
+    ``check``: number of images of each split that are read before; None for all.
     """
     chosen = resolve_device(device)
-    splits = _splits(data, out if resume else None, inherit)
+    splits = _splits(data, config, out if resume else None, inherit)
     labels = splits[0].labels
     if num_classes is not None and num_classes != labels.num_classes and not transfer:
         raise UserError(
@@ -61,22 +70,33 @@ def run_retraining(
             "use data with the same classes, or give --transfer"
         )
     frozen = None if teacher is None else _frozen(teacher, splits[0])
+    description = {**network, **({"auxiliary": True} if config.auxiliary_weights else {})}
+    check_sample(splits, data, check, progress)
     configuration = {
-        "network": dict(network),
+        "network": description,
         "data": to_mapping(data),
         "retrain": to_mapping(config),
         "teacher": None if teacher is None or teacher.run is None else str(teacher.run.path.resolve()),
         "inherit": None if inherit is None else str(inherit.resolve()),
+        "init": init if init is None or init in LIBRARIES else str(Path(init).resolve()),
         **deciding(splits),
         "colours": [list(colour) for colour in labels.colours],
         "input_size": list(splits[1].image_size),
     }
+    if init is not None and inherit is not None:
+        raise UserError(f"--init {init}: the network inherits the weights of its search already; give --scratch too")
     seed_everything(mix_seed("network", seed))
-    built: nn.Module = build_network(network, labels.num_classes, source)
+    built: nn.Module = build_network(description, labels.num_classes, source)
     if inherit is not None:
         if "architecture" not in network or transfer:
             raise UserError(f"{source}: only derived networks with the classes of the search can inherit weights")
         built = inherited_network(architecture_from(network["architecture"], source), inherit)
+        if config.auxiliary_weights:
+            add_auxiliary_heads(built, source)
+    taken = None
+    if init is not None and not (resume and (out / "state.pt").exists()):
+        # Before the folder is made: a mistake here leaves none behind.
+        taken = initialise(built, init, description, labels.num_classes)
     with RunFolder.create(
         out,
         "retrain",
@@ -86,20 +106,25 @@ def run_retraining(
         device=chosen,
         tensorboard=tensorboard,
         upgrade=partial(_upgrade, configuration),
-        free=("data.root", "data.classes", "data.cache", "retrain.workers", "colours"),
+        free=("data.root", "data.classes", "data.listing", "data.cache", "retrain.workers", "colours"),
     ) as run:
+        if taken is not None:
+            if run.is_owner:
+                write_json(run.path / "initial_weights.json", taken.to_mapping())
+            for line in taken.lines():
+                (progress or NoProgress()).message(line)
         return retrain(built, splits, run, config, teacher=frozen, device=chosen, progress=progress)
 
 
 def _splits(
-    data: DataConfig, resumed: Path | None, inherit: Path | None
+    data: DataConfig, config: RetrainConfig, resumed: Path | None, inherit: Path | None
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The images, with the classes in the order of the run that is resumed or inherited from."""
     for path in (resumed, inherit):
         names = None if path is None else recorded_classes(path)
         if names is not None:
-            return open_splits(data, names, str(path))
-    return open_splits(data)
+            return open_splits(data, config.trained_on, config.validated_on, names, str(path))
+    return open_splits(data, config.trained_on, config.validated_on)
 
 
 def _frozen(teacher: LoadedNetwork, data: SegmentationDataset) -> nn.Module:
@@ -121,6 +146,7 @@ def _upgrade(wanted: Mapping[str, Any], configuration: dict[str, Any]) -> dict[s
     data, recipe = configuration.get("data", {}), configuration.get("retrain", {})
     return {
         "inherit": None,
+        "init": None,
         **{key: wanted[key] for key in ("images", "processes")},
         **configuration,
         "data": to_mapping(parse_config(DataConfig, data, "configuration.yaml: data")),

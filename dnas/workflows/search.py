@@ -18,6 +18,7 @@ from dnas.latency import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
+from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
 from dnas.workflows.networks import deciding, open_splits, recorded_classes, require_classes
 from search_spaces import SearchSpace, space_from
 
@@ -34,18 +35,21 @@ def run_search(
     allow_mismatch: bool = False,
     tensorboard: bool = False,
     progress: Progress | None = None,
+    check: int | None = SAMPLED_IMAGES,
 ) -> SearchResult:
     """Search ``space`` on ``data`` with the latencies of ``table``; the run folder ``out`` gets a copy of the table.
 
     Everything that could fail later is checked first: input size, device and entries of the table, the latency target,
     and the number of classes. ``table`` may be None if the space does not require one.
+    ``check``: number of images of each split that are read before; None for all.
     """
     chosen = resolve_device(device)
     _check_table(space, table, allow_mismatch)
     deriver = deriver_of(space)
     target = space.latency_target(table, deriver)
-    splits = open_splits(data, recorded_classes(out) if resume else None, str(out))
+    splits = open_splits(data, classes=recorded_classes(out) if resume else None, wanted_by=str(out))
     require_classes(splits[0].labels.num_classes, space.num_classes, splits[0].name, f"task of {space.name}")
+    check_sample(splits, data, check, progress)
     problem = space.problem(table, seed)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
     configuration |= deciding(splits)
@@ -58,7 +62,7 @@ def run_search(
         device=chosen,
         tensorboard=tensorboard,
         upgrade=partial(_upgrade, configuration),
-        free=("data.root", "data.classes", "data.cache", "space.search.workers", "space.retrain"),
+        free=("data.root", "data.classes", "data.listing", "data.cache", "space.search.workers", "space.retrain"),
     ) as run:
         if run.is_owner and table is not None:
             table.save(out / TABLE)

@@ -25,11 +25,13 @@ class Method:
     """A way to search.
 
     search: the ``search`` section of the space's configuration. one_search_per_target: whether the search itself has
-        the latency target; otherwise one search derives for all targets.
+        the latency target; otherwise one search derives for all targets. network: changes of the ``network`` section,
+        for the search of a part of the space.
     """
 
     search: dict[str, Any]
     one_search_per_target: bool = True
+    network: dict[str, Any] = Field(default_factory=dict)
 
 
 @config
@@ -75,8 +77,13 @@ class StudyConfig:
 
     @property
     def recipe_key(self) -> str:
-        """Name of the recipe with a digest of its values, so that changed recipes are told apart."""
-        digest = hashlib.sha256(json.dumps(to_mapping(self.recipe), sort_keys=True).encode()).hexdigest()
+        """Name of the recipe with a digest of its values, so that changed recipes are told apart.
+
+        Defaults are left out, so that a new option of the retraining leaves the recipe what it is.
+        """
+        defaults = to_mapping(RetrainConfig())
+        values = {key: value for key, value in to_mapping(self.recipe).items() if value != defaults.get(key)}
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
         return f"{self.recipe_name}-{digest[:6]}"
 
     def open_data(self, root: str | None) -> DataConfig:

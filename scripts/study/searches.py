@@ -101,6 +101,8 @@ def _search(search: Search, study: StudyConfig, data: DataConfig, work: Path) ->
     values: dict[str, Any] = load_space(study.space).configuration()
     settings = study.methods[search.method]
     values = {**values, "search": settings.search, "latency_target_ms": search.target_ms}
+    if settings.network:
+        values["network"] = {**values["network"], **settings.network}
     started, out = time.process_time(), work / search.name
     clock = work / f"{search.name}.seconds"
     before = read_json(clock, "time of a search")["seconds"] if clock.exists() else 0.0

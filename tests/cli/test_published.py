@@ -142,3 +142,82 @@ def test_networks_by_name_are_retrained_with_their_options(tmp_path, capsys):
     assert "options {'depth': 3} do not fit" in fail(capsys, "retrain", "regseg_small", *wrong, *common)
     run(capsys, "retrain", "torchvision:lraspp_mobilenet_v3_large", "--out", tmp_path / "lraspp", *common)
     assert load_network(str(tmp_path / "lraspp")).num_classes == 6
+
+
+SMALL = ["--data", "rectangles", "--data-set", "size=[64,64]", "--data-set", "images={train: 4, val: 2, test: 1}"]
+SMALL += ["--set", "epochs=1", "--set", "batch_size=2", "--set", "augmentation.crop=[64,64]", "--device", "cpu"]
+
+
+def test_a_training_begins_with_other_weights(tmp_path, capsys):
+    size = ["--network-set", "rates=[[1,2]]", "--network-set", "width=32"]
+    run(capsys, "retrain", "regseg_small", *size, "--out", tmp_path / "first", *SMALL)
+    wider = ["--network-set", "rates=[[1,2],[1,2]]", "--network-set", "width=32", "--init", tmp_path / "first"]
+    options = [*SMALL, "--set", "learning_rate=1.0e-12", "--set", "freeze_norms=true", "--set", "trained_on=trainval"]
+    run(capsys, "retrain", "regseg_small", *wider, "--out", tmp_path / "second", *options)
+    before, after = (RunFolder.open(tmp_path / name).load_weights("best") for name in ("first", "second"))
+    torch.testing.assert_close(after["backbone.stem.0.weight"], before["backbone.stem.0.weight"])
+    report = json.loads((tmp_path / "second" / "initial_weights.json").read_text())
+    assert set(report["taken"]) == set(before)
+    assert report["missing"]
+    assert all(name.startswith("backbone.blocks.1") for name in report["missing"])
+    assert len(RunFolder.open(tmp_path / "second").records("step")) == 3
+    # A finished run resumes without its initial weights being read again.
+    (tmp_path / "first").rename(tmp_path / "moved")
+    run(capsys, "retrain", "regseg_small", *wider, "--out", tmp_path / "second", *options, "--resume")
+    assert "no run folder and no file" in capture_all(
+        capsys, "retrain", "regseg_small", *wider, "--out", tmp_path / "third", *options, "--recipe", "fasterseg_demo"
+    )
+    for library in ("timm", "torchvision"):
+        wrong = ["--init", library, "--out", tmp_path / library, "--recipe", "fasterseg_demo"]
+        assert f"--init {library}: regseg_small has no weights of {library}" in fail(
+            capsys, "retrain", "regseg_small", *wrong, *SMALL
+        )
+
+
+def test_recipes_are_listed_and_unknown_ones_named(tmp_path, capsys):
+    printed = run(capsys, "retrain", "--recipe", "list")
+    assert "regseg_v3_cityscapes" in printed
+    assert "RegSeg v3, section 4.2" in printed
+    message = fail(capsys, "retrain", "regseg", "--recipe", "regsegg", "--out", tmp_path / "x", *SMALL)
+    assert "one of the recipes" in message
+
+
+def test_auxiliary_heads_are_trained_and_left_out_of_inference(tmp_path, capsys):
+    recipe = ["--recipe", "fasterseg_cityscapes", "--set", "workers=0", "--set", "precision=fp32"]
+    run(capsys, "retrain", "fasterseg_student", "--network-set", "width=0.25", *recipe, "--out", tmp_path / "r", *SMALL)
+    weights = RunFolder.open(tmp_path / "r").load_weights("best")
+    assert {name.split(".")[1] for name in weights if name.startswith("auxiliary.")} == {"16", "32"}
+    loaded = load_network(str(tmp_path / "r"))
+    assert loaded.network.auxiliary is None
+    assert loaded.network(torch.zeros(1, 3, 64, 64)).shape == (1, 6, 64, 64)
+    other = ["--recipe", "fasterseg_cityscapes", "--set", "auxiliary_weights=[0.2]", "--out", tmp_path / "s", *SMALL]
+    assert "no auxiliary heads" in capture_all(capsys, "retrain", "regseg_small", *other)
+
+
+def capture_all(capsys, *arguments):
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_libraries_weights_are_reached_from_the_command_line(tmp_path, capsys, monkeypatch):
+    """Nothing is downloaded: the library's function returns constant weights where it would load its own."""
+    import timm
+
+    create = timm.create_model
+
+    def trained(name, pretrained=False, **options):
+        network = create(name, pretrained=False, **options)
+        if pretrained:
+            for parameter in network.parameters():
+                parameter.data.fill_(0.01)
+        return network
+
+    monkeypatch.setattr(timm, "create_model", trained)
+    frozen = ["--set", "learning_rate=1.0e-12", "--set", "freeze_norms=true", "--init", "timm"]
+    run(capsys, "retrain", "eseg_s", "--out", tmp_path / "e", *SMALL, *frozen)
+    weights = RunFolder.open(tmp_path / "e").load_weights("best")
+    assert weights["backbone.features.conv_stem.weight"].sub(0.01).abs().max() < 1e-6
+    report = json.loads((tmp_path / "e" / "initial_weights.json").read_text())
+    assert all(name.startswith("backbone.") for name in report["taken"])
+    assert all(not name.startswith("backbone.") for name in report["missing"])

@@ -15,6 +15,7 @@ from dnas.ops import fractional_layers
 from dnas.runs import RunFolder
 from dnas.workflows.derivation import deriver_of_run
 from dnas.workflows.networks import load_network
+from scripts.papers.rates import main as rates_table
 from search_spaces import load_space
 
 SPACE = {
@@ -182,3 +183,15 @@ def test_the_search_itself_is_evaluated_with_fractional_and_with_rounded_rates(j
     assert found["searched"]["parameters"] == found["rounded"]["parameters"] + len(rates)
     assert main([*command, "--rates", "integer"]) == 2
     assert "expected searched or rounded" in capsys.readouterr().err
+
+
+def test_table_5_of_the_paper_from_a_search_and_a_retraining(jobs, capsys):
+    command = [str(jobs / "search"), "--data", str(jobs / "data.yaml"), "--device", "cpu", "--seconds", "0.02"]
+    assert rates_table([*command, "--retrained", str(jobs / "net")]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["fractional rates", "rounded, same weights", "rounded, retrained"]
+    logged = RunFolder.open(jobs / "search").records("epoch")[-1]["miou"]["network"]
+    assert float(rows[0][1]) == pytest.approx(100 * logged, abs=0.005)
+    assert "at 18 FPS" in rows[0][3]
+    assert rates_table([str(jobs / "none"), *command[1:]]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import Cityscapes
 
 from dnas.data import DataConfig, check_dataset, load_data_config, open_dataset
@@ -156,6 +158,64 @@ def test_broken_pairs_are_found_at_opening(make_folder, write, picture):
     (root / "val" / "images" / ".hidden.png").write_text("")
     with pytest.raises(UserError, match="contains no images"):
         open_dataset(config, "val")
+
+
+def test_what_was_seen_and_skipped_is_said(make_folder, write, picture):
+    root = make_folder()
+    config = load_data_config(f"folder:{root}")
+    images, labels = root / "train" / "images", root / "train" / "labels"
+    for path in labels.iterdir():
+        path.rename(labels / f"{path.stem}_mask.png")
+    with pytest.raises(UserError, match=r"im0\.png: image without a mask \(and 2 more\).* it contains im0_mask\.png"):
+        open_dataset(config, "train")
+    for path in labels.iterdir():
+        path.rename(labels / f"{path.stem.removesuffix('_mask')}.svg")
+    with pytest.raises(UserError, match=r"image without a mask .*im0\.svg, whose name or kind differs"):
+        open_dataset(config, "train")
+    for path in list(labels.iterdir()):
+        path.unlink()
+    (labels / "masks.mat").write_text("")
+    with pytest.raises(UserError, match=r"it contains 1 \.mat files, which are not read: dnas data init"):
+        open_dataset(config, "train")
+    (images / "street").mkdir()
+    for path in images.glob("*.png"):
+        path.rename(images / "street" / path.name)
+    (images / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"contains no images.*3 images in subfolders \(street\), 1 \.txt files"):
+        open_dataset(config, "train")
+
+
+def test_gif_and_npy_masks_are_read(make_folder, write):
+    root = make_folder(count=2)
+    labels = root / "train" / "labels"
+    values = np.arange(140, dtype=np.uint8).reshape(10, 14) % 3
+    for path in labels.iterdir():
+        path.unlink()
+    write(labels / "im0.gif", values)
+    np.save(labels / "im1.npy", values)
+    dataset = open_dataset(load_data_config(f"folder:{root}"), "train")
+    for index in range(2):
+        np.testing.assert_array_equal(labels_of(dataset, index), values)
+
+
+def test_large_files_and_files_of_many_channels_are_not_called_corrupt(make_folder, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    root = make_folder(count=2)
+    images = root / "train" / "images"
+    config = load_data_config(f"folder:{root}")
+    (images / "im1.png").unlink()
+    bands = np.random.default_rng(0).integers(0, 256, (10, 14, 5), dtype=np.uint8)
+    tifffile.imwrite(images / "im1.tif", bands, planarconfig="contig", extrasamples=["unspecified"] * 4)
+    with pytest.raises(UserError, match=r"im1\.tif: an image of 5 channels, expected 3; set channels: 5"):
+        open_dataset(config, "train")[1]
+    five = load_data_config(f"folder:{root}", ["channels=5"])
+    np.testing.assert_array_equal(open_dataset(five, "train")[1][0].numpy(), bands.transpose(2, 0, 1))
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(UserError, match=r"a TIFF file of 5 channels with 8 bits each, which needs tifffile"):
+        open_dataset(config, "train")[1]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    with pytest.raises(UserError, match=r"im0\.png: an image of 0 megapixels, expected at most 0, .* into tiles"):
+        open_dataset(config, "train")[0]
 
 
 def test_bad_content_is_found_when_read_and_check_dataset_collects_it(make_folder, write):

@@ -9,7 +9,8 @@ from torchvision.transforms.v2 import functional as F
 
 from dnas.config import parse_config
 from dnas.data import IGNORE_LABEL, AugmentationConfig, eval_transform, train_transform
-from dnas.data.transforms import _window, adjust_contrast
+from dnas.data.colours import adjust_contrast
+from dnas.data.transforms import _window
 from dnas.errors import UserError
 
 
@@ -104,6 +105,19 @@ def test_windows_lie_inside(length: int, crop: int, scale: float):
     assert start + cut <= length
     assert 1 <= resized <= crop
     assert 0 <= before <= crop - resized
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**30), scale=st.floats(1.0, 3.0))
+def test_a_focused_crop_shows_its_class(seed: int, scale: float):
+    torch.manual_seed(seed)
+    image, mask = coded(32, 48)
+    mask = tv_tensors.Mask(torch.zeros_like(mask))
+    mask[seed % 31, seed % 47] = 7
+    _, labels = train_transform(plain(crop=(8, 12), scale=(scale, scale))).focused(image, mask, 7)
+    assert (labels == 7).any()
+    _, other = train_transform(plain(crop=(8, 12))).focused(image, mask, 3)
+    assert other.shape == (8, 12)
 
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 1.8])

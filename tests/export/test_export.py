@@ -282,7 +282,7 @@ def test_benchmark_errors_name_what_was_given(network: TwoScales, onnx_path: Pat
     cases = [
         ((network,), {}, "no fixed input size"),
         ((network, SIZE), {"backend": "quantum"}, "'quantum'"),
-        ((network, SIZE), {"backend": "onnxruntime", "precision": "bf16"}, "computes in fp32 there, given bf16"),
+        ((network, SIZE), {"backend": "onnxruntime", "precision": "bf16"}, "computes in fp32, int8 there, given bf16"),
         ((onnx_path, (64, 64)), {}, "exported for input size 67x93, given 64x64"),
         ((onnx_path,), {"backend": "eager"}, "runs in onnxruntime or openvino, given backend eager"),
         ((onnx_path,), {"precision": "fp16"}, "exported in fp32, given precision fp16"),

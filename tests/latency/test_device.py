@@ -9,9 +9,11 @@ from torch import nn
 
 from dnas.errors import UserError
 from dnas.latency import Effort, make_setup, measure
+from dnas.latency.backends import calls_per_graph
 from dnas.latency.cache import cache_flush, last_level_cache, parse_size
-from dnas.latency.device import conditions, driver_version, throttle_probe
+from dnas.latency.device import NO_NVML, conditions, driver_version, throttle_probe
 from dnas.latency.setup import CudaStopwatch, MeasurementSetup
+from dnas.latency.statistics import DeviceRun, time_round
 
 GPU = torch.device("cuda", 1)
 
@@ -28,6 +30,7 @@ def nvml(monkeypatch):
         NVML_CLOCK_SM=0,
         NVML_CLOCK_MEM=1,
         NVML_TEMPERATURE_GPU=0,
+        nvmlClocksThrottleReasonSwPowerCap=4,
         nvmlClocksThrottleReasonHwSlowdown=8,
         nvmlClocksThrottleReasonSwThermalSlowdown=32,
         reasons=0,
@@ -52,7 +55,9 @@ def nvml(monkeypatch):
     return fake
 
 
-@pytest.mark.parametrize(("reasons", "throttled"), [(0, False), (1, False), (8, True), (32, True), (33, True)])
+@pytest.mark.parametrize(
+    ("reasons", "throttled"), [(0, False), (1, False), (4, True), (8, True), (32, True), (33, True)]
+)
 def test_a_gpu_throttles_when_nvml_says_so(nvml, reasons, throttled):
     """Bits that do not mean a slowdown (1: the GPU is idle) do not count."""
     probe = throttle_probe(GPU)
@@ -76,7 +81,7 @@ def test_the_state_of_a_gpu_leaves_out_what_it_does_not_tell(nvml):
 def test_without_nvml_nothing_is_known(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert throttle_probe(GPU)() is False
-    assert conditions(GPU) == {}
+    assert conditions(GPU) == {"throttle_reasons": NO_NVML}
 
 
 class FakeCuda:
@@ -113,6 +118,50 @@ def test_events_enclose_the_calls_and_not_the_flushes(monkeypatch):
     assert CudaStopwatch(GPU).time(run, 4) == pytest.approx(1.0)
     assert CudaStopwatch(GPU, flush).time(run, 4) == pytest.approx(1.0)
     assert gpu.now == pytest.approx(2 + 4 * 7)
+
+
+def test_throttling_is_asked_for_while_the_gpu_works(monkeypatch):
+    gpu = FakeCuda().install(monkeypatch)
+    waits, asked = [], []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: waits.append(gpu.now))
+    CudaStopwatch(GPU).time(lambda: gpu.work(0.5), 2, lambda: asked.append(len(waits)))
+    assert waits == [0.0, 1.0]
+    assert asked == [1]
+    effort = Effort(rounds=1, time_per_entry=0.01, warm_up_s=0)
+    assert time_round(CudaStopwatch(GPU), lambda: gpu.work(0.5), effort, lambda: True).throttled
+
+
+def test_calls_in_a_graph_count_and_are_timed_on_their_stream(monkeypatch):
+    gpu = FakeCuda().install(monkeypatch)
+    entered = []
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: entered.append(stream) or torch.no_grad())
+    run = DeviceRun(lambda: gpu.work(0.5), calls=50, stream="side")
+    found = time_round(CudaStopwatch(GPU), run, Effort(rounds=1, time_per_entry=0.01, warm_up_s=0))
+    assert found.samples_ms == (10.0,)
+    assert found.calls_per_sample == 50
+    assert set(entered) == {"side"}
+
+
+@pytest.mark.parametrize(("enqueuing", "running", "bound"), [(0.2, 0.2, True), (0.01, 0.2, False)])
+def test_a_host_that_enqueues_too_slowly_is_noticed(monkeypatch, enqueuing, running, bound):
+    gpu = FakeCuda().install(monkeypatch)
+    host = iter([0.0, enqueuing])
+    monkeypatch.setattr("time.perf_counter", lambda: next(host))
+    stopwatch = CudaStopwatch(GPU)
+    stopwatch.time(lambda: gpu.work(running), 1)
+    assert stopwatch.is_host_bound() == bound
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(1e-2, 1), (3e-5, 100), (1e-9, 1000)])
+def test_a_graph_holds_calls_of_some_milliseconds(seconds, calls):
+    assert calls_per_graph(seconds) == calls
+
+
+def test_on_cuda_the_default_is_a_graph(monkeypatch):
+    assert make_setup("cpu").backend == "eager"
+    monkeypatch.setattr("dnas.latency.setup.resolve_device", lambda device, mps: GPU)
+    assert make_setup("cuda").backend == "cudagraph"
+    assert make_setup("cuda", backend="eager").backend == "eager"
 
 
 def test_mps_is_waited_for(monkeypatch):

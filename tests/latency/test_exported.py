@@ -12,7 +12,7 @@ from dnas.latency import BACKENDS, Effort, build_table, make_setup, measure
 from dnas.latency.backends import find_backend, place_owned, random_inputs
 from dnas.latency.exported import checked
 from dnas.latency.setup import MeasurementSetup, pinned
-from dnas.runtimes import OnnxModule, import_openvino, operator_onnx
+from dnas.runtimes import BindableModule, OnnxModule, import_openvino, operator_onnx
 from dnas.runtimes.int8_operator import int8_operator
 from search_spaces import load_space
 
@@ -70,24 +70,35 @@ def test_a_table_is_built_and_checked_and_names_its_runtime(exported, operators,
     assert provenance.software[exported.backend] == sys.modules[exported.backend].__version__
 
 
+class Returns(BindableModule):
+    """A runtime on the CPU whose runs return ``output``."""
+
+    def __init__(self, output):
+        super().__init__(torch.device("cpu"))
+        self.output, self.stream = output, None
+
+    def bind(self, inputs):
+        return lambda: (self.output,)
+
+
 def test_a_runtime_that_computes_something_else_is_not_timed():
     setup = make_setup("cpu", backend="onnxruntime")
     module, inputs = nn.ReLU(), [torch.tensor([[[[1.0, -2.0], [30.0, 4.0]]]])]
     right = module(*inputs)
-    run = checked(lambda: (right + 0.02,), module, inputs, setup)
+    run = checked(Returns(right + 0.02), module, inputs, setup)
     assert torch.equal(run()[0], right + 0.02)
     with pytest.raises(UserError, match=r"onnxruntime does not compute what PyTorch computes: .* up to 0.05 in fp32"):
-        checked(lambda: (right + 0.05,), module, inputs, setup)
+        checked(Returns(right + 0.05), module, inputs, setup)
     with pytest.raises(UserError, match="does not compute what"):
-        checked(lambda: (right * torch.nan,), module, inputs, setup)
+        checked(Returns(right * torch.nan), module, inputs, setup)
     with pytest.raises(UserError, match="returns shapes"):
-        checked(lambda: (right[:, :, 1:],), module, inputs, setup)
+        checked(Returns(right[:, :, 1:]), module, inputs, setup)
 
 
 def test_what_overflows_in_pytorch_is_not_compared():
     setup = make_setup("cpu", backend="onnxruntime")
     inputs = [torch.tensor([[[[1.0, torch.inf]]]])]
-    checked(lambda: (torch.tensor([[[[1.0, 7.0]]]]),), nn.ReLU(), inputs, setup)
+    checked(Returns(torch.tensor([[[[1.0, 7.0]]]])), nn.ReLU(), inputs, setup)
 
 
 def cuda(backend, precision="fp32"):
@@ -102,7 +113,7 @@ def cuda(backend, precision="fp32"):
     [
         (
             make_setup("cpu", backend="onnxruntime", precision="bf16"),
-            "bf16 on cpu: it computes in fp32 there, given",
+            "bf16 on cpu: it computes in fp32, int8 there, given",
         ),
         (make_setup("cpu", backend="onnxruntime", channels_last=True), "leave --channels-last out"),
         (cuda("openvino"), "fp32 on cuda:0: it is available on cpu"),

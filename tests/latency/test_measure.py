@@ -1,4 +1,5 @@
 import shutil
+import sys
 
 import pytest
 import torch
@@ -7,9 +8,12 @@ from torch import nn
 from dnas.errors import UserError
 from dnas.latency import Effort, Measurement, WorkItem, make_setup, measure, measure_many
 from dnas.latency.backends import Compiled, find_backend, place_owned, random_inputs
-from dnas.latency.measure import Workbench
+from dnas.latency.device import NO_NVML
+from dnas.latency.measure import Workbench, is_out_of_memory
 from dnas.latency.pace import within_budget
 from dnas.latency.setup import pinned
+from dnas.latency.statistics import HostStopwatch
+from dnas.progress import NoProgress
 
 
 class Sum(nn.Module):
@@ -104,6 +108,38 @@ def test_no_memory_names_the_module(quick, setup):
 
     with pytest.raises(UserError, match="greedy: does not fit"):
         measure_many([WorkItem("greedy", ((1, 2, 2),), Greedy)], setup, effort=quick)
+
+
+class RuntimeException(Exception):
+    """The name of ONNX Runtime's exceptions."""
+
+
+@pytest.mark.parametrize(
+    "text", ["Failed to allocate memory for requested buffer of size 8", "CUDA failure 2: out of memory"]
+)
+def test_no_memory_in_another_runtime_names_the_module_too(quick, setup, text):
+    class Greedy(nn.Module):
+        def forward(self, images):
+            raise RuntimeException(text)
+
+    with pytest.raises(UserError, match="greedy: does not fit"):
+        measure_many([WorkItem("greedy", ((1, 2, 2),), Greedy)], setup, effort=quick)
+    assert not is_out_of_memory(RuntimeException("wrong shape"))
+
+
+def test_latencies_of_the_host_and_missing_nvml_are_reported(monkeypatch, quick, setup):
+    told = []
+    progress = NoProgress()
+    monkeypatch.setattr(progress, "message", told.append, raising=False)
+    items = [WorkItem(f"relu{n}", ((2, 4, 4),), nn.ReLU) for n in range(2)]
+    measure_many(items, setup, effort=quick, progress=progress)
+    assert told == []
+    monkeypatch.setattr(HostStopwatch, "is_host_bound", lambda self: True)
+    monkeypatch.setattr(sys.modules["dnas.latency.measure"], "conditions", lambda device: {"throttle_reasons": NO_NVML})
+    measure_many(items, setup, effort=quick, progress=progress)
+    assert "2 of 2 modules" in told[0]
+    assert "--backend cudagraph" in told[0]
+    assert "dnas[nvml]" in told[1]
 
 
 def test_names_must_differ(quick, setup):

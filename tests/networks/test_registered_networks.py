@@ -85,6 +85,22 @@ def test_field_of_view_is_that_of_the_paper(name: str) -> None:
     assert field_of_view(network) == facts.field_of_view
 
 
+def test_fasterseg_as_trained_has_the_printed_parameters() -> None:
+    """Table 3: 4.4 M, with auxiliary heads at 1/16 and 1/32; the heads' form is that of the published code."""
+    with torch.device("meta"):
+        network = create_network("fasterseg_student")
+        network.add_auxiliary_heads()  # type: ignore[operator]
+    assert round(count_parameters(network) / 1e6, 1) == 4.4
+    torch.manual_seed(0)
+    small = create_network("fasterseg_student", CLASSES, width=0.25)
+    small.add_auxiliary_heads()  # type: ignore[operator]
+    logits, at16, at32 = small(torch.randn(2, 3, 64, 96))
+    assert (logits.shape, at16.shape, at32.shape) == ((2, 5, 64, 96), (2, 5, 4, 6), (2, 5, 2, 3))
+    (logits.sum() + at16.square().sum() + at32.square().sum()).backward()
+    assert all(parameter.grad is not None for parameter in small.parameters())
+    assert small.eval()(torch.randn(1, 3, 64, 96)).shape == (1, 5, 64, 96)
+
+
 def _check(counted: int, printed: float, half_digit: float, stated_deviation: float) -> None:
     """Equal to the last printed digit, or off by the stated deviation within 0.05 %."""
     if stated_deviation == 0:

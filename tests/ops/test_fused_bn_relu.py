@@ -22,6 +22,13 @@ def norms(widths, momentum=0.1):
     return result
 
 
+def test_a_single_value_of_each_channel_is_refused_as_by_torch():
+    x = torch.ones(1, 3, 1, 1, dtype=torch.float64)
+    for normalise in (lambda: norms((3,))[0](x), lambda: fused_bn_relu(x, norms((3,)), [[None]])):
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            normalise()
+
+
 @pytest.mark.parametrize("widths", [(3,), (2, 5, 4)], ids=str)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("momentum", [0.1, None])

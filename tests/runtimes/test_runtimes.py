@@ -17,6 +17,7 @@ from dnas.runtimes import (
     operator_onnx,
     trace_operator,
 )
+from dnas.runtimes.tensorrt_runtime import EngineCache
 
 
 def inputs_of(shapes, dtype=torch.float32):
@@ -130,12 +131,16 @@ class FakeTensorRT:
         self.BuilderFlag = types.SimpleNamespace(TF32="tf32")
 
     def Builder(self, logger):
+        self.told.append(("builder",))
         return types.SimpleNamespace(
             create_network=lambda flags: self.told.append(("network", flags)),
             create_builder_config=lambda: types.SimpleNamespace(
                 set_memory_pool_limit=lambda pool, size: self.told.append((pool, size)),
                 set_flag=lambda flag: self.told.append(("set", flag)),
                 clear_flag=lambda flag: self.told.append(("clear", flag)),
+                create_timing_cache=lambda known: known,
+                set_timing_cache=lambda times, ignore_mismatch: self.told.append(("times", times)),
+                get_timing_cache=lambda: types.SimpleNamespace(serialize=lambda: b"times"),
             ),
             build_serialized_network=lambda network, config: self.engine,
         )
@@ -150,7 +155,52 @@ class FakeTensorRT:
 def test_an_engine_is_strongly_typed_and_uses_tf32_only_when_asked(tf32, order):
     trt = FakeTensorRT()
     assert build_engine(trt, b"model", 123, tf32=tf32) == b"engine"
-    assert trt.told == [("network", 2), ("workspace", 123), (order, "tf32")]
+    assert trt.told == [("builder",), ("network", 2), ("workspace", 123), (order, "tf32")]
+
+
+def test_engines_are_built_once_by_one_builder_that_remembers_its_times(tmp_path):
+    trt = FakeTensorRT()
+    cache = EngineCache(tmp_path / "tensorrt 11")
+    for _ in range(2):
+        assert cache.engine(trt, b"one") == b"engine"
+    assert cache.engine(trt, b"one", tf32=True) == cache.engine(trt, b"two") == b"engine"
+    assert trt.told.count(("builder",)) == 1
+    assert [call[1] for call in trt.told if call[0] == "times"] == [b"", b"times", b"times"]
+
+
+class FakeOnnxRuntime(types.ModuleType):
+    """ONNX Runtime whose CUDA provider is installed but fails to load, so that sessions fall back to the CPU."""
+
+    SessionOptions = types.SimpleNamespace
+
+    def __init__(self):
+        super().__init__("onnxruntime")
+
+    def disable_telemetry_events(self):
+        pass
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def InferenceSession(self, model, options, providers):
+        assert providers[0][0] == "CUDAExecutionProvider"
+        return types.SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeOnnxRuntime())
+    monkeypatch.setattr("dnas.runtimes.onnx_runtime.own_stream", lambda device: None)
+    with pytest.raises(UserError, match=r"could not use CUDAExecutionProvider and would run on CPU.*onnxruntime-gpu"):
+        OnnxModule(b"model", "cuda:0")
+
+
+def test_a_missing_onnx_runtime_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"install either onnxruntime or, for a GPU, onnxruntime-gpu"):
+        OnnxModule(b"model", "cpu")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"not on cuda:0; .* pip uninstall onnxruntime"):
+        OnnxModule(b"model", "cuda:0")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,7 +17,9 @@ from PIL import Image
 
 from dnas.data import load_data_config, open_dataset
 from dnas.data.camvid701 import official_split
+from dnas.data.labels import builtin_classes
 from dnas.errors import UserError
+from dnas.presets import read_preset
 from scripts.prepare_data.__main__ import main
 from scripts.prepare_data.archives import unpack
 from scripts.prepare_data.datasets import sources
@@ -221,3 +224,17 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys):
         printed = capsys.readouterr().err
         assert message in printed
         assert printed.count("\n") == 1
+
+
+def test_the_documentation_has_every_archive_and_the_table_of_the_merge():
+    text = (Path(__file__).parents[2] / "docs" / "DATA.md").read_text()
+    for name, source in sources().items():
+        assert f"`{name}`" in text
+        assert all(f"`{archive}`" in text for archive in source.archives)
+    entries = read_preset(resources.files("dnas.data") / "classes" / "camvid32.yaml")["colours"]
+    for label, colour in zip(
+        builtin_classes("camvid").labels.names, builtin_classes("camvid").labels.colours, strict=True
+    ):
+        own = [entry["name"] for entry in entries if tuple(entry["colour"]) == colour]
+        others = [entry["name"] for entry in entries if entry["class"] == label and entry["name"] not in own]
+        assert f"| {label} | {own[0]} | {', '.join(others)} |" in text

@@ -221,3 +221,29 @@ def test_distillation_leaves_the_teacher_alone_and_survives_extremes():
 def test_distillation_between_other_classes_is_refused():
     with pytest.raises(UserError, match="teacher predicts 4 classes and the student 3"):
         distillation_loss(torch.zeros(1, 3, 2, 2), torch.zeros(1, 4, 2, 2))
+
+
+@pytest.mark.parametrize("threshold", [None, 0.6])
+def test_smoothed_labels_are_pytorchs(threshold):
+    logits, labels = _example(3)
+    logits.requires_grad_()
+    plain = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    smoothed = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none", label_smoothing=0.1)
+    hard = (labels != IGNORE) if threshold is None else (plain > -math.log(threshold))
+    expected = smoothed[hard].mean()
+    loss = OhemCrossEntropy(threshold, 0.0, label_smoothing=0.1)(logits, labels)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
+    found, wanted = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+def test_the_rule_by_loss_compares_with_the_loss_itself():
+    logits, labels = _example(5)
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    limit = losses[labels != IGNORE].sort().values[20].item()  # a loss that occurs is not over itself
+    loss = OhemCrossEntropy.over_loss(limit, 0.0)(logits, labels)
+    assert float(loss) == pytest.approx(float(losses[losses > limit].mean()), rel=1e-12)
+    with pytest.raises(ValueError, match="at least 0"):
+        OhemCrossEntropy.over_loss(-1.0)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        OhemCrossEntropy(label_smoothing=1.0)

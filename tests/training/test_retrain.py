@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,11 +14,13 @@ import torch
 from torch import nn
 
 from dnas.config import parse_config, to_mapping
-from dnas.data import AugmentationConfig, DataConfig, open_dataset
+from dnas.data import AugmentationConfig, DataConfig, Labels, SamplingConfig, SegmentationDataset, open_dataset
+from dnas.data.rand_augment import RandAugmentConfig
 from dnas.errors import UserError
 from dnas.progress import NoProgress
 from dnas.runs import Interrupted, RunFolder
 from dnas.training import RetrainConfig, retrain
+from dnas.training.objective import Objective
 
 CLASSES = 6
 """Of the built-in dataset "rectangles"."""
@@ -162,6 +165,21 @@ def test_auxiliary_heads_are_weighed_and_trained(tmp_path):
         {"schedule": "exponential", "decay_norms_and_biases": True},
         {"ema_decay": 0.9, "ema_every": 2},
         {"optimizer": "adamw", "learning_rate": 1e-3, "class_weights": "enet", "ohem_threshold": None},
+        {
+            "sampling": SamplingConfig(rule="class_uniform"),
+            "augmentation": AugmentationConfig(crop=(16, 16), rand_augment=RandAugmentConfig()),
+            "accumulate": 3,
+            "ema_decay": 0.9,
+            "ema_warm_up": False,
+            "freeze_norms": True,
+        },
+        {
+            "sampling": SamplingConfig(rule="class_balanced"),
+            "ohem_loss": 0.3,
+            "label_smoothing": 0.1,
+            "region_loss": "lovasz",
+            "region_weight": 0.5,
+        },
     ],
 )
 def test_options_resume_to_the_same_end(tmp_path, values):
@@ -314,6 +332,43 @@ def test_mistakes_are_named(tmp_path):
         parse_config(RetrainConfig, {"epochs": 0, "learning_rates": 1}, "preset")
 
 
+def test_a_batch_of_single_values_is_one_clear_line(tmp_path):
+    class Pooled(Tiny):
+        def forward(self, images):
+            pooled = self.norm(nn.functional.adaptive_avg_pool2d(self.stem(images), 1))
+            return self.head(pooled).expand(-1, -1, *images.shape[-2:])
+
+    with pytest.raises(
+        UserError, match=r"a batch of 1 image of 16x16 pixels .* use a larger batch_size, or a larger crop"
+    ):
+        _retrain(tmp_path / "run", _config(batch_size=1), network=Pooled())
+
+
+def test_data_without_a_labelled_pixel_are_refused(tmp_path):
+    train, val = _data()
+
+    class Ignored:
+        """A split whose pixels are all ignored."""
+
+        def __init__(self, original):
+            self._original = original
+
+        def __getattr__(self, name):
+            return getattr(self._original, name)
+
+        def __len__(self):
+            return len(self._original)
+
+        def __getitem__(self, index):
+            image, mask = self._original[index]
+            return image, torch.full_like(mask, 255)
+
+    with pytest.raises(UserError, match=r"no pixel of the training images of epoch 1 has a class"):
+        _retrain(tmp_path / "a", _config(), data=(Ignored(train), val))
+    with pytest.raises(UserError, match=r"rectangles val: no pixel of the 3 images has a class"):
+        _retrain(tmp_path / "b", _config(), data=(train, Ignored(val)))
+
+
 def test_the_last_batch_of_one_image_is_dropped(tmp_path):
     """BatchNorm over one value per channel is an error in torch."""
 
@@ -329,6 +384,61 @@ def test_the_last_batch_of_one_image_is_dropped(tmp_path):
 def test_the_log_is_plain_json_lines(whole):
     lines = (whole / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == 3 * [*4 * ["step"], "epoch"]
+
+
+class Noise(SegmentationDataset):
+    """Images of random pixels and labels, all of them valid."""
+
+    def __init__(self, count, split="train"):
+        labels = Labels(tuple("abcdef"), tuple((index, index, index) for index in range(CLASSES)))
+        super().__init__(name="noise", split=split, labels=labels, count=count, size=(8, 8), cache=False)
+
+    def _read(self, index):
+        generator = torch.Generator().manual_seed(index)
+        image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=generator)
+        return image, torch.randint(0, CLASSES, (8, 8), dtype=torch.uint8, generator=generator)
+
+    def file_name(self, index):
+        return str(index)
+
+    def _native_size(self, index):
+        return 8, 8
+
+
+def test_accumulated_gradients_are_those_of_a_large_batch(tmp_path):
+    ends = []
+    for accumulate in (1, 2):
+        network = Plain().double()
+        network.register_forward_pre_hook(lambda _, images: images[0].double())
+        config = _config(
+            epochs=3,
+            batch_size=4 // accumulate,
+            accumulate=accumulate,
+            ohem_threshold=None,
+            augmentation=AugmentationConfig(),
+            ema_decay=0.9,
+        )
+        _retrain(tmp_path / str(accumulate), config, network=network, data=(Noise(8), Noise(1, "val")))
+        ends.append(RunFolder.open(tmp_path / str(accumulate)).load_weights("last"))
+    assert ends[0]["layers.0.weight"].dtype == torch.float64
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(ends[1][name], tensor, rtol=1e-10, atol=1e-12)
+
+
+def test_the_last_step_of_an_epoch_may_have_fewer_batches(tmp_path):
+    config = _config(epochs=2, accumulate=3, ohem_threshold=None, warm_up_steps=0)
+    _retrain(tmp_path, config, network=Plain(), data=(Noise(8), Noise(1, "val")))
+    rates = [record["learning_rate"] for record in RunFolder.open(tmp_path).records("step")]
+    assert rates == [pytest.approx(0.05 * (1 - update / 4) ** 0.9) for update in (0, 0, 0, 1, 2, 2, 2, 3)]
+
+
+def test_frozen_norms_stay_as_they_were(tmp_path):
+    network = Tiny()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    _retrain(tmp_path, _config(epochs=1, freeze_norms=True), network=network)
+    after = network.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in after if name.startswith("norm"))
+    assert not torch.equal(after["stem.weight"], before["stem.weight"])
 
 
 class Plain(nn.Module):
@@ -356,3 +466,49 @@ def test_two_processes_do_the_work_of_one(tmp_path, children):
     weights = RunFolder.open(tmp_path).load_weights("last")
     for name, tensor in RunFolder.open(children / "together").load_weights("last").items():
         torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=1e-5)
+
+
+def test_an_infinite_loss_in_fp16_is_left_to_the_scaler_until_its_scale_is_used_up(tmp_path, monkeypatch):
+    """The scaler is a stand-in, as there is none on a CPU."""
+
+    class Scaler:
+        scale_now, skipped = 2.0, 0
+
+        def is_enabled(self):
+            return True
+
+        def get_scale(self):
+            return self.scale_now
+
+        def scale(self, loss):
+            self.finite = bool(loss.isfinite())
+            return loss
+
+        def step(self, optimizer):
+            if self.finite:
+                optimizer.step()
+
+        def update(self):
+            if not self.finite:
+                self.skipped += 1
+                self.scale_now /= 2
+
+        def state_dict(self):
+            return {}
+
+    scaler = Scaler()
+    monkeypatch.setattr(sys.modules["dnas.training.retrain"], "make_scaler", lambda device, precision: scaler)
+    overflowing = iter([False, True, False])
+    plain = Objective.__call__
+
+    def loss(self, outputs, images, labels):
+        found = plain(self, outputs, images, labels)
+        return dataclasses.replace(found, total=found.total * torch.inf) if next(overflowing, True) else found
+
+    monkeypatch.setattr(Objective, "__call__", loss)
+    config = _config(epochs=1)
+    run = RunFolder.create(tmp_path / "run", "retrain", to_mapping(config), 0, False, device="cpu")
+    with run, pytest.raises(UserError, match="the loss is inf in epoch 1, step 5"):
+        retrain(Tiny(), _data(train=24), run, config, device="cpu")
+    assert scaler.skipped == 2
+    assert [record["loss"] is None for record in run.records("step")] == [False, True, False, True]

@@ -6,6 +6,7 @@ counted by PyTorch's FLOP counter as one convolution. Only input, weight and rat
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -17,7 +18,12 @@ from torch.utils.flop_counter import register_flop_formula
 from dnas.errors import UserError
 from dnas.ops.fractional.outputs import Gradients, empty_like_input, memory_format_of, output_size
 from dnas.ops.fractional.separable import separable_conv2d, separable_gradients
-from dnas.ops.fractional.triton_launch import is_triton_supported, triton_conv2d, triton_gradients
+from dnas.ops.fractional.triton_launch import (
+    KernelDoesNotFitError,
+    is_triton_supported,
+    triton_conv2d,
+    triton_gradients,
+)
 
 
 def checked_rate(dilation: Tensor) -> float:
@@ -37,7 +43,10 @@ def fractional_conv2d_op(
 ) -> Tensor:
     """The output, in the memory format of ``x``. The caller has checked all arguments but the value of the rate."""
     if is_triton_supported(x):
-        return triton_conv2d(x, weight, bias, _rate_on_device_of(x, dilation), stride, groups)
+        try:
+            return triton_conv2d(x, weight, bias, _rate_on_device_of(x, dilation), stride, groups)
+        except KernelDoesNotFitError as error:
+            _log_fallback(error)
     rate = checked_rate(dilation)
     if rate.is_integer():
         whole = int(rate)
@@ -60,15 +69,23 @@ def fractional_conv2d_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of input, weight and rate; an empty tensor for each that is not needed."""
     needs = {"needs_input": needs_input, "needs_rate": needs_rate}
+    gradients = None
     if is_triton_supported(x):
-        rate_tensor = _rate_on_device_of(x, dilation)
-        gradients = triton_gradients(grad_output, x, weight, rate_tensor, stride, groups, **needs)
-    else:
+        try:
+            rate_tensor = _rate_on_device_of(x, dilation)
+            gradients = triton_gradients(grad_output, x, weight, rate_tensor, stride, groups, **needs)
+        except KernelDoesNotFitError as error:
+            _log_fallback(error)
+    if gradients is None:
         gradients = _eager_gradients(grad_output, x, weight, checked_rate(dilation), stride, groups, **needs)
     grad_x = x.new_empty(0) if gradients.x is None else gradients.x.contiguous(memory_format=memory_format_of(x))
     if gradients.rate is None:
         return grad_x, gradients.weight, dilation.new_empty(0)
     return grad_x, gradients.weight, gradients.rate.to(dilation).reshape(dilation.shape)
+
+
+def _log_fallback(error: KernelDoesNotFitError) -> None:
+    logging.getLogger(__name__).debug("the separable form instead of the Triton kernel: %s", error)
 
 
 def _eager_gradients(

@@ -12,14 +12,18 @@ from torch import Tensor
 from dnas.ops.fractional.outputs import Gradients, empty_like_input, output_size
 
 #: Output positions per program.
-_BLOCK_POSITIONS = 128
+BLOCK_POSITIONS = 128
 #: The number of programs that the weight gradient is split into, if there are enough positions.
 _TARGET_PROGRAMS = 2048
 # Triton's default of 3 stages buffers several blocks of operands. In float32, with blocks of 64 channels (group widths
 # of 33 and more), that takes 320 to 416 KB of shared memory, but an H100 has 227 KB per program. One stage takes 9 to
 # 96 KB for blocks of 16 to 64 channels. Eight warps instead of 4 halve the accumulator's registers per thread.
-_NUM_WARPS = 8
-_NUM_STAGES = 1
+NUM_WARPS = 8
+NUM_STAGES = 1
+
+
+class KernelDoesNotFitError(Exception):
+    """The device has not enough shared memory or registers for a kernel; nothing was launched."""
 
 
 def is_triton_supported(x: Tensor) -> bool:
@@ -63,11 +67,16 @@ def triton_gradients(
     return Gradients(grad_x, grad_weight, grad_rate)
 
 
-def _block_sizes(in_channels: int, out_channels: int) -> tuple[int, int]:
-    """Channels per program: 1 for depthwise convolutions, else powers of two that ``tl.dot`` accepts, 16 to 64."""
+def _block_sizes(in_channels: int, out_channels: int, x: Tensor) -> tuple[int, int]:
+    """Channels per program: 1 for depthwise convolutions, else powers of two that ``tl.dot`` accepts, 16 to 64.
+
+    At most 32 for exact float32: its products are made without matrix instructions, and larger blocks spill kilobytes
+    of registers.
+    """
     if in_channels == out_channels == 1:
         return 1, 1
-    in_block, out_block = (min(64, max(16, _next_power_of_two(width))) for width in (in_channels, out_channels))
+    most = 32 if x.dtype == torch.float32 and _dot_precision(x) == "ieee" else 64
+    in_block, out_block = (min(most, max(16, _next_power_of_two(width))) for width in (in_channels, out_channels))
     return in_block, out_block
 
 
@@ -92,9 +101,9 @@ def _convolve(
     if transposed:
         in_channels, out_channels = out_channels, in_channels
         strides = (strides[0], strides[2], strides[1])
-    block_in, block_out = _block_sizes(in_channels, out_channels)
+    block_in, block_out = _block_sizes(in_channels, out_channels, source)
     positions = result.shape[-2] * result.shape[-1]
-    grid = (_ceil_div(positions, _BLOCK_POSITIONS), result.shape[0] * groups, _ceil_div(out_channels, block_out))
+    grid = (_ceil_div(positions, BLOCK_POSITIONS), result.shape[0] * groups, _ceil_div(out_channels, block_out))
     _launch(
         convolution_kernel,
         grid,
@@ -114,7 +123,7 @@ def _convolve(
         *result.stride(),
         *strides,
         KERNEL_SIZE=weight.shape[-1],
-        BLOCK_POSITIONS=_BLOCK_POSITIONS,
+        BLOCK_POSITIONS=BLOCK_POSITIONS,
         BLOCK_IN=block_in,
         BLOCK_OUT=block_out,
         TRANSPOSED=transposed,
@@ -129,9 +138,9 @@ def _weight_and_rate_gradients(
 
     weight = weight.contiguous()
     out_channels, in_channels = weight.shape[0] // groups, weight.shape[1]
-    block_in, block_out = _block_sizes(in_channels, out_channels)
+    block_in, block_out = _block_sizes(in_channels, out_channels, x)
     positions = grad_output.shape[-2] * grad_output.shape[-1]
-    blocks = _ceil_div(positions, _BLOCK_POSITIONS) * x.shape[0]
+    blocks = _ceil_div(positions, BLOCK_POSITIONS) * x.shape[0]
     programs = (weight.shape[-1] ** 2 * _ceil_div(in_channels, block_in), groups * _ceil_div(out_channels, block_out))
     splits = max(1, min(blocks, _TARGET_PROGRAMS // (programs[0] * programs[1])))
     blocks_per_split = _ceil_div(blocks, splits)
@@ -160,7 +169,7 @@ def _weight_and_rate_gradients(
         *x.stride(),
         *grad_output.stride(),
         KERNEL_SIZE=weight.shape[-1],
-        BLOCK_POSITIONS=_BLOCK_POSITIONS,
+        BLOCK_POSITIONS=BLOCK_POSITIONS,
         BLOCK_IN=block_in,
         BLOCK_OUT=block_out,
         NEEDS_RATE=needs_rate,
@@ -174,7 +183,15 @@ def _ceil_div(value: int, divisor: int) -> int:
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Launch ``kernel`` on the device of its first argument, a tensor."""
+    """Launch ``kernel`` on the device of its first argument, a tensor.
+
+    Raises :class:`KernelDoesNotFitError` if the kernel needs more than the device has.
+    """
+    from triton.runtime.errors import OutOfResources
+
     device = args[0].device
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        kernel[grid](*args, num_warps=_NUM_WARPS, num_stages=_NUM_STAGES, **constants)
+    try:
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            kernel[grid](*args, num_warps=NUM_WARPS, num_stages=NUM_STAGES, **constants)
+    except OutOfResources as error:
+        raise KernelDoesNotFitError(str(error)) from None

@@ -1,16 +1,24 @@
 """The CUDA kernels. Without a GPU: in Triton's interpreter, which must be selected before Triton is imported."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from dnas.ops import fractional_conv2d
+from dnas.ops.fractional import custom_op, triton_launch
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+
+from triton.runtime.errors import OutOfResources
+
+SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
 AGREEMENT = """
 import torch
@@ -57,39 +65,64 @@ def test_kernels_agree_with_the_separable_form():  # over 10 s: the interpreter 
     assert done.stdout.strip().endswith("agreed"), done.stderr[-2000:]
 
 
-SHARED_MEMORY = """
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
-from dnas.ops.fractional import triton_kernels, triton_launch
-
-FLOATS = ("source", "weight", "result", "grad_output", "partial_grad_weight", "partial_grad_rate", "rate_pointer")
-SIZES = {"KERNEL_SIZE": 3, "BLOCK_POSITIONS": 128, "BLOCK_IN": 64, "BLOCK_OUT": 64, "PRECISION": "ieee"}
-OPTIONS = {"num_warps": triton_launch._NUM_WARPS, "num_stages": triton_launch._NUM_STAGES}
-for kernel, constants in (
-    (triton_kernels.convolution_kernel, {**SIZES, "TRANSPOSED": False}),
-    (triton_kernels.weight_gradient_kernel, {**SIZES, "NEEDS_RATE": True}),
-):
-    types = {name: "constexpr" if name in constants else "i32" for name in kernel.arg_names}
-    types.update((name, "*fp32") for name in FLOATS if name in types)
-    print(compile(ASTSource(kernel, types, constants), GPUTarget("cuda", 90, 32), OPTIONS).metadata.shared)
-"""
+# Every kernel, dtype, layout, block and compute capability occurs, and the largest blocks in every dtype.
+# ``python scripts/compile_kernels.py`` compiles all combinations.
+COMPILED = [
+    "convolution_kernel:fp32:tf32:nchw:64:80",
+    "convolution_kernel:bf16:tf32:nhwc:16:89",
+    "convolution_kernel:fp16:tf32:nchw:64:90",
+    "weight_gradient_kernel:fp32:tf32:nhwc:64:89",
+    "weight_gradient_kernel:bf16:tf32:nchw:64:90",
+    "weight_gradient_kernel:fp16:tf32:nhwc:32:80",
+    "weight_gradient_kernel:fp32:ieee:nhwc:32:90",
+]
 
 
-def test_largest_blocks_fit_the_shared_memory_of_an_h100(tmp_path):
-    # Compiling for a GPU does not need one. 227 KB is the limit per thread block of compute capability 9.0.
+def test_kernels_fit_the_devices(tmp_path):  # over 10 s: each kernel takes 2 s to compile, which needs no GPU
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SHARED_MEMORY],
+        [sys.executable, "-W", "ignore", SCRIPTS / "compile_kernels.py", *COMPILED],
         env=environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    used = [int(line) for line in done.stdout.split()]
-    assert len(used) == 2
-    assert max(used) <= 227 * 1024
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert [json.loads(line)["kernel"] for line in done.stdout.splitlines()] == COMPILED
+
+
+class _KernelTooLarge:
+    def __getitem__(self, grid):
+        def launch(*args, **constants):
+            raise OutOfResources(300_000, 232_448, "shared memory")
+
+        return launch
+
+
+@pytest.mark.parametrize("dilation", [2.0, 1.6])
+def test_a_kernel_that_does_not_fit_is_replaced_by_the_separable_form(dilation, monkeypatch, caplog):
+    def run():
+        torch.manual_seed(0)
+        x, weight = torch.randn(1, 4, 9, 8, requires_grad=True), torch.randn(2, 4, 3, 3, requires_grad=True)
+        rate = torch.tensor(dilation, requires_grad=True)
+        out = fractional_conv2d(x, weight, rate)
+        return [out.detach(), *torch.autograd.grad(out.square().sum(), (x, weight, rate))]
+
+    def too_large(x, *args, **kwargs):
+        triton_launch._launch(_KernelTooLarge(), (1,), x)
+
+    expected = run()
+    monkeypatch.setattr(custom_op, "is_triton_supported", lambda x: True)
+    monkeypatch.setattr(custom_op, "triton_conv2d", too_large)
+    monkeypatch.setattr(custom_op, "triton_gradients", too_large)
+    with caplog.at_level("DEBUG", logger=custom_op.__name__):
+        found = run()
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    assert len(caplog.messages) == 2
+    assert "300000" in caplog.messages[0]
+    assert {record.levelname for record in caplog.records} == {"DEBUG"}
 
 
 def test_triton_is_not_imported_for_tensors_on_the_cpu():

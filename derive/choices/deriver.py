@@ -1,0 +1,182 @@
+"""Derivation of a plain network from a search of choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from derive.base import TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
+from derive.choices.architecture import ChoicesArchitecture, architecture_of
+from dnas.choices import RateChoice, plain_network
+from dnas.data.seeding import mix_seed
+from dnas.errors import UserError
+from dnas.latency.table import LatencyTable
+from dnas.pricing import ExpectedLatency
+from dnas.runs import RunFolder
+from dnas.search import SearchProblem
+from search_spaces.choices import ARCHITECTURE, ChoiceSpace
+
+if TYPE_CHECKING:
+    from dnas.report import Section
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChoiceDerivation(Derivation):
+    """The derived options."""
+
+    architecture: ChoicesArchitecture
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The content of ``dnas derive --json``."""
+        return {**super().to_mapping(), "options": self.architecture.options}
+
+
+class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
+    """Takes the likeliest option of every choice, or the likeliest options that meet a latency target."""
+
+    architectures = (ARCHITECTURE,)
+
+    def __init__(self, space: ChoiceSpace[Any]) -> None:
+        super().__init__(space)
+        self._latencies: dict[int, tuple[LatencyTable, ExpectedLatency]] = {}
+
+    def draw(self, count: int, seed: int) -> Sequence[ChoicesArchitecture]:
+        """Uniformly drawn options; the limit of widths and repetitions rises from network to network."""
+        generator = random.Random(mix_seed("check", seed))
+        found = []
+        for number in range(count):
+            indices = {}
+            for name, choice in self.space.choices.items():
+                size = len(choice.labels)
+                limit = max(1, round((number + 0.5) / count * size)) if choice.ordered else size
+                indices[name] = generator.randrange(limit)
+            found.append(architecture_of(self.space, indices))
+        return found
+
+    def predict_ms(self, architecture: Architecture, table: LatencyTable) -> float:
+        """The sum of the table's entries of its units."""
+        return self._latency(table).at(self._own(architecture).indices(self.space))
+
+    def latency_bounds(self, table: LatencyTable) -> Mapping[str, Range]:
+        """The latencies of the fastest and the slowest network, from the integer programme."""
+        latency, programme = self._latency(table), self.space.programme(table)
+        return {"logits": (latency.at(programme.fastest()), latency.at(programme.slowest()))}
+
+    def derived_ms(self, table: LatencyTable) -> Callable[[Mapping[str, Tensor]], Mapping[str, float]]:
+        """A function from the logits to the latency of the likeliest options."""
+        latency = self._latency(table)
+        return lambda logits: {"logits": latency.at(self.likeliest(logits_of(logits, ARCHITECTURE)))}
+
+    def derive(self, run: RunFolder, options: DeriveOptions) -> ChoiceDerivation:
+        """The likeliest options; with a latency target those within 5 % of it, if there are any."""
+        if options.branches is not None:
+            raise UserError(f"{run.path}: a network with choices has no branches; leave --branches out")
+        if options.candidates is not None:
+            raise UserError(f"{run.path}: networks with choices are not judged; leave --candidates out")
+        # There is one network; --which student refers to it, too.
+        which, rule = self.check_options(
+            dataclasses.replace(options, which=ARCHITECTURE) if options.which == "student" else options, run.path
+        )
+        table = self.table_of(run, options)
+        target = (options.target_ms or self.space.settings.latency_target_ms) if options.use_target else None
+        if options.target_ms is not None and table is None:
+            raise UserError(f"{run.path}: a latency target needs a latency table (--table)")
+        logits = self.searched(run)
+        indices = self.likeliest(logits)
+        if target is not None and table is not None:
+            indices = self._meet_target(logits, indices, target, table)
+        architecture = dataclasses.replace(
+            architecture_of(self.space, indices), provenance=provenance_of(run, which, rule)
+        )
+        return ChoiceDerivation(
+            architecture=architecture,
+            rule=rule,
+            latency_ms=None if table is None else self.predict_ms(architecture, table),
+            target_ms=None if table is None else target,
+        )
+
+    def searched(self, run: RunFolder) -> dict[str, Tensor]:
+        """The logits of a finished search, by choice."""
+        logits = logits_of(run.load_weights("architecture"), ARCHITECTURE)
+        if logits.keys() != self.space.choices.keys():
+            raise UserError(f"{run.path}: the saved choices are not those of its configuration")
+        return logits
+
+    def likeliest(self, logits: Mapping[str, Tensor]) -> dict[str, int]:
+        """The likeliest option of every choice; rates are rounded as the space says."""
+        rates = {}
+        found = {}
+        for name, choice in self.space.choices.items():
+            if isinstance(choice, RateChoice):
+                rates[name] = min(max(float(logits[name]), 1.0), choice.upper)
+            else:
+                found[name] = int(logits[name].argmax())
+        if rates:
+            sizes = self.space.priced.sizes
+            rounded = self.space.rounded(rates)
+            found |= {name: min(max(rounded[name], 1), sizes[name]) - 1 for name in rates}
+        return found
+
+    def scores(self, logits: Mapping[str, Tensor]) -> dict[str, list[float]]:
+        """Log-probabilities of every choice's options; of a rate minus the distance, except for the rounded rate."""
+        likeliest = self.likeliest(logits)
+        found = {}
+        for name, choice in self.space.choices.items():
+            if isinstance(choice, RateChoice):
+                distances = [-abs(index + 1 - float(logits[name])) for index in range(len(choice.labels))]
+                distances[likeliest[name]] = 0.0
+                found[name] = distances
+            else:
+                found[name] = logits[name].double().log_softmax(-1).tolist()
+        return found
+
+    def _meet_target(
+        self, logits: Mapping[str, Tensor], likeliest: dict[str, int], target_ms: float, table: LatencyTable
+    ) -> dict[str, int]:
+        """The likeliest options within 2 % of the target, else within 5 %; ``likeliest`` if there are none."""
+        if abs(self._latency(table).at(likeliest) / target_ms - 1) <= TOLERANCE:
+            return likeliest
+        programme, scores = self.space.programme(table), self.scores(logits)
+        for tolerance in (0.4 * TOLERANCE, TOLERANCE):
+            bounds = (target_ms * (1 - tolerance), target_ms * (1 + tolerance))
+            found = programme.likeliest(scores, bounds)
+            if found is not None:
+                return found
+        return likeliest
+
+    def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
+        """The plain network with the weights of the searched one."""
+        network = problem.weights.get_submodule("network")
+        indices = self._own(architecture).indices(self.space)
+        return plain_network(network, indices, self.space.example())
+
+    def search_sections(self, run: RunFolder) -> list[Section]:
+        """The curves of the search, and the probabilities of all options."""
+        from derive.choices.report import choice_section
+
+        return [
+            *super().search_sections(run),
+            *choice_section(self.space, self.searched(run)),
+            *self.more_sections(run),
+        ]
+
+    def more_sections(self, run: RunFolder) -> list[Section]:
+        """Sections of a particular space; none."""
+        return []
+
+    def _own(self, architecture: Architecture) -> ChoicesArchitecture:
+        if not isinstance(architecture, ChoicesArchitecture) or architecture.space != self.space.description():
+            raise UserError(f"not a network of {self.space.name}")
+        return architecture
+
+    def _latency(self, table: LatencyTable) -> ExpectedLatency:
+        """The latency function of a table; the last one is kept."""
+        known = self._latencies.get(id(table))
+        if known is None or known[0] is not table:
+            self._latencies = {id(table): (table, self.space.latency(table))}
+            known = self._latencies[id(table)]
+        return known[1]

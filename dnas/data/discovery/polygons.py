@@ -1,0 +1,107 @@
+"""Annotations in polygons, and drawing them as masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from dnas.data.decode import read_size
+from dnas.data.stored import read_stored_size
+from dnas.errors import UserError
+
+BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A region of one class: ``points`` (x, y) in pixels, or a ``bitmap`` (H, W) at (left, top)."""
+
+    name: str
+    points: tuple[tuple[float, float], ...] = ()
+    bitmap: npt.NDArray[np.bool_] | None = None
+    corner: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image with shapes in the order in which they cover each other; ``size``: (height, width) it was annotated at.
+
+    A size of None is not known.
+    """
+
+    image: Path
+    shapes: tuple[Shape, ...]
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """All annotated images of an export, its classes in their order, and what was left out."""
+
+    source: str
+    images: tuple[AnnotatedImage, ...]
+    names: tuple[str, ...]
+    skipped: Mapping[str, int]
+
+
+def draw_mask(item: AnnotatedImage, indices: Mapping[str, int], outside: int) -> npt.NDArray[np.uint8]:
+    """The shapes as class indices uint8 (H, W) of the image as displayed; ``outside`` where there is no shape.
+
+    Raises :class:`UserError` for an image of another size than the annotations.
+    """
+    size = read_size(item.image)
+    if item.size is not None and item.size != size:
+        height, width, orientation = read_stored_size(item.image)
+        turned = f"; its EXIF orientation is {orientation}, turn the file" if item.size == (height, width) else ""
+        raise UserError(
+            f"{item.image}: annotated at {item.size[1]}x{item.size[0]} pixels, but the image is "
+            f"{size[1]}x{size[0]}{turned}"
+        )
+    canvas = Image.new("L", (size[1], size[0]), outside)
+    pen = ImageDraw.Draw(canvas)
+    for shape in item.shapes:
+        if shape.bitmap is not None:
+            canvas.paste(indices[shape.name], shape.corner, Image.fromarray(shape.bitmap.astype(np.uint8) * 255))
+        elif len(shape.points) >= 3:
+            # Rounded, as a share of the width that is a whole pixel may come out a little below it.
+            pen.polygon([(round(x, 3), round(y, 3)) for x, y in shape.points], fill=indices[shape.name])
+    return np.array(canvas)
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> tuple[tuple[float, float], ...]:
+    """The corners of a box."""
+    return ((left, top), (right, top), (right, bottom), (left, bottom))
+
+
+def find_image(root: Path, beside: Path, name: str, known: Mapping[str, Sequence[Path]]) -> Path | None:
+    """The image that an annotation names: beside it, below the root, or the only one of that name; None if missing.
+
+    ``known``: the images below the root by file name.
+    """
+    plain = name.replace("\\", "/")
+    for path in (beside / plain, root / plain):
+        if path.is_file():
+            return path
+    found = known.get(Path(plain).name, ())
+    return found[0] if len(found) == 1 else None
+
+
+def integer_runs(counts: Any, source: str) -> list[int]:
+    """Run lengths as integers."""
+    if not isinstance(counts, list) or not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise UserError(f"{source}: compressed run lengths are not read; export polygons, or masks as PNG")
+    return counts
+
+
+def runs_to_bitmap(counts: Sequence[int], size: tuple[int, int], *, by_columns: bool) -> npt.NDArray[np.bool_]:
+    """Run lengths, which begin with zeros, as (H, W)."""
+    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    if flat.size != size[0] * size[1]:
+        raise UserError(f"run lengths of {flat.size} pixels, expected {size[0] * size[1]}")
+    return flat.reshape(size[::-1]).T if by_columns else flat.reshape(size)

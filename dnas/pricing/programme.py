@@ -1,0 +1,137 @@
+"""An integer programme over the choices of a network.
+
+It finds the fastest and the slowest network, and the likeliest one within a range of latencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.optimize
+import scipy.sparse
+from numpy.typing import NDArray
+
+from dnas.pricing.expected_latency import Term
+
+TIME_LIMIT_S = 60.0
+
+
+@dataclass
+class _Rows:
+    """Sparse rows of constraints lower <= A z <= upper."""
+
+    entries: list[tuple[int, int, float]] = field(default_factory=list)
+    lower: list[float] = field(default_factory=list)
+    upper: list[float] = field(default_factory=list)
+
+    def add(self, row: Mapping[int, float], lower: float, upper: float) -> None:
+        """One constraint; ``row``: coefficients by variable."""
+        number = len(self.lower)
+        self.entries += [(number, column, value) for column, value in row.items()]
+        self.lower.append(lower)
+        self.upper.append(upper)
+
+
+class LatencyProgramme:
+    """One option of every choice (binary variables), and the products that the latency has.
+
+    A term with several factors gets a variable for each combination of its options. Their marginals are bounded by the
+    options' variables, which is the tightest linear description of one product, so few branches are needed.
+    """
+
+    def __init__(self, terms: Sequence[Term], sizes: Mapping[str, int]) -> None:
+        self.sizes = dict(sizes)
+        self._first: dict[str, int] = {}
+        self._count = 0
+        self._rows = _Rows()
+        for name, size in self.sizes.items():
+            self._first[name] = self._count
+            self._rows.add({self._count + option: 1.0 for option in range(size)}, 1.0, 1.0)
+            self._count += size
+        self._binaries = self._count
+        self._cost: dict[int, float] = {}
+        self._constant = 0.0
+        for term in terms:
+            self._add(term)
+
+    def _add(self, term: Term) -> None:
+        if not term.cube and not term.variables:
+            self._constant += float(term.prices)
+            return
+        if not term.cube and len(term.variables) == 1:
+            for option, price in enumerate(term.prices):
+                self._charge(self._first[term.variables[0]] + option, float(price))
+            return
+        shape, begin = term.prices.shape, self._count
+        numbers = begin + np.arange(term.prices.size).reshape(shape)
+        self._count += term.prices.size
+        for index, price in zip(numbers.flat, term.prices.flat, strict=True):
+            self._charge(int(index), float(price))
+        for axis, name in enumerate(term.variables):
+            for option, part in enumerate(np.moveaxis(numbers, axis, 0)):
+                row = {int(number): 1.0 for number in np.asarray(part).flat}
+                row[self._first[name] + option] = -1.0
+                self._rows.add(row, -np.inf if term.cube else 0.0, 0.0)
+        total = {int(number): 1.0 for number in numbers.flat}
+        everything = dict(total)
+        for name, allowed in term.cube:
+            members = {self._first[name] + option: -1.0 for option in allowed}
+            self._rows.add({**total, **members}, -np.inf, 0.0)
+            everything |= members
+        if term.cube:  # all products of the term add up to 1 where the condition holds
+            self._rows.add(everything, 1.0 - len(term.cube), np.inf)
+
+    def _charge(self, variable: int, price: float) -> None:
+        self._cost[variable] = self._cost.get(variable, 0.0) + price
+
+    def fastest(self) -> dict[str, int]:
+        """The options of the fastest network, indices by name."""
+        found = self._solve(self._latency(), self._rows)
+        assert found is not None
+        return found
+
+    def slowest(self) -> dict[str, int]:
+        """The options of the slowest network."""
+        found = self._solve(-self._latency(), self._rows)
+        assert found is not None
+        return found
+
+    def likeliest(
+        self, scores: Mapping[str, Sequence[float]], latency_range: tuple[float, float]
+    ) -> dict[str, int] | None:
+        """The options with the largest sum of ``scores`` whose latency is in the range, in ms; None if there are none.
+
+        ``scores``: of every choice's options, such as log-probabilities.
+        """
+        objective = np.zeros(self._count)
+        for name, values in scores.items():
+            for option, value in enumerate(values):
+                objective[self._first[name] + option] = -value
+        rows = _Rows(list(self._rows.entries), list(self._rows.lower), list(self._rows.upper))
+        low, high = latency_range
+        rows.add(self._cost, low - self._constant, high - self._constant)
+        return self._solve(objective, rows)
+
+    def _latency(self) -> NDArray[np.float64]:
+        cost = np.zeros(self._count)
+        for variable, price in self._cost.items():
+            cost[variable] = price
+        return cost
+
+    def _solve(self, objective: NDArray[np.float64], rows: _Rows) -> dict[str, int] | None:
+        numbers, columns, values = zip(*rows.entries, strict=True)
+        matrix = scipy.sparse.csr_array((values, (numbers, columns)), shape=(len(rows.lower), self._count))
+        integrality = np.zeros(self._count, dtype=np.int64)
+        integrality[: self._binaries] = 1
+        found = scipy.optimize.milp(
+            objective,
+            constraints=scipy.optimize.LinearConstraint(matrix, np.array(rows.lower), np.array(rows.upper)),
+            integrality=integrality,
+            bounds=scipy.optimize.Bounds(0, 1),
+            options={"time_limit": TIME_LIMIT_S},
+        )
+        if found.x is None:
+            return None
+        return {name: int(np.argmax(found.x[first : first + self.sizes[name]])) for name, first in self._first.items()}

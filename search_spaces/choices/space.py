@@ -1,0 +1,123 @@
+"""Search spaces that are networks with choices."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import nn
+
+from dnas.choices import Choice, ChoiceNetwork, kind_of, named_choices
+from dnas.data.seeding import mix_seed
+from dnas.errors import UserError
+from dnas.latency.spec import InventoryItem
+from dnas.latency.table import LatencyTable
+from dnas.ops import nearest
+from dnas.pricing import ChoiceInventory, ExpectedLatency, LatencyProgramme, Term, inventory_of, latency_terms
+from dnas.profile import meta_copy
+from dnas.runs import seed_everything
+from search_spaces.base import SearchSpace
+from search_spaces.choices.config import ChoiceConfig, ChoiceSearchConfig
+from search_spaces.choices.problem import ARCHITECTURE, ChoiceSearch
+
+Settings = TypeVar("Settings", bound=ChoiceConfig)
+
+
+class ChoiceSpace(SearchSpace[Settings]):
+    """A search space that is a network with choices; a subclass gives the network, everything else follows from it.
+
+    version: of the network. Increase it when the choices change, so that old architecture files are refused.
+    """
+
+    settings_type: ClassVar[type] = ChoiceConfig
+    steered = ARCHITECTURE
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The network with newly initialised weights: images (N, 3, H, W) -> logits (N, num_classes, h, w)."""
+
+    def rounded(self, rates: Mapping[str, float]) -> Mapping[str, int]:
+        """Integer dilation rates for the searched ones, by the choices' names; the nearest ones by default."""
+        return nearest(rates)
+
+    @property
+    def search(self) -> ChoiceSearchConfig:
+        """Settings of the search."""
+        return self.settings.search
+
+    @cached_property
+    def priced(self) -> ChoiceInventory:
+        """The network's units with their signatures; the network is run once, without computing anything."""
+        try:
+            return inventory_of(self.supernet(), self.input_size)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
+
+    def supernet(self) -> ChoiceNetwork:
+        """The network, ready to run samples."""
+        return ChoiceNetwork(self.network())
+
+    def example(self) -> torch.Tensor:
+        """An image of the input size without content."""
+        return torch.empty(1, 3, *self.input_size, device="meta")
+
+    def inventory(self) -> list[InventoryItem]:
+        """All units at all widths that can reach them."""
+        return list(self.priced.items)
+
+    def terms(self, table: LatencyTable) -> list[Term]:
+        """The parts of the latency, from the entries of ``table``."""
+        return latency_terms(self.priced, table.lookup)
+
+    def latency(self, table: LatencyTable) -> ExpectedLatency:
+        """The expected latency; its gradient has the weights of the kinds."""
+        kinds = self.search.kinds
+        weights = {name: kind_of(choice.kind, kinds).latency_weight for name, choice in self.choices.items()}
+        return ExpectedLatency(self.terms(table), self.priced.sizes, weights)
+
+    def programme(self, table: LatencyTable) -> LatencyProgramme:
+        """The integer programme over all choices."""
+        return LatencyProgramme(self.terms(table), self.priced.sizes)
+
+    @cached_property
+    def shadow(self) -> nn.Module:
+        """The network on the meta device: its structure without weights."""
+        try:
+            with torch.device("meta"):
+                return self.network()
+        except (RuntimeError, NotImplementedError):  # it computes with tensors when it is made
+            return meta_copy(self.network())
+
+    @cached_property
+    def choices(self) -> Mapping[str, Choice]:
+        """The network's choices by name, for their options and kinds."""
+        return named_choices(self.shadow)
+
+    def problem(self, table: LatencyTable | None, seed: int) -> ChoiceSearch:
+        """The search problem, with weights initialised from ``seed``."""
+        if table is None:
+            raise UserError(f"{self.name}: a search of this space needs a latency table (dnas latency build)")
+        seed_everything(mix_seed("weights", seed))
+        search = self.search
+        supernet = self.supernet()
+        known = {choice.kind for choice in supernet.choices.values()}
+        if unknown := sorted(set(search.kinds) - known):
+            raise UserError(
+                f"{self.name}: search.kinds: given {', '.join(unknown)}, the network has {', '.join(sorted(known))}"
+            )
+        return ChoiceSearch(
+            supernet,
+            self.latency(table),
+            kinds=search.kinds,
+            pretrain_passes=search.pretrain_passes,
+            search_passes=search.search_passes,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """The configuration that determines the network: without search, retraining and latency target."""
+        left_out = ("search", "retrain", "latency_target_ms")
+        return {key: value for key, value in self.configuration().items() if key not in left_out}
