@@ -25,6 +25,7 @@ from dnas.latency.table import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchProblem
+from dnas.text import encodable
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Architecture(ABC):
 
     def with_provenance(self, **entries: object) -> Self:
         """A copy with additional provenance entries."""
-        provenance = {**self.provenance, **{name: str(value) for name, value in entries.items()}}
+        provenance = {**self.provenance, **{name: encodable(str(value)) for name, value in entries.items()}}
         return dataclasses.replace(self, provenance=provenance)  # type: ignore[type-var]
 
 
@@ -309,7 +310,7 @@ class Deriver(ABC, Generic[Space]):
 def provenance_of(run: RunFolder, which: str, rule: str) -> dict[str, str]:
     """The provenance entries of an architecture that was derived from a run."""
     return {
-        "run": str(run.path.resolve()),
+        "run": encodable(str(run.path.resolve())),
         "space": str(run.configuration.get("preset", "")),
         "which": which,
         "rule": rule,

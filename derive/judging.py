@@ -10,19 +10,21 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from dnas.config import parse_config
+from dnas.config import Field, parse_config, record
 from dnas.data import DataConfig, SegmentationDataset, evenly_spaced, match_classes, open_dataset
 from dnas.device import resolve_device
 from dnas.errors import UserError
+from dnas.input_channels import with_input_channels
 from dnas.json_lines import append_record, read_lines, repair
 from dnas.latency.table import LatencyTable
 from dnas.progress import NoProgress, Progress
 from dnas.runs import RunFolder, load_into
+from dnas.runs.configurations import search_configuration
 from dnas.search import JointSearchConfig, Pass, SearchProblem, SearchSettings
 from dnas.search.calibration import calibration_batches, recalibrate_bn
 from dnas.search.scoring import miou_of_outputs
@@ -62,7 +64,7 @@ class Judge:
         path = run.path / JUDGED
         if run.is_owner:
             repair(path, "the judged networks")
-        self._known = {str(record["network"]): float(record["miou"]) for record in judged_records(run)}
+        self._known = {record.network: record.miou for record in judged_records(run)}
 
     @classmethod
     def of_run(
@@ -78,9 +80,9 @@ class Judge:
         source = str(run.path / "configuration.yaml")
 
         def dataset() -> SegmentationDataset:
-            config = parse_config(DataConfig, run.configuration.get("data", {}), f"{source}: data")
+            config = parse_config(DataConfig, search_configuration(run).data, f"{source}: data")
             found = open_dataset(config, "train")
-            return match_classes(found, run.configuration.get("classes", found.labels.names), str(run.path))
+            return match_classes(found, search_configuration(run).classes or found.labels.names, str(run.path))
 
         return cls(
             run,
@@ -177,18 +179,33 @@ class Judge:
 def searched_problem(run: RunFolder, deriver: Deriver[Any], table: LatencyTable | None) -> SearchProblem:
     """The problem of a search with the weights and the architecture parameters in its run folder."""
     problem: SearchProblem = deriver.space.problem(table, run.seed)
+    with_input_channels(problem.weights, int(run.configuration.get("data", {}).get("channels", 3)))
     state = run.load_state()
     if state is None:
         raise UserError(f"{run.path}: holds no weights of the search; continue it with dnas search --resume")
-    load_into(problem.weights, state["weights"], run.path)
-    load_into(problem.architecture, state["architecture"], run.path)
+    for module, name in ((problem.weights, "weights"), (problem.architecture, "architecture")):
+        load_into(module, state.get(name, {}), run.path)
     return problem
 
 
-def judged_records(run: RunFolder) -> list[dict[str, Any]]:
-    """The records of all judged networks in a run folder: key ``network``, ``miou`` and what was noted."""
-    lines = read_lines(run.path / JUDGED, "the judged networks")
-    return [line.record for line in lines if line.record is not None]
+@record
+class Judged:
+    """A judged network: the key of :func:`key_of`, its mIoU (a fraction), its kind, and its predicted latency."""
+
+    network: str
+    miou: Annotated[float, Field(ge=0, le=1)]
+    kind: str = ""
+    latency_ms: Annotated[float, Field(gt=0, le=1e6)] | None = None
+
+
+def judged_records(run: RunFolder) -> list[Judged]:
+    """The records of all judged networks in a run folder; a damaged one raises :class:`UserError`."""
+    path = run.path / JUDGED
+    lines = read_lines(path, "the judged networks")
+    return [
+        parse_config(Judged, {} if line.record is None else line.record, f"{path}: line {number}")
+        for number, line in enumerate(lines, start=1)
+    ]
 
 
 def key_of(architecture: Architecture) -> str:

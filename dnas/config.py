@@ -20,8 +20,10 @@ from dnas.files import parse_yaml
 
 T = TypeVar("T")
 
-__all__ = ["Field", "apply_overrides", "config", "parse_config", "to_mapping"]
+__all__ = ["Field", "apply_overrides", "config", "parse_config", "record", "to_mapping"]
 
+_MOST_PROBLEMS = 20
+_MOST_BITS = 1024  # Python refuses to print much larger numbers
 _WORDING = {
     "Value error, ": "",
     "Input should be": "expected",
@@ -38,6 +40,16 @@ def config(cls: type[T]) -> type[T]:
     return cast("type[T]", pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls))
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, Field))
+def record(cls: type[T]) -> type[T]:
+    """Class decorator like :func:`config` for what dnas itself has written: further keys are left out.
+
+    Run folders are data that anyone may have edited or damaged, so every reader checks them by such a class.
+    """
+    settings = pydantic.ConfigDict(extra="ignore", allow_inf_nan=False)
+    return cast("type[T]", pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls))
+
+
 def parse_config(cls: type[T], values: Mapping[str, Any], source: str) -> T:
     """An instance of the configuration class ``cls`` from plain values.
 
@@ -47,11 +59,13 @@ def parse_config(cls: type[T], values: Mapping[str, Any], source: str) -> T:
     """
     unplain = [f"{'.'.join(path) or 'the whole'}: {problem}" for path, problem in _unplain(values, ())]
     if unplain:
-        raise UserError(f"{source}: " + "; ".join(unplain))
+        raise UserError(f"{source}: " + "; ".join(unplain[:_MOST_PROBLEMS]))
     try:
         return pydantic.TypeAdapter(cls).validate_json(json.dumps(values, default=dict), strict=True)
     except pydantic.ValidationError as error:
-        problems = dict.fromkeys(_describe(cls, problem) for problem in error.errors(include_url=False))
+        errors = error.errors(include_url=False)
+        problems = [*dict.fromkeys(_describe(cls, problem) for problem in errors[:_MOST_PROBLEMS])]
+        problems += [f"and {len(errors) - _MOST_PROBLEMS} more"] * (len(errors) > _MOST_PROBLEMS)
         raise UserError(f"{source}: " + "; ".join(problems)) from None
 
 
@@ -62,14 +76,23 @@ def _unplain(value: Any, path: tuple[str, ...], around: tuple[Any, ...] = ()) ->
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, (str, int, float, type(None))):
-                yield path, f"given the key {key!r}, expected text"
+                yield path, f"given a key that is a {type(key).__name__}, expected text"
+            elif isinstance(key, str) or (isinstance(key, int) and key.bit_length() > _MOST_BITS):
+                yield from _unplain(key, (*path, "a key"))
             yield from _unplain(inner, (*path, str(key)), (*around, value))
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
             yield from _unplain(inner, (*path, str(index)), (*around, value))
     elif isinstance(value, float) and not math.isfinite(value):
         yield path, f"given {value}, expected a finite number"
-    elif not isinstance(value, (str, int, float, type(None))):
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            yield path, f"given {value!r}, which is not valid UTF-8; rename the file or folder"
+    elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        yield path, f"given a number of {value.bit_length()} bits, expected a smaller one"
+    elif not isinstance(value, (int, float, type(None))):
         yield path, f"given a {type(value).__name__}, expected a number, text, a list or a mapping"
 
 

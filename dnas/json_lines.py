@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dnas.files import read_bytes
+from dnas.files import parse_json, read_bytes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def repair(path: Path, what: str) -> None:
 
 def _parse(content: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(content)
-    except (ValueError, RecursionError):
+        record = parse_json(content)
+    except ValueError:
         return None
     return record if isinstance(record, dict) else None

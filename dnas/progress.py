@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TextIO, cast
 
 import rich.progress
 from rich.console import Console
 from rich.text import Text
 from typing_extensions import Self
+
+from dnas.terminal import Output
+from dnas.text import printable
 
 
 class Progress(Protocol):
@@ -48,10 +52,13 @@ class NoProgress:
 
 
 class RichProgress:
-    """A bar on standard error, for use in ``with``. Without a terminal only the messages are printed."""
+    """A bar on standard error, for use in ``with``. Without a terminal only the messages are printed.
+
+    If standard error is lost (closed, full, nobody reads), the work goes on without messages.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(file=_standard_error())
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(),
@@ -77,7 +84,7 @@ class RichProgress:
         """Replace the bar by a new one of ``total`` steps; None if their number is not known yet."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(description, total=total, text="", left_s=None)
+        self._task = self._bar.add_task(printable(description), total=total, text="", left_s=None)
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         """Move the bar by ``steps`` and show figures such as ``loss=0.4`` beside it."""
@@ -88,12 +95,18 @@ class RichProgress:
     def update(self, done: int, total: int, *, item: str = "", left_s: float | None = None) -> None:
         """Set the bar to ``done`` of ``total`` steps; see :meth:`Progress.update`."""
         if self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, text=item, left_s=left_s)
+            self._bar.update(self._task, completed=done, total=total, text=printable(item), left_s=left_s)
 
     def message(self, text: str) -> None:
         """Print a line that stays, above the bar."""
         self._bar.refresh()
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def _standard_error() -> TextIO:
+    """Standard error with the control characters of the bar."""
+    stream = sys.stderr
+    return cast("TextIO", stream.as_raw() if isinstance(stream, Output) else Output(stream, optional=True, raw=True))
 
 
 class _TimeLeft(rich.progress.TimeRemainingColumn):

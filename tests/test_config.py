@@ -112,7 +112,7 @@ def test_any_mapping_will_do():
         ({"classes": {}}, "classes: given {}, expected a list"),
         ({"title": None}, "title: given null, expected a valid string"),
         ({"title": {1}}, "title: given a set, expected a number, text, a list or a mapping"),
-        ({"named": {b"a": 1}}, "named: given the key b'a', expected text"),
+        ({"named": {b"a": 1}}, "named: given a key that is a bytes, expected text"),
         ({"counts": {"test": 1}}, "counts.test: given \"test\", expected 'train' or 'val'"),
         ({"counts": {"val": "x"}}, 'counts.val: given "x", expected a valid integer'),
         ({"mode": "solvd"}, "mode: given \"solvd\", expected 'solved' or 'none'"),

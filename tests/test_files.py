@@ -16,7 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnas.errors import UserError
-from dnas.files import dump_yaml, parse_yaml, read_json, read_text, read_yaml, write_atomically, write_json, write_text
+from dnas.files import (
+    dump_yaml,
+    parse_json,
+    parse_yaml,
+    read_json,
+    read_text,
+    read_yaml,
+    remove_temporary,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 MEGABYTE = 1 << 20
@@ -212,6 +223,76 @@ def test_what_the_system_refuses_is_one_clear_error(tmp_path: Path):
         write_atomically(tmp_path / "file", full_disk)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert read_text(tmp_path / "file") == "x"
+
+
+def test_devices_pipes_and_links_to_them_are_neither_replaced_nor_read(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name, what in (("pipe", "it is a pipe"), ("link", "it is a device")):
+        with pytest.raises(UserError, match=rf"{name}.*cannot write this file: {what}"):
+            write_text(tmp_path / name, "x")
+        with pytest.raises(UserError, match=rf"{name}: {what}, expected a table"):
+            read_text(tmp_path / name, "table")
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("hidden", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_a_writer_hides_in_a_runtime_error_comes_out(tmp_path: Path, hidden: BaseException):
+    def write(stream: Any) -> None:
+        try:
+            raise hidden
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")
+
+    with pytest.raises(UserError if isinstance(hidden, OSError) else KeyboardInterrupt):
+        write_atomically(tmp_path / "state.pt", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path):
+    for name in (".state.pt.0123abcd.tmp", ".a.json.89abcdef.tmp", ".note.tmp", "x.tmp", ".lock"):
+        (tmp_path / name).touch()
+    remove_temporary(tmp_path, "state.pt")
+    assert not (tmp_path / ".state.pt.0123abcd.tmp").exists()
+    remove_temporary(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".note.tmp", "x.tmp"]
+
+
+ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ALIASES, "expands to more than"),
+        ("a: &a [*a]", "contains itself"),
+        ("".join(f"k{i}: 1\n" for i in range(40_000)), "characters, expected at most"),
+        ("a: " + "9" * 6000, "a number of 6000 digits"),
+        ("a: " + "1:" * 3000 + "1", "digits"),
+        ("a: !!timestamp x", "not valid YAML"),
+        ("a: !!int ''", "not valid YAML"),
+        ("a: !!bool x", "not valid YAML"),
+    ],
+    ids=["aliases", "cycle", "size", "digits", "sexagesimal", "timestamp", "int", "bool"],
+)
+def test_yaml_that_would_take_for_ever_or_breaks_the_reader_is_refused(text: str, message: str):
+    with pytest.raises(UserError, match=message):
+        parse_yaml(text, "f.yaml")
+
+
+def test_json_is_checked_in_linear_time():
+    keys = ", ".join(f'"k{i}": 1' for i in range(60_000))
+    assert len(parse_json("{" + keys + "}")) == 60_000
+    for text, message in (
+        ("{" + keys + ', "k7": 1}', "the key 'k7' occurs twice"),
+        ('{"a": ' + "9" * 6000 + "}", "a number of 6000 digits"),
+        ("[" * 300 + "]" * 300, "nested more than"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_json(text)
 
 
 WRITE_FOR_EVER = f"""

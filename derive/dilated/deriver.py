@@ -202,9 +202,12 @@ class DilatedDeriver(Deriver[RegSegSpace]):
 
     def searched(self, run: RunFolder, problem: RateSearch) -> dict[str, float]:
         """The rates after the last finished epoch, in the order of the network's layers (the file has no order)."""
-        found = {name: float(rate) for name, rate in logits_of(run.load_weights("architecture"), ARCHITECTURE).items()}
-        if found.keys() != problem.layers.keys():
+        tensors = logits_of(run.load_weights("architecture"), ARCHITECTURE)
+        if tensors.keys() != problem.layers.keys() or any(rate.numel() != 1 for rate in tensors.values()):
             raise UserError(f"{run.path}: the layers of the saved rates are not those of its configuration")
+        found = {name: float(rate) for name, rate in tensors.items()}
+        if not all(1 <= rate <= 4096 for rate in found.values()):
+            raise UserError(f"{run.path}: saved rates outside 1 to 4096; architecture.safetensors is damaged")
         return {name: found[name] for name in problem.layers}
 
     def _architecture(self, rates: Mapping[str, int]) -> DilatedArchitecture:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as Drawing
 from derive.base import DeriveOptions
 from derive.dilated.growth_picture import Growth, growth_picture
 from derive.dilated.rate_figures import rate_curves, sampling_positions
+from derive.dilated.rate_records import epoch_records
 from derive.dilated.rounding import round_rates
 from derive.dilated.snapshots import growth_of, snapshots
 from dnas.report import Figure, Section, drawn, png_bytes
@@ -25,6 +26,7 @@ def rate_sections(run: RunFolder, deriver: DilatedDeriver) -> list[Section]:
         return []
     space = deriver.space
     problem = space.bounded(space.network())
+    epoch_records(run, problem.layers)
     growth = growth_of(run, space, problem, snapshots(run, space))
     curves = rate_curves(run.records(), *_initial(problem))
     searched = deriver.searched(run, problem)
@@ -86,6 +88,7 @@ def rate_drawings(run: RunFolder, deriver: DilatedDeriver) -> dict[str, Drawing]
     """The figures of :func:`rate_sections` by name."""
     space = deriver.space
     problem = space.bounded(space.network())
+    epoch_records(run, problem.layers)
     growth = growth_of(run, space, problem, snapshots(run, space))
     searched = deriver.searched(run, problem)
     found = {} if growth is None else {"growth": growth_picture(growth)}

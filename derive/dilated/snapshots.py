@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from derive.dilated.growth_picture import Growth, Stage
+from derive.dilated.rate_records import epoch_records
 from derive.dilated.rounding import by_block
 from dnas.config import parse_config
 from dnas.data import IGNORE_LABEL, DataConfig, SegmentationDataset, eval_transform, match_classes, open_dataset
 from dnas.data.rectangles import top_quarter
+from dnas.errors import UserError
 from dnas.receptive_field import fields_around
 from dnas.report import ClassLabels
 from dnas.runs import RunFolder
@@ -60,9 +63,17 @@ def snapshots(run: RunFolder, space: RegSegSpace) -> list[Snapshot]:
     found = []
     for number, name in saved.items():
         masks = run.load_weights(name)  # in arbitrary order
-        predictions = {index: masks[f"{index}"].long() for index in sorted(map(int, masks))}
+        predictions = _predictions(masks, len(data), f"{run.path / name}.safetensors")
         found.append(_scored(data, space, number, number * steps, predictions))
     return found
+
+
+def _predictions(masks: Mapping[str, Tensor], images: int, source: str) -> dict[int, Tensor]:
+    """The saved class maps by the index of their image; raises :class:`UserError` if they are none."""
+    known = {str(index) for index in range(images)}
+    if not masks or not masks.keys() <= known or any(m.dim() != 2 or m.dtype != torch.uint8 for m in masks.values()):
+        raise UserError(f"{source}: not the predictions of a search on {images} images; remove the file")
+    return {index: masks[f"{index}"].long() for index in sorted(map(int, masks))}
 
 
 def _scored(
@@ -72,6 +83,8 @@ def _scored(
     transform = eval_transform(space.search.augmentation)
     for index, prediction in predictions.items():
         _, labels = transform(*data[index])
+        if prediction.shape != labels.shape or int(prediction.max()) >= data.labels.num_classes:
+            raise UserError(f"{data.name}: the saved predictions do not fit its images or classes; remove them")
         metrics.update(prediction[None], labels[None])
         image_correct, image_total = top_quarter(prediction, labels)
         correct, total = correct + image_correct, total + image_total
@@ -92,7 +105,7 @@ def growth_of(run: RunFolder, space: RegSegSpace, problem: RateSearch, snapshots
     index = max(snapshots[0].predictions, key=lambda number: _visible_classes(transform(*data[number])[1]))
     image, mask = data[index]
     _, labels = transform(image, mask)
-    initial, records = problem.monitor(), run.records("epoch")
+    initial, records = problem.monitor(), epoch_records(run, problem.layers)
     stages = [_stage(snapshot, index, initial, records) for snapshot in _select_stages(snapshots)]
     return Growth(
         image=image.permute(1, 2, 0).numpy().astype(np.uint8),

@@ -19,6 +19,7 @@ from search_spaces.fasterseg.signatures import network_signatures
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
+_MOST_WEIGHTS, _MOST_CELLS = 10**9, 500
 Scale = Annotated[int, Field(ge=8, le=32, multiple_of=8)]
 
 
@@ -82,7 +83,14 @@ class MultiBranchArchitecture(Architecture):
     provenance: dict[str, str] = Field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise :class:`UserError` if a cell does not fit the one before it."""
+        """Raise :class:`UserError` if a cell does not fit the one before it, or if the cells have too many weights."""
+        cells = [cell for branch in self.branches for cell in branch.cells]
+        weights = 9 * sum(cell.channels * (cell.in_channels + cell.channels) for cell in cells)
+        weights += 9 * sum(branch.channels**2 for branch in self.branches) + 9 * (8 * self.end_ratio) ** 2
+        if weights > _MOST_WEIGHTS or len(cells) > _MOST_CELLS:
+            raise UserError(
+                f"given {len(cells)} cells with {weights} weights, expected at most {_MOST_CELLS} and {_MOST_WEIGHTS}"
+            )
         for number, branch in enumerate(self.branches):
             scale, channels = 8, 8 * self.end_ratio
             for index, cell in enumerate(branch.cells):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from derive.multi_branch.decode import Likelihoods, assemble, decode
 from derive.multi_branch.published_files import predicted_latency_ms
 from derive.multi_branch.published_rule import decode_as_published
 from derive.multi_branch.target import TargetedDecoder, TargetedNetwork, with_gumbel_noise
+from dnas.config import Field, parse_config, record
 from dnas.data.seeding import mix_seed
 from dnas.latency.table import LatencyTable
 from dnas.runs import RunFolder
@@ -25,6 +26,13 @@ from search_spaces.fasterseg import FasterSegSpace, NetworkPlan, combination_nam
 
 Found = tuple[MultiBranchArchitecture, BranchScore]
 _DRAWS_PER_CANDIDATE = 4
+
+
+@record
+class _Validated:
+    """The mIoU of every output (a combination of branches), by architecture."""
+
+    outputs: dict[str, dict[str, Annotated[float, Field(ge=0, le=1)] | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +153,10 @@ class Decoding:
     def _supernet_miou(self, ends: tuple[int, ...]) -> float | None:
         """The supernet's mIoU for a combination, in the last validation of the search."""
         validated = [record["miou_outputs"] for record in self.run.records("epoch") if record.get("miou_outputs")]
-        by_output: Mapping[str, Any] = validated[-1].get(self.which, {}) if validated else {}
-        return by_output.get(combination_name(ends))
+        if not validated:
+            return None
+        scores = parse_config(_Validated, {"outputs": validated[-1]}, f"{self.run.path / 'log.jsonl'}: miou_outputs")
+        return scores.outputs.get(self.which, {}).get(combination_name(ends))
 
     def _scored(self, score: BranchScore, miou: float | None) -> BranchScore:
         """``score`` with a mIoU and ACC * (LAT / T) ** w."""

@@ -25,7 +25,13 @@ from dnas.files import write_json
 from dnas.latency.table import LatencyTable
 from dnas.runs import RunFolder
 from dnas.search import SearchProblem
-from search_spaces.fasterseg import FasterSegSpace, MultiResolutionSupernet, combination_name
+from search_spaces.fasterseg import (
+    ArchitectureParameters,
+    FasterSegSpace,
+    MultiResolutionSupernet,
+    NetworkPlan,
+    combination_name,
+)
 from search_spaces.fasterseg.config import EstimatorSearchConfig
 
 if TYPE_CHECKING:
@@ -107,7 +113,7 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
             self.space,
             which,
             rule,
-            _logits(run, which),
+            _logits(run, which, plan),
             table,
             target if can_target and options.use_target else None,
             candidates=-(-self._candidates(which, rule, options) // len(combinations)),
@@ -170,7 +176,7 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         chosen = derivation.chosen
         ends = "" if chosen is None else f", branches {branches_text(chosen.branches)}"
         judged = "" if chosen is None or chosen.candidates == 1 else ", the best of its candidates in the supernet"
-        warning = undecided_warning(_logits(run, STUDENT))
+        warning = undecided_warning(_logits(run, STUDENT, self.space.plan(STUDENT)))
         return [f"student: {derivation.latency_line()}{ends}{judged}", *([] if warning is None else [warning])]
 
     def search_sections(self, run: RunFolder) -> list[Section]:
@@ -191,11 +197,25 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         return found if judged is None else {**found, "judged": judged}
 
 
-def _logits(run: RunFolder, which: str) -> dict[str, Tensor]:
+def _logits(run: RunFolder, which: str, plan: NetworkPlan) -> dict[str, Tensor]:
+    """The searched logits of an architecture; raises :class:`UserError` unless they are those of ``plan``."""
     logits = logits_of(run.load_weights("architecture"), which)
     if not logits:
         raise UserError(
             f"{run.path}: holds no architecture named {which}, expected student or teacher; if the search was "
             "interrupted, continue it with dnas search --resume"
         )
-    return logits
+    parameters = ArchitectureParameters(
+        plan.grid, len(plan.operators), plan.ratios, end_ratio=plan.end_ratio, noise=0.0
+    )
+    expected = {name: tuple(table.shape) for name, table in parameters.named_logits().items()}
+    for name in dict.fromkeys([*expected, *logits]):
+        given = logits.get(name)
+        if given is None and name.startswith("gamma"):
+            continue  # the widest ratios, if they were not searched
+        if given is None or tuple(given.shape) != expected.get(name, tuple(given.shape)):
+            shape = "nothing" if given is None else f"shape {tuple(given.shape)}"
+            raise UserError(f"{run.path}: logits {which}.{name}: given {shape}, expected shape {expected.get(name)}")
+        if not given.is_floating_point() or not bool(given.isfinite().all()):
+            raise UserError(f"{run.path}: logits {which}.{name}: expected finite numbers; the file is damaged")
+    return {name: table for name, table in logits.items() if name in expected}

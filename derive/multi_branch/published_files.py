@@ -30,6 +30,8 @@ from derive.multi_branch.published_rule import decode_as_published, priced_as_pu
 from dnas.errors import UserError
 from dnas.files import read_bytes
 from dnas.latency.spec import OperatorSpec
+from dnas.pickles import check_archive
+from dnas.text import encodable
 from search_spaces.fasterseg import Grid, NetworkPlan
 
 RULES = ("paper", "published-code")
@@ -108,7 +110,7 @@ class PublishedLogits:
         if not wanted or any(scale not in scales for scale in wanted) or wanted != tuple(sorted(set(wanted))):
             raise UserError(f"branches {','.join(map(str, wanted))}: expected some of {', '.join(map(str, scales))}")
         provenance: dict[str, object] = {
-            "file": self.source.name,
+            "file": encodable(self.source.name),
             "space": "fasterseg",
             "which": self.which,
             "rule": _check_rule(rule),
@@ -168,6 +170,7 @@ def _read(path: str | Path) -> dict[str, object]:
         type(np.dtype(np.float32)),
     ]
     try:
+        check_archive(data)
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the file format is deprecated
             values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from derive.base import logits_of
 from derive.judging import judged_records
 from derive.multi_branch.branches import SELECTION
 from derive.multi_branch.decidedness import decidedness
 from derive.multi_branch.estimating import ESTIMATOR
-from dnas.files import read_json
+from derive.multi_branch.selections import EstimatorFit, SelectionScore, read_fit, read_selections
 from dnas.report import Block, Figure, Section, Table, judged_chart, svg_text
 from dnas.report.numbers import MISSING, format_ms, percent
 from dnas.runs import RunFolder
@@ -24,7 +24,7 @@ def selection_sections(run: RunFolder) -> list[Section]:
     path = run.path / SELECTION
     if not path.exists():
         return []
-    selections = read_json(path, "selection of branches")
+    selections = read_selections(run)
     drawing = judged_drawing(run)
     blocks: list[Block] = [_decidedness(run, list(selections))]
     if drawing is not None:
@@ -37,8 +37,8 @@ def selection_sections(run: RunFolder) -> list[Section]:
             )
         )
     if (run.path / ESTIMATOR).exists():
-        blocks.append(_fit(read_json(run.path / ESTIMATOR, "fit of the estimator")))
-    blocks += [_table(name, found["scores"], found["chosen"]) for name, found in selections.items()]
+        blocks.append(_fit(read_fit(run)))
+    blocks += [_table(name, found.scores, found.chosen) for name, found in selections.items()]
     lead = (
         "How decided the search is, and every combination of branches, scored by ACC x (LAT / T)^w on held-out "
         "training images (FasterSeg, Appendices B and H)."
@@ -48,17 +48,19 @@ def selection_sections(run: RunFolder) -> list[Section]:
 
 def judged_drawing(run: RunFolder) -> Drawing | None:
     """MIoU against latency of all judged networks; None if there are none."""
-    records = [record for record in judged_records(run) if record.get("latency_ms") is not None]
     points: dict[str, list[tuple[float, float]]] = {"random": [], "candidate": []}
-    for record in records:
-        if record["kind"] in points:
-            points[record["kind"]].append((float(record["latency_ms"]), float(record["miou"])))
+    for record in judged_records(run):
+        if record.kind in points and record.latency_ms is not None:
+            points[record.kind].append((record.latency_ms, record.miou))
     if not any(points.values()):
         return None
-    student = read_json(run.path / SELECTION, "selection of branches")["student"]
-    best = next((score for score in student["scores"] if score["branches"] == student["chosen"]), None)
-    chosen = None if best is None else (float(best["latency_ms"]), float(best["miou"]))
-    return judged_chart(points["random"], points["candidate"], chosen, student["target_ms"])
+    student = read_selections(run).get("student")
+    scores = () if student is None else student.scores
+    best = next((score for score in scores if student is not None and score.branches == student.chosen), None)
+    chosen = None
+    if best is not None and best.latency_ms is not None and best.miou is not None:
+        chosen = best.latency_ms, best.miou
+    return judged_chart(points["random"], points["candidate"], chosen, None if student is None else student.target_ms)
 
 
 def _decidedness(run: RunFolder, names: Sequence[str]) -> Table:
@@ -75,13 +77,13 @@ def _decidedness(run: RunFolder, names: Sequence[str]) -> Table:
     return Table(header=("architecture", "choice", "entropy", "margin"), rows=rows, numeric=(2, 3), caption=caption)
 
 
-def _fit(fit: Mapping[str, Any]) -> Table:
+def _fit(fit: EstimatorFit) -> Table:
     row = (
-        str(fit["networks"]),
-        f"{fit['tau']:.2f}",
-        f"{fit['rho']:.2f}",
-        f"{100 * fit['error']:.2f}",
-        f"{100 * fit['spread']:.2f}",
+        str(fit.networks),
+        f"{fit.tau:.2f}",
+        f"{fit.rho:.2f}",
+        f"{100 * fit.error:.2f}",
+        f"{100 * fit.spread:.2f}",
     )
     return Table(
         header=("judged networks", "Kendall's tau", "Spearman's rho", "error (points)", "spread (points)"),
@@ -91,19 +93,18 @@ def _fit(fit: Mapping[str, Any]) -> Table:
     )
 
 
-def _table(name: str, scores: Sequence[Mapping[str, Any]], chosen: Sequence[int] | None) -> Table:
-    changed = any(score["lost_log_probability"] > 0 for score in scores)
-    judged = any(score.get("candidates", 1) > 1 for score in scores)
+def _table(name: str, scores: Sequence[SelectionScore], chosen: Sequence[int] | None) -> Table:
+    changed = any(score.lost_log_probability > 0 for score in scores)
+    judged = any(score.candidates > 1 for score in scores)
     rows = []
     for score in scores:
         row = [
-            ", ".join(f"1/{scale}" for scale in score["branches"])
-            + (" (chosen)" if score["branches"] == chosen else ""),
-            percent(score["miou"]),
-            format_ms(score["latency_ms"]),
-            MISSING if score["score"] is None else f"{score['score']:.4f}",
+            ", ".join(f"1/{scale}" for scale in score.branches) + (" (chosen)" if score.branches == chosen else ""),
+            percent(score.miou),
+            format_ms(score.latency_ms),
+            MISSING if score.score is None else f"{score.score:.4f}",
         ]
-        more = [format_ms(score["argmax_ms"]), f"{score['lost_log_probability']:.2f}"] if changed else []
+        more = [format_ms(score.argmax_ms), f"{score.lost_log_probability:.2f}"] if changed else []
         rows.append([*row, *more])
     header = [f"{name}: branches", "mIoU (%)", "predicted (ms)", "score"]
     source = "the derived network with inherited weights" if judged else "the supernet's output for these branches"

@@ -37,6 +37,12 @@ DataSetOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+OtherEnvironmentOption = Annotated[
+    bool,
+    typer.Option(
+        "--other-environment", help="Resume although threads, device or versions differ, which may change the result."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 RatesOption = Annotated[
     str,
@@ -63,7 +69,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and 1 <= int(part) <= 16384 for part in parts):
+    if len(parts) != 2 or not all(re.fullmatch("[0-9]{1,5}", part) and 1 <= int(part) <= 16384 for part in parts):
         raise UserError(f"size {text!r}: expected HEIGHTxWIDTH in pixels, for example 360x480")
     return int(parts[0]), int(parts[1])
 

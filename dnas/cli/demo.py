@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dnas.cli.common import SeedOption, note
+from dnas.cli.common import ResumeOption, SeedOption, note
 
 if TYPE_CHECKING:
     from dnas.data import DataConfig
@@ -23,6 +23,7 @@ RATES_PRESET, RATES_DATA = "regseg_demo", "rectangles"
 def demo(
     out: Annotated[Path, typer.Option("--out", help="The folder to write, with the result in report.html.")],
     seed: SeedOption = 0,
+    resume: ResumeOption = False,
 ) -> None:
     """Run all jobs, from measuring to export, and a search of dilation rates on built-in images.
 
@@ -38,16 +39,16 @@ def demo(
     from dnas.workflows.search import run_search
     from search_spaces import load_space
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: already exists; give another folder, or remove it")
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not resume)):
+        raise UserError(f"{out}: already exists; give another folder, or continue an interrupted demo with --resume")
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     space = load_space(PRESET)
     data = _data(space.input_size)
-    table = _measure(out)
+    table = _measure(out, resume)
     with RichProgress() as progress:
         _announce(started, "2/7 searching teacher and student")
-        run_search(space, data, table, out / "search", seed=seed, device="cpu", progress=progress)
+        run_search(space, data, table, out / "search", seed=seed, resume=resume, device="cpu", progress=progress)
         _announce(started, "3/7 deriving the discrete networks")
         found = {which: derive_network(out / "search", DeriveOptions(which=which)) for which in ("teacher", "student")}
         for which, derivation in found.items():
@@ -62,11 +63,12 @@ def demo(
                 source=which,
                 teacher=None if which == "teacher" else load_network(str(out / "teacher")),
                 seed=seed,
+                resume=resume,
                 device="cpu",
                 progress=progress,
             )
         _announce(started, "5/7 searching dilation rates on rectangles")
-        _search_rates(out, seed, progress)
+        _search_rates(out, seed, resume, progress)
     _finish(out, started)
 
 
@@ -76,7 +78,7 @@ def _data(size: tuple[int, int]) -> DataConfig:
     return load_data_config(DATA, [f"size=[{size[0]}, {size[1]}]"])
 
 
-def _search_rates(out: Path, seed: int, progress: Progress) -> None:
+def _search_rates(out: Path, seed: int, resume: bool, progress: Progress) -> None:
     """Search dilation rates; the task needs a large field of view (see :mod:`dnas.data.rectangles`)."""
     from derive import DeriveOptions
     from dnas.data import load_data_config
@@ -89,7 +91,7 @@ def _search_rates(out: Path, seed: int, progress: Progress) -> None:
     data = load_data_config(
         RATES_DATA, [f"size={list(space.input_size)}", "images={train: 80, val: 16, test: 16}", "cache=true"]
     )
-    run_search(space, data, None, out / "rates", seed=seed, device="cpu", progress=progress)
+    run_search(space, data, None, out / "rates", seed=seed, resume=resume, device="cpu", progress=progress)
     run, deriver = deriver_of_run(out / "rates")
     derivation = deriver.derive(run, DeriveOptions())
     derivation.architecture.save(out / "rates.yaml")
@@ -101,7 +103,7 @@ def _search_rates(out: Path, seed: int, progress: Progress) -> None:
         save_png(drawing, out / "rates_pictures" / f"{name}.png")
 
 
-def _measure(out: Path) -> LatencyTable:
+def _measure(out: Path, resume: bool) -> LatencyTable:
     from dnas.latency import Effort, build_table, make_setup
     from dnas.progress import RichProgress
     from search_spaces import load_space
@@ -118,6 +120,7 @@ def _measure(out: Path) -> LatencyTable:
             space=space.name,
             input_size=space.input_size,
             effort=Effort(rounds=3, time_per_entry=0.05, warm_up_s=0.005, extra_rounds=1),
+            resume=resume,
             budget_s=40,
             progress=progress,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -93,6 +94,6 @@ def _parse_branches(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
+    if not all(re.fullmatch("[0-9]{1,5}", part.strip()) for part in parts):
         raise UserError(f"branches {text!r}: expected final scales such as 16,32")
     return tuple(sorted(int(part) for part in parts))

@@ -19,7 +19,7 @@ from dnas.cli.common import (
     print_json,
     wants_rounded,
 )
-from dnas.cli.networks import BackendOption
+from dnas.cli.networks import BackendOption, TrustOption
 from dnas.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def evaluate(
     ] = None,
     rates: RatesOption = "searched",
     backend: BackendOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a trained network or an exported file on images: mIoU, IoU of every class, pixel accuracy."""
@@ -89,6 +90,7 @@ def evaluate(
         device=device,
         backend=backend,
         rounded=wants_rounded(rates),
+        trust=trust,
     )
     dataset = scored.dataset
     left_out = () if without is None else tuple(name.strip() for name in without.split(","))

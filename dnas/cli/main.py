@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -28,9 +30,12 @@ from dnas.cli import (
     sharing,
     studying,
     submission,
+    whole_way,
 )
-from dnas.errors import OldFormatWarning, UserError
+from dnas.cli.failures import describe
+from dnas.errors import Interrupted, OldFormatWarning
 from dnas.library_settings import missing_settings
+from dnas.terminal import safe_streams
 
 app = typer.Typer(
     name="dnas",
@@ -42,6 +47,8 @@ app = typer.Typer(
 )
 app.add_typer(latency.app, name="latency")
 app.add_typer(data.app, name="data")
+app.command("init")(whole_way.init)
+app.command("auto")(whole_way.auto)
 app.add_typer(studying.app, name="study")
 app.command("demo")(demo.demo)
 app.command("search")(searching.search)
@@ -75,28 +82,52 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0 on success; 2 for a user error, with one line on standard error; 130 after Ctrl-C, with how to resume.
+    0 on success. 2 for a user error, and for what the system refuses or does not have (files, memory, room on a disk),
+    with one line on standard error. 130 after Ctrl-C and 143 after SIGTERM, with how to resume.
     """
     os.environ.update(missing_settings(os.environ))  # before a command loads torch
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with safe_streams(), _terminated_by_interrupt():
+        try:
+            with _notes_for_old_formats():
+                status = _run(given)
+                sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            return 0  # nobody reads the rest, as with `dnas networks | head`
+        except BaseException as error:
+            found = describe(error)
+            if found is None:
+                raise
+            return _fail(*found)
+
+
+def _run(given: list[str]) -> int:
+    """Run the command; typer's own ``main`` would turn the message of an interruption into a bare status."""
+    command = typer.main.get_command(app)
     try:
-        with _notes_for_old_formats():
-            status: Any = app(given, standalone_mode=False)
-    except UserError as error:
-        return _fail(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort) as error:
-        return _fail(str(error) or "interrupted", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except Exception as error:
-        # typer's exception for wrong options and arguments; its class is private and depends on the release.
-        describe = getattr(error, "format_message", None)
-        if describe is None:
-            raise
-        text = describe()
-        return _fail(text, 2) if text else 2
+        with command.make_context("dnas", given) as context:
+            status: Any = command.invoke(context)
+    except typer.Exit as leave:
+        return leave.exit_code
     return status if isinstance(status, int) else 0
+
+
+@contextlib.contextmanager
+def _terminated_by_interrupt() -> Iterator[None]:
+    """SIGTERM raises :class:`Interrupted`, so that it leaves as much behind, and says as much, as Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        raise Interrupted("ended by SIGTERM", number)
+
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
@@ -117,5 +148,6 @@ def _notes_for_old_formats() -> Iterator[None]:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"dnas: {' '.join(message.split())}", file=sys.stderr)
+    if message:
+        print(f"dnas: {' '.join(message.split())}", file=sys.stderr)
     return status

@@ -24,6 +24,9 @@ BackendOption = Annotated[
     str | None,
     typer.Option("--backend", help="eager, compiled, cudagraph, onnxruntime, openvino or tensorrt."),
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Load a TensorRT engine, which contains code that cannot be inspected.")
+]
 SizeOption = Annotated[
     str | None, typer.Option("--size", metavar="HxW", help="Input size; default: that of the network.")
 ]
@@ -42,10 +45,13 @@ def benchmark(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     backend: BackendOption = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, tf32, fp16, bf16 or int8.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
-    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Classes of an untrained network.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads.")] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, max=65535, help="Classes of an untrained network.")
+    ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="Approximate time of measuring.")] = 3.0,
     data_settings: DataSetOption = None,
+    trust: TrustOption = False,
     rates: RatesOption = "searched",
     as_json: JsonOption = False,
 ) -> None:
@@ -69,6 +75,7 @@ def benchmark(
                 threads=threads,
                 batch=batch,
                 seconds=seconds,
+                trust=trust,
                 progress=progress,
             )
             for network in networks

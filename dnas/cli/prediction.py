@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dnas.cli.common import DeviceOption, JsonOption, note, parse_size, print_json
-from dnas.cli.networks import BackendOption
+from dnas.cli.networks import BackendOption, TrustOption
 from dnas.errors import UserError
 
 
@@ -36,6 +36,7 @@ def predict(
     device: DeviceOption = "auto",
     backend: BackendOption = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of an exported file.")] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict images, videos or folders of them: class maps as PNG, overlays, probabilities."""
@@ -51,7 +52,7 @@ def predict(
         tiles = Tiles(size=tile_size, overlap=min(tile_size) // 4 if overlap is None else overlap)
     pictures, skipped = find_pictures(images, without=out)
     predictor = load_predictor(
-        model, size=parse_size(size), tiles=tiles, device=device, backend=backend, threads=threads
+        model, size=parse_size(size), tiles=tiles, device=device, backend=backend, threads=threads, trust=trust
     )
     kinds = ["classes", *["overlays"] * overlays, *["probabilities"] * probabilities]
     with RichProgress() as progress:

@@ -12,6 +12,7 @@ from dnas.cli.common import (
     DataOption,
     DataSetOption,
     DeviceOption,
+    OtherEnvironmentOption,
     ResumeOption,
     SeedOption,
     SetOption,
@@ -58,6 +59,7 @@ def search(
         bool, typer.Option("--allow-mismatch", help="Accept a table of another device or input size.")
     ] = False,
     tensorboard: TensorBoardOption = False,
+    other_environment: OtherEnvironmentOption = False,
     check: CheckOption = "sample",
 ) -> None:
     """Search for architectures in SPACE on images, with the latencies of a table."""
@@ -83,6 +85,7 @@ def search(
             device=device,
             allow_mismatch=allow_mismatch,
             tensorboard=tensorboard,
+            other_environment=other_environment,
             progress=progress,
             check=parse_check(check),
         )
@@ -114,6 +117,9 @@ def retrain(
         list[str] | None,
         typer.Option("--network-set", metavar="KEY=VALUE", help="Option of a network given by its name; repeatable."),
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Allow options of the network to download pretrained weights.")
+    ] = False,
     inherit: Annotated[
         bool | None,
         typer.Option(
@@ -143,13 +149,14 @@ def retrain(
     settings: SetOption = None,
     data_settings: DataSetOption = None,
     tensorboard: TensorBoardOption = False,
+    other_environment: OtherEnvironmentOption = False,
     check: CheckOption = "sample",
 ) -> None:
     """Train a derived (or published) network, with distillation if a teacher is given."""
     from derive import Architecture
     from dnas.config import apply_overrides, parse_config, to_mapping
     from dnas.data import load_data_config
-    from dnas.networks import network_names
+    from dnas.networks import is_network_name, network_names
     from dnas.progress import RichProgress
     from dnas.training import RetrainConfig, end_processes
     from dnas.workflows.networks import load_network
@@ -164,7 +171,7 @@ def retrain(
         classes = architecture.num_classes
         space = architecture.provenance.get("space")
         searched = search_run or Path(architecture.provenance.get("run", ""))
-    elif network in network_names():
+    elif is_network_name(network):
         options = apply_overrides({}, network_settings or [])
         description = {"name": network, **({"options": options} if options else {})}
     else:
@@ -193,11 +200,13 @@ def retrain(
             transfer=transfer,
             teacher=loaded_teacher,
             inherit=_inherited(network, searched, inherit, config.inherit),
+            download=download,
             init=init,
             seed=seed,
             resume=resume,
             device=device,
             tensorboard=tensorboard,
+            other_environment=other_environment,
             progress=progress,
             check=parse_check(check),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from dnas.data.sampling import SamplingConfig, class_presence, draw_epoch
 from dnas.data.seeding import mix_seed
 from dnas.data.shared_memory import handed_over, received
 from dnas.data.transforms import TrainTransform, Transform
+from dnas.data.workers import no_child_signals, start_worker, worker_died
 from dnas.errors import UserError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -124,14 +124,26 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         self._iteration = iteration = object()
-        self._loader = self._loader or self._make_loader()
-        for item in self._loader:
-            if isinstance(item, UserError):
-                raise item
-            images, labels = received(item)
-            yield images, labels
-            if self._iteration is not iteration:
-                raise RuntimeError("another iteration over these batches has started, or they were closed")
+        loader = self._loader = self._loader or self._make_loader()
+        items = None
+        try:
+            with no_child_signals():
+                items = iter(loader)
+            while (item := next(items, None)) is not None:
+                if isinstance(item, UserError):
+                    raise item
+                images, labels = received(item)
+                yield images, labels
+                if self._iteration is not iteration:
+                    raise RuntimeError("another iteration over these batches has started, or they were closed")
+            return
+        except (RuntimeError, OSError, EOFError) as error:
+            died = worker_died(error, loader)
+            if died is None:
+                raise
+        finally:
+            del loader, items  # a traceback would keep them, and with them the workers
+        raise died  # here, as the original error holds the loader as well
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration, which determines its order and its augmentation."""
@@ -149,7 +161,7 @@ class Batches:
             num_workers=self._workers,
             collate_fn=_identity,
             pin_memory=self._pin_memory,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             persistent_workers=self._workers > 0,
             # The loader draws a seed for its workers, by default from the global generator.
             generator=torch.Generator().manual_seed(0),
@@ -221,6 +233,11 @@ class _Samples:
             return handed_over(self._stack(samples, keys))
         except UserError as error:
             return error
+        except MemoryError:
+            return UserError(
+                f"{self._dataset.name}: not enough memory for a batch of {len(keys)} images; "
+                "use smaller batches, smaller images or fewer workers"
+            )
 
     def _sample(self, epoch: int, index: int, *drawn: int) -> Batch:
         image, mask = self._dataset[index]
@@ -253,10 +270,3 @@ def _permutation(count: int, seed: int) -> list[int]:
 def _identity(batch: Any) -> Any:
     """Collate function: ``_Samples`` already returns stacked batches."""
     return batch
-
-
-def _start_worker(worker: int) -> None:
-    # Ctrl-C reaches all processes of the terminal, but the main process still needs batches to finish its step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A handler inherited from the main process would keep SIGTERM from ending the worker.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

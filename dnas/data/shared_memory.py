@@ -40,7 +40,13 @@ def handed_over(
         return batch
     needed = _WAITING * worker.num_workers * sum(tensor.nbytes for tensor in batch)
     available = free()
-    return batch if available is None or available >= needed else tuple(tensor.numpy() for tensor in batch)
+    if available is None or available >= needed:
+        try:
+            # The loader would do it later, in a thread whose errors are lost.
+            return tuple(tensor.share_memory_() for tensor in batch)  # type: ignore[no-untyped-call]
+        except (OSError, RuntimeError):  # such as a limit on the size of files, which also holds there
+            pass
+    return tuple(tensor.numpy() for tensor in batch)
 
 
 def received(batch: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:

@@ -14,6 +14,7 @@ from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.export.memory import with_peak_memory
 from dnas.export.opened import open_file
+from dnas.input_channels import input_channels
 from dnas.latency.backends import find_backend
 from dnas.latency.measure import measure
 from dnas.latency.setup import make_setup
@@ -53,16 +54,19 @@ def benchmark(
     threads: int | None = None,
     batch: int = 1,
     seconds: float = 3.0,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Benchmark a network, or a file (``.onnx``, ``.pt2``, ``.engine``) in its runtime.
 
     A network needs ``input_size`` (height, width); ``backend`` is one of :data:`dnas.latency.BACKENDS`, by default
     cudagraph on CUDA and eager elsewhere. For a file, input size, backend and precision must match the file if they are
     given; one of dynamic size is measured at ``input_size``, by default the size that it was exported at. Timing takes
-    about ``seconds``. The result can be written as JSON: ``latency_ms`` of one batch (median, p10, p90), ``fps``
-    (images per second), ``parameters``, ``multiply_adds`` (of one image; None if unknown for a file), ``input_size``,
-    ``batch``, ``device``, ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``. Raises
-    :class:`UserError` if this machine or the file does not support the settings.
+    about ``seconds``. ``trust`` allows to load a TensorRT engine, which contains code.
+
+    The result can be written as JSON: ``latency_ms`` of one batch (median, p10, p90), ``fps`` (images per second),
+    ``parameters``, ``multiply_adds`` (of one image; None if unknown for a file), ``input_size``, ``batch``, ``device``,
+    ``backend``, ``precision``, ``threads``, ``peak_memory_mb`` and ``file``. Raises :class:`UserError` if this machine
+    or the file does not support the settings, and for a file that could run code.
     """
     place = resolve_device(device, mps=True)
 
@@ -70,10 +74,10 @@ def benchmark(
         if isinstance(network, nn.Module):
             if input_size is None:
                 raise UserError("a network has no fixed input size; give one, for example 512x1024")
-            shape = (batch, 3, *input_size)
+            shape = (batch, input_channels(network), *input_size)
             subject = _of_network(network, shape, place, backend or "auto", precision or "fp32", threads)
         else:
-            subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch)
+            subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch, trust)
         return subject, _measured(subject, place, threads, seconds, look)
 
     (subject, measurement), peak = with_peak_memory(place, work)
@@ -124,8 +128,9 @@ def _of_file(
     precision: str | None,
     threads: int | None,
     batch: int,
+    trust: bool,
 ) -> _Subject:
-    file = open_file(path, device=device, backend=backend, threads=threads)
+    file = open_file(path, device=device, backend=backend, threads=threads, trust=trust)
     if precision is not None and precision != file.precision:
         raise UserError(f"{path}: was exported in {file.precision}, given precision {precision}; export it again")
     shape = file.input_shape(input_size, batch)
@@ -151,13 +156,22 @@ def _measured(
         images = torch.randint(0, 256, subject.shape, generator=generator, dtype=torch.uint8)
     else:
         images = torch.randn(subject.shape, generator=generator)
-    return measure(
-        subject.module,
-        [images],
-        device=device,
-        backend=subject.run_as,
-        precision=subject.run_precision,
-        threads=threads,
-        effort=Effort(time_per_entry=seconds, warm_up_s=0.1 * seconds),
-        measured=measured,
-    )
+    try:
+        return measure(
+            subject.module,
+            [images],
+            device=device,
+            backend=subject.run_as,
+            precision=subject.run_precision,
+            threads=threads,
+            effort=Effort(time_per_entry=seconds, warm_up_s=0.1 * seconds),
+            measured=measured,
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        if subject.file is None:
+            raise
+        # A foreign file can ask for anything: operators that do not fit, more memory than there is.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{subject.file}: its network cannot be run: {reason[:300]}") from error

@@ -44,7 +44,7 @@ class EndToEnd:
 class EndToEndNetwork(nn.Module):
     """Images uint8 to class maps uint8 (N, h, w); ``network`` maps normalised images to logits.
 
-    Raises :class:`UserError` if mean and standard deviation are not those of three channels.
+    Raises :class:`UserError` if mean and standard deviation are not those of its channels.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class EndToEndNetwork(nn.Module):
         input_size: tuple[int, int],
     ) -> None:
         super().__init__()
-        if len(mean) != 3 or len(std) != 3:
-            raise UserError("an end-to-end export needs the mean and the deviation of three channels")
+        if not mean or len(mean) != len(std):
+            raise UserError("an end-to-end export needs the mean and the deviation of each channel")
         self.network = network
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
         self._options = options
         resized = options.image_size not in (None, input_size)
         self._input_size = input_size if resized else None
@@ -115,7 +115,7 @@ def trace_end_to_end(
         return module if options.resize == "bilinear" else _without_last_upsampling(module)
 
     height, width = options.image_size or input_size
-    shape = (height, width, 3) if options.layout == "nhwc" else (3, height, width)
+    shape = (height, width, len(mean)) if options.layout == "nhwc" else (len(mean), height, width)
     images = torch.zeros(2 if batch is None else batch, *shape, dtype=torch.uint8)
     axes = dynamic_axes(
         batch=batch is None, size=dynamic_size, size_axes=(1, 2) if options.layout == "nhwc" else (2, 3)

@@ -24,7 +24,7 @@ class FileNetwork(nn.Module):
         super().__init__()
         self.file = file
         self.class_names = file.metadata.class_names if file.metadata else ()
-        if file.dtype != torch.uint8 and (file.metadata is None or len(file.metadata.mean) != 3):
+        if file.dtype != torch.uint8 and (file.metadata is None or not file.metadata.mean):
             raise UserError(f"{file.path}: holds no mean and deviation of its images; export it with dnas export")
         file.input_shape(size or file.image_size or (1, 1), 1)  # refuses another size than that of the file
         self.size: tuple[int, int] | None = file.image_size or size

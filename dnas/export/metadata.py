@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, asdict, fields
+from typing import Annotated, Any
 
 from torch import nn
 
 from dnas import __version__
+from dnas.config import Field, config, parse_config
 from dnas.environment import source_commit
+from dnas.errors import UserError
+from dnas.files import parse_json
 from dnas.profile import count_multiply_adds, count_parameters
 
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Side = Annotated[int, Field(ge=0, lt=2**31)]
 
-@dataclass(frozen=True, kw_only=True)
+
+@config
 class ExportMetadata:
     """Metadata that is stored in every exported file.
 
@@ -26,20 +32,20 @@ class ExportMetadata:
     ``excluded_layers`` are those that a quantised file computes in floating point.
     """
 
-    input_size: tuple[int, int]
+    input_size: tuple[_Side, _Side]
     class_names: tuple[str, ...] = ()
     colours: tuple[tuple[int, int, int], ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    parameters: int | None = None
-    multiply_adds: int | None = None
-    precision: str = "fp32"
+    parameters: _Count | None = None
+    multiply_adds: _Count | None = None
+    precision: Annotated[str, Field(pattern="^[a-z0-9]{1,8}$")] = "fp32"
     dynamic_size: bool = False
     end_to_end: bool = False
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[_Side, _Side] | None = None
     resize: str | None = None
-    layout: str = "nchw"
-    calibration_images: int | None = None
+    layout: Annotated[str, Field(pattern="^(nchw|nhwc)$")] = "nchw"
+    calibration_images: _Count | None = None
     excluded_layers: tuple[str, ...] = ()
     commit: str | None = None
     licence: str | None = None
@@ -51,23 +57,19 @@ class ExportMetadata:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str]) -> ExportMetadata | None:
-        """The inverse of :meth:`to_texts`; None if the file was not written by this package.
+        """The inverse of :meth:`to_texts`; None for texts that this package has not written.
 
         A value that an earlier version did not write has its default.
         """
         try:
             values = {
-                field.name: _tuples(json.loads(texts[field.name]))
-                for field in fields(cls)
+                field.name: parse_json(texts[field.name])
+                for field in fields(cls)  # type: ignore[arg-type]
                 if field.name in texts or field.default is MISSING or field.name == "dnas_version"
             }
-        except (KeyError, ValueError, TypeError):
+            return parse_config(cls, values, "metadata")
+        except (KeyError, ValueError, TypeError, UserError):
             return None
-        return cls(**values)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def describe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from dnas.errors import UserError
 from dnas.export.metadata import ExportMetadata
 from dnas.export.parity import Parity
 from dnas.export.program import Prepared, prepare
-from dnas.files import write_atomically
+from dnas.files import read_bytes, write_atomically
 from dnas.runtimes import OnnxModule, onnx_content
 from dnas.runtimes.onnx_model import OPSET
 
 OLDEST_OPSET = 18  # the first that PyTorch's exporter writes; its conversion to older ones fails silently
+
+_EXTERNAL = onnx.TensorProto.EXTERNAL
 
 
 def export_onnx(
@@ -62,16 +65,38 @@ def onnx_of(prepared: Prepared, opset: int = OPSET) -> bytes:
 
 
 def read_onnx(path: str | Path) -> tuple[Any, ExportMetadata | None]:
-    """The model (``onnx.ModelProto``) of an ONNX file, and its :class:`ExportMetadata` or None."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such ONNX file")
+    """The model (``onnx.ModelProto``) of an ONNX file, and its :class:`ExportMetadata` or None.
+
+    A file that refers to data in other files is refused: it could name any file of this machine.
+    """
+    content = read_bytes(path, "ONNX file")
     try:
-        model = onnx.load(str(path))
+        model = onnx.load_model_from_string(content)
+        outside = next((tensor.name for tensor in _tensors(model) if tensor.data_location == _EXTERNAL), None)
+        if outside is not None:
+            raise UserError(
+                f"{path}: refused: its tensor {outside[:100]!r} lies in another file; export it with its data inside"
+            )
         onnx.checker.check_model(model)
+    except UserError:
+        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[:1]
         raise UserError(f"{path}: not a valid ONNX file ({''.join(reason)[:200]}); export it again") from error
     return model, ExportMetadata.from_texts({item.key: item.value for item in model.metadata_props})
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """All tensors in a model: initialisers and constants, in subgraphs and functions too."""
+    waiting = [message]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, onnx.TensorProto):
+            yield inner
+            continue
+        for _, value in inner.ListFields():
+            parts = value if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else [value]
+            waiting += [part for part in parts if hasattr(part, "ListFields")]
 
 
 def count_initialisers(model: Any) -> int:

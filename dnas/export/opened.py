@@ -21,6 +21,7 @@ from dnas.latency.backends import find_backend
 from dnas.latency.setup import make_setup
 from dnas.runtimes import OnnxModule, OpaqueModule, OpenVinoModule, ProgramModule, TensorRTModule, import_tensorrt
 
+_MAX_SIDE = 16384
 _IMAGE_TYPES = {TensorProto.FLOAT: torch.float32, TensorProto.UINT8: torch.uint8}
 
 
@@ -49,8 +50,15 @@ class ExportedFile:
 
     @property
     def channels_last(self) -> bool:
-        """Whether the images are (N, H, W, 3)."""
+        """Whether the images are (N, H, W, C) and not (N, C, H, W)."""
+        if self.metadata is not None:
+            return self.metadata.layout == "nhwc"
         return self.shape[1] != 3 and self.shape[3] == 3
+
+    @property
+    def channels(self) -> int:
+        """The channels of the images."""
+        return self.shape[3 if self.channels_last else 1] or 3
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -75,7 +83,9 @@ class ExportedFile:
             raise UserError(f"{self.path}: was exported for input size {expected}, given {given}; export it again")
         height, width = own or size or (0, 0)
         images = self.shape[0] or batch
-        return (images, height, width, 3) if self.channels_last else (images, 3, height, width)
+        if not all(1 <= side <= _MAX_SIDE for side in (height, width)):
+            raise UserError(f"{self.path}: takes images of {height}x{width}, expected sides of 1 to {_MAX_SIDE}")
+        return (images, height, width, self.channels) if self.channels_last else (images, self.channels, height, width)
 
 
 def is_exported_file(reference: str | Path) -> bool:
@@ -89,11 +99,12 @@ def open_file(
     device: str | torch.device = "cpu",
     backend: str | None = None,
     threads: int | None = None,
+    trust: bool = False,
 ) -> ExportedFile:
     """Load an exported file (``.onnx``, ``.pt2``, ``.engine``) in ``backend``, by default its own runtime.
 
-    Raises :class:`UserError` for a broken or unknown file, a backend that cannot run it, and an input that is not one
-    batch of RGB images.
+    ``trust`` allows to load a TensorRT engine, which contains code. Raises :class:`UserError` for a broken or unknown
+    file, one that could run code, a backend that cannot run it, and an input that is not one batch of images.
     """
     path, place = Path(path), resolve_device(device, mps=True)
     opener = _OPENERS.get(path.suffix.lower())
@@ -102,11 +113,15 @@ def open_file(
     open_one, backends = opener
     if backend is not None and backend not in backends:
         raise UserError(f"{path}: runs in {' or '.join(backends)}, given backend {backend}")
+    if open_one is _open_engine and not trust:
+        raise UserError(
+            f"{path}: a TensorRT engine contains code for this machine, which cannot be inspected; "
+            "give --trust if you have built it, or export it again from a run"
+        )
     found = open_one(path, place, backend, threads)
-    sizes = found.shape
-    if len(sizes) != 4 or (sizes[1] != 3 and sizes[3] != 3):
-        shown = ["any" if size is None else size for size in sizes]
-        raise UserError(f"{path}: takes an input of shape {shown}, expected images (N, 3, H, W) or (N, H, W, 3)")
+    if len(found.shape) != 4 or (found.shape[3] if found.channels_last else found.shape[1]) is None:
+        shown = ["any" if size is None else size for size in found.shape]
+        raise UserError(f"{path}: takes an input of shape {shown}, expected images (N, C, H, W) or (N, H, W, C)")
     return found
 
 
@@ -114,10 +129,18 @@ def _open_onnx(path: Path, device: torch.device, backend: str | None, threads: i
     backend = backend or "onnxruntime"
     model, metadata = read_onnx(path)
     make_setup(device, threads=threads)
-    image = model.graph.input[0].type.tensor_type
+    stored = {tensor.name for tensor in model.graph.initializer}  # old files list these as inputs too
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    if len(inputs) != 1 or len(model.graph.output) < 1:
+        raise UserError(
+            f"{path}: has {len(inputs)} inputs and {len(model.graph.output)} outputs, expected one input of images "
+            "and an output of logits"
+        )
+    image = inputs[0].type.tensor_type
     if image.elem_type not in _IMAGE_TYPES:
-        kind = TensorProto.DataType.Name(image.elem_type).lower()
-        raise UserError(f"{path}: takes {kind}, expected float32 or uint8 images")
+        known = {number: name for name, number in TensorProto.DataType.items()}
+        kind = known.get(image.elem_type, f"type {image.elem_type}").lower()
+        raise UserError(f"{path}: takes {kind}, expected float32 images (or uint8)")
     return ExportedFile(
         path=path,
         module=_onnx_module(path, device, backend, metadata.precision if metadata else "fp32", threads),
@@ -136,7 +159,7 @@ def _onnx_module(path: Path, device: torch.device, backend: str, precision: str,
         find_backend(setup)
         return OpenVinoModule(read_bytes(path, "ONNX file"), precision, threads)
     try:
-        return OnnxModule(str(path), device, threads)
+        return OnnxModule(read_bytes(path, "ONNX file"), device, threads)  # the content that was inspected
     except UserError:
         raise
     except Exception as error:  # ONNX Runtime's errors have no common base class

@@ -13,6 +13,7 @@ from dnas.errors import UserError
 from dnas.export.end_to_end import EndToEnd, trace_end_to_end
 from dnas.export.metadata import ExportMetadata, describe
 from dnas.export.parity import TOLERANCES, Parity, Runtime, check_parity
+from dnas.input_channels import input_channels
 from dnas.runtimes.trace import trace
 
 
@@ -43,7 +44,8 @@ class Prepared:
             dtype=self.image_dtype,
         )
         if self.metadata.dynamic_size:
-            larger = tuple(side if side == 3 else side + 32 for side in self.image_shape)
+            channel = 2 if self.metadata.layout == "nhwc" else 0
+            larger = tuple(side + 32 * (axis != channel) for axis, side in enumerate(self.image_shape))
             check_parity(
                 self.reference,
                 runtime,
@@ -105,6 +107,7 @@ def prepare(
         )
         reference = whole.forward
     image_size = input_size if end_to_end is None else end_to_end.image_size or input_size
+    channels = input_channels(network)
     last = end_to_end is not None and end_to_end.layout == "nhwc"
     return Prepared(
         program=program,
@@ -125,7 +128,7 @@ def prepare(
             layout="nchw" if end_to_end is None else end_to_end.layout,
         ),
         batch=size,
-        image_shape=(*image_size, 3) if last else (3, *image_size),
+        image_shape=(*image_size, channels) if last else (channels, *image_size),
         image_dtype=torch.float32 if end_to_end is None else torch.uint8,
         output_name="logits" if end_to_end is None else "classes",
     )

@@ -15,7 +15,8 @@ from dnas.errors import UserError
 from dnas.export.metadata import ExportMetadata
 from dnas.export.parity import Parity
 from dnas.export.program import prepare
-from dnas.files import read_bytes, write_atomically
+from dnas.export.torch_archive import inspected
+from dnas.files import parse_json, read_bytes, write_atomically
 from dnas.runtimes.program import ProgramModule
 from dnas.runtimes.trace import quiet_torch
 
@@ -48,22 +49,26 @@ def export_torch(
 
 
 def read_program(path: str | Path) -> tuple[ExportedProgram, ExportMetadata | None]:
-    """The program of a ``.pt2`` file, and its :class:`ExportMetadata` or None."""
+    """The program of a ``.pt2`` file, and its :class:`ExportMetadata` or None.
+
+    The file may be foreign: what could execute code is refused, see :mod:`dnas.export.torch_archive`.
+    """
     return _load(read_bytes(path, "torch.export file"), str(path))
 
 
 def _load(content: bytes, source: str) -> tuple[ExportedProgram, ExportMetadata | None]:
     extra = {_METADATA: ""}
+    archive = inspected(content, source)
     try:
         with quiet_torch():
-            program = torch.export.load(io.BytesIO(content), extra_files=extra)
+            program = torch.export.load(io.BytesIO(archive), extra_files=extra)
     except Exception as error:
         reason = str(error).strip().splitlines()[:1]
         raise UserError(
             f"{source}: not a valid torch.export file ({''.join(reason)[:200]}); export it again"
         ) from error
     try:
-        texts = json.loads(extra[_METADATA])
+        texts = parse_json(extra[_METADATA])
     except ValueError:
         return program, None
     return program, ExportMetadata.from_texts(texts) if isinstance(texts, dict) else None

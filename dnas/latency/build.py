@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from pathlib import Path
 import filelock
 import torch
 
-from dnas.errors import UserError
+from dnas.errors import Interrupted, UserError
+from dnas.files import check_replaceable, remove_temporary
 from dnas.latency.backends import find_backend
 from dnas.latency.device import describe_device
 from dnas.latency.journal import Journal
@@ -26,7 +28,7 @@ from dnas.latency.workers import measure_on
 from dnas.progress import NoProgress, Progress
 
 
-class BuildInterrupted(UserError):
+class BuildInterrupted(Interrupted):
     """The user stopped a build. Everything measured so far is kept, and ``--resume`` continues from there."""
 
 
@@ -63,8 +65,10 @@ def build_table(
     find_backend(setup)
     devices = _alike(workers) if workers else (setup.device,)
     items = {item.spec.key: item for item in reversed(inventory)}
+    check_replaceable(out)
     journal_path = out.with_name(f"{out.name}.journal.jsonl")
     with _only_builder(out, journal_path):
+        remove_temporary(out.parent, out.name)
         existing = _existing_table(out, journal_path, resume)
         journal = Journal(journal_path)
         provenance = start_provenance(
@@ -128,10 +132,11 @@ def _measure(
             progress=progress,
             cache_bytes=cache_bytes,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         raise BuildInterrupted(
             f"{out}: interrupted; everything measured so far is kept in {journal.path}, "
-            f"continue with `{_resume_command(command, out)}`"
+            f"continue with `{_resume_command(command, out)}`",
+            getattr(error, "number", signal.SIGINT),
         ) from None
     return measured, time.monotonic() - started
 

@@ -140,7 +140,7 @@ def portable_command(command: str) -> str:
 
     Tables are shared, and the folders of a user are private and of no use to others.
     """
-    return shlex.join(_portable_word(word) for word in shlex.split(command))
+    return shlex.join(_portable_word(word) for word in command_words(command))
 
 
 def _portable_word(word: str) -> str:
@@ -167,3 +167,11 @@ def software_versions(device: torch.device) -> dict[str, str]:
     elif mkldnn.is_available():
         found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def command_words(command: str) -> list[str]:
+    """The words of a shell command; parted at white space if its quotes are not balanced."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return command.split()

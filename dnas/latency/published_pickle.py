@@ -18,6 +18,7 @@ import numpy as np
 
 from dnas.errors import UserError
 from dnas.files import read_bytes
+from dnas.pickles import check_pickle
 
 _WHAT = "FasterSeg latency table (.npy)"
 _NUMBERS = {"f8": "d", "f4": "f"}
@@ -35,6 +36,7 @@ def read_pickled_dict(path: str | Path) -> dict[str, float]:
     payload = _after_header(path, data)
     try:
         _check_opcodes(payload)
+        check_pickle(payload)
         value = _Unpickler(io.BytesIO(payload)).load()
     except _ForbiddenError as error:
         raise UserError(

@@ -17,7 +17,7 @@ from dnas.config import to_mapping
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.latency.device import DeviceInfo, describe_device
-from dnas.latency.provenance import Provenance, differences
+from dnas.latency.provenance import Provenance, command_words, differences
 from dnas.latency.spec import OperatorSpec
 from dnas.latency.statistics import Measurement
 from dnas.latency.table_file import read_table_file, write_table_file
@@ -192,7 +192,7 @@ class LatencyTable:
             f"dnas latency build {mine.space} --out FILE --device {mine.device.type} "
             f"--backend {mine.backend} --precision {mine.precision}{' --cache cold' * (mine.cache == 'cold')}"
         )
-        words = [word for word in shlex.split(command) if word != "--resume"]
+        words = [word for word in command_words(command) if word != "--resume"]
         if words[:3] == ["dnas", "latency", "bundle"]:  # measured on another device, from a new bundle
             return shlex.join(words)
         if self.source is not None and "--out" in words[:-1]:  # the table may have moved since

@@ -1,8 +1,26 @@
 """The published discrete networks, by name, and field-of-view arithmetic."""
 
-from dnas.networks import deeplab, dwrseg, eseg, fasterseg, regnet, regseg  # each registers its networks
+from dnas.networks import (  # each registers its networks
+    bisenet_v2,
+    ddrnet,
+    deeplab,
+    dwrseg,
+    eseg,
+    fasterseg,
+    pidnet,
+    regnet,
+    regseg,
+    stdc,
+)
 from dnas.networks.field_of_view import field_of_view
-from dnas.networks.lookup import TORCHVISION, TorchvisionSegmentation, network_by_name, network_names
+from dnas.networks.lookup import (
+    DOWNLOADS,
+    TORCHVISION,
+    TorchvisionSegmentation,
+    is_network_name,
+    network_by_name,
+    network_names,
+)
 from dnas.networks.registry import (
     NetworkRegistry,
     PaperFacts,
@@ -16,6 +34,7 @@ from dnas.networks.segmentation import HasAuxiliaryHeads, SegmentationNetwork
 from dnas.receptive_field import DeclaresLayer, Field, Layer, dilation_bounds, field_of_layers
 
 __all__ = [
+    "DOWNLOADS",
     "TORCHVISION",
     "DeclaresLayer",
     "Field",
@@ -26,7 +45,9 @@ __all__ = [
     "PrintedFigure",
     "SegmentationNetwork",
     "TorchvisionSegmentation",
+    "bisenet_v2",
     "create_network",
+    "ddrnet",
     "deeplab",
     "dilation_bounds",
     "dwrseg",
@@ -34,11 +55,14 @@ __all__ = [
     "fasterseg",
     "field_of_layers",
     "field_of_view",
+    "is_network_name",
     "list_networks",
     "network_by_name",
     "network_facts",
     "network_names",
+    "pidnet",
     "register_network",
     "regnet",
     "regseg",
+    "stdc",
 ]

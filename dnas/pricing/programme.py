@@ -13,6 +13,7 @@ import scipy.optimize
 import scipy.sparse
 from numpy.typing import NDArray
 
+from dnas.pricing.conditions import Cube
 from dnas.pricing.expected_latency import Term
 
 TIME_LIMIT_S = 60.0
@@ -37,8 +38,9 @@ class _Rows:
 class LatencyProgramme:
     """One option of every choice (binary variables), and the products that the latency has.
 
-    A term with several factors gets a variable for each combination of its options. Their marginals are bounded by the
-    options' variables, which is the tightest linear description of one product, so few branches are needed.
+    A term with several factors gets a variable for each combination of its options, and one for its condition. Their
+    marginals are bounded by the options' variables, the tightest linear description of a product, so few branches are
+    needed.
     """
 
     def __init__(self, terms: Sequence[Term], sizes: Mapping[str, int]) -> None:
@@ -53,35 +55,62 @@ class LatencyProgramme:
         self._binaries = self._count
         self._cost: dict[int, float] = {}
         self._constant = 0.0
+        self._conditions: dict[tuple[Cube, ...], int] = {}
+        self._cubes: dict[Cube, int] = {}
         for term in terms:
             self._add(term)
 
     def _add(self, term: Term) -> None:
-        if not term.cube and not term.variables:
+        if term.always and not term.variables:
             self._constant += float(term.prices)
             return
-        if not term.cube and len(term.variables) == 1:
+        if term.always and len(term.variables) == 1:
             for option, price in enumerate(term.prices):
                 self._charge(self._first[term.variables[0]] + option, float(price))
             return
-        shape, begin = term.prices.shape, self._count
-        numbers = begin + np.arange(term.prices.size).reshape(shape)
-        self._count += term.prices.size
+        condition = None if term.always else self._condition(term.cubes)
+        if condition is not None and not term.variables:
+            self._charge(condition, float(term.prices))
+            return
+        numbers = self._new(term.prices.size).reshape(term.prices.shape)
         for index, price in zip(numbers.flat, term.prices.flat, strict=True):
             self._charge(int(index), float(price))
         for axis, name in enumerate(term.variables):
             for option, part in enumerate(np.moveaxis(numbers, axis, 0)):
                 row = {int(number): 1.0 for number in np.asarray(part).flat}
                 row[self._first[name] + option] = -1.0
-                self._rows.add(row, -np.inf if term.cube else 0.0, 0.0)
-        total = {int(number): 1.0 for number in numbers.flat}
-        everything = dict(total)
-        for name, allowed in term.cube:
-            members = {self._first[name] + option: -1.0 for option in allowed}
-            self._rows.add({**total, **members}, -np.inf, 0.0)
-            everything |= members
-        if term.cube:  # all products of the term add up to 1 where the condition holds
-            self._rows.add(everything, 1.0 - len(term.cube), np.inf)
+                self._rows.add(row, 0.0 if condition is None else -np.inf, 0.0)
+        if condition is not None:  # all products of the term add up to its condition
+            self._rows.add({condition: -1.0, **{int(number): 1.0 for number in numbers.flat}}, 0.0, 0.0)
+
+    def _condition(self, cubes: tuple[Cube, ...]) -> int:
+        """The variable that is 1 where one of the disjoint cubes holds, else 0."""
+        if cubes not in self._conditions:
+            (number,) = self._new(1)
+            row = {int(number): -1.0}
+            for cube in cubes:
+                row[self._cube(cube)] = 1.0
+            self._rows.add(row, 0.0, 0.0)
+            self._conditions[cubes] = int(number)
+        return self._conditions[cubes]
+
+    def _cube(self, cube: Cube) -> int:
+        """The variable that is 1 where a cube holds, else 0."""
+        if cube not in self._cubes:
+            (number,) = self._new(1)
+            everything = {int(number): -1.0}
+            for name, allowed in cube:
+                members = {self._first[name] + option: 1.0 for option in allowed}
+                everything |= members
+                self._rows.add({int(number): -1.0, **members}, 0.0, np.inf)
+            self._rows.add(everything, -np.inf, len(cube) - 1.0)
+            self._cubes[cube] = int(number)
+        return self._cubes[cube]
+
+    def _new(self, count: int) -> NDArray[np.int64]:
+        """The numbers of new variables."""
+        self._count += count
+        return np.arange(self._count - count, self._count)
 
     def _charge(self, variable: int, price: float) -> None:
         self._cost[variable] = self._cost.get(variable, 0.0) + price

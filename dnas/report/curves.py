@@ -16,7 +16,7 @@ from dnas.report.data import Record
 from dnas.report.style import MUTED, SHADE, label_axes, legend_text, line_style, new_figure, series_indices, styled
 
 Floats = NDArray[np.float64]
-_MOST_POINTS = 300
+_MOST_POINTS, _LARGEST = 300, 1e30
 
 
 def field_of(record: Record, path: str) -> float:
@@ -24,7 +24,8 @@ def field_of(record: Record, path: str) -> float:
     value: object = record
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    # Larger values, which only a damaged log has, would leave no room for the others on an axis.
+    return float(value) if isinstance(value, (int, float)) and abs(value) <= _LARGEST else math.nan
 
 
 def step_series(records: Sequence[Record], path: str) -> tuple[Floats, Floats]:
@@ -95,10 +96,14 @@ Panel = tuple[str, str, dict[str, tuple[Floats, Floats]]]
 """Title, label of the values, and series by name."""
 
 
+def _names(value: object) -> list[str]:
+    return list(value) if isinstance(value, Mapping) else []
+
+
 def _search_panels(records: Sequence[Record]) -> list[Panel]:
     """The panels of a search; one without architecture parameters has three."""
     epochs = [record for record in records if record.get("kind") == "epoch"]
-    names = list(dict.fromkeys(name for record in epochs for name in record.get("miou") or {}))
+    names = list(dict.fromkeys(name for record in epochs for name in _names(record.get("miou"))))
     losses = {"weights": step_series(records, "loss_weights")}
     miou: Panel = (
         "mIoU of the supernet",

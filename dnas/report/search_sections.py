@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dnas.report import curves
 from dnas.report.blocks import Block, Figure, Section, Table
@@ -60,7 +60,8 @@ def _warnings(records: Sequence[Record]) -> Table | None:
     for record in records:
         if record.get("kind") != "epoch":
             continue
-        epoch, warnings = int(record["epoch"]) + 1, record.get("warnings") or {}
+        epoch, warnings = int(record["epoch"]) + 1, record.get("warnings")
+        warnings = warnings if isinstance(warnings, Mapping) else {}
         active = {name: active.get(name, epoch) for name in warnings}
         for name, reason in warnings.items():
             key = name, active[name]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dnas.errors import Interrupted
 from dnas.runs.checkpoint import load_into
 from dnas.runs.folder import RunFolder
-from dnas.runs.interrupt import Interrupt, Interrupted
+from dnas.runs.interrupt import Interrupt
 from dnas.runs.randomness import rng_state, seed_everything, set_rng_state
 
 __all__ = [

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dnas.errors import UserError
 from dnas.files import read_bytes, write_atomically
+from dnas.pickles import check_archive
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -34,6 +35,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     try:
         # torch does not verify the checksums that it writes, so it would not notice a flipped bit in a weight.
         intact = zipfile.ZipFile(io.BytesIO(data)).testzip() is None
+        check_archive(data)
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True) if intact else None
     except Exception:  # unpickling a damaged file can raise almost anything
         state = None
@@ -61,12 +63,16 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     data = read_bytes(path, "weights file")
     try:
         return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # the reader of a damaged header can raise almost anything
         raise UserError(f"{path}: not a readable safetensors file ({error}); it is damaged, recreate it") from None
 
 
 def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
     """Load ``weights`` into ``module``; :class:`UserError` names the first name or shape that does not match."""
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
+    ):
+        raise UserError(f"{source}: given a {type(weights).__name__}, expected named tensors")
     own = cast("dict[str, Tensor]", module.state_dict())
     missing = [name for name in own if name not in weights]
     unknown = [name for name in weights if name not in own]
@@ -77,7 +83,10 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], source: str | Pa
         if tensor.shape != weights[name].shape:
             expected, given = tuple(tensor.shape), tuple(weights[name].shape)
             raise UserError(f"{source}: the weights are of another network: {name} is {given}, expected {expected}")
-    module.load_state_dict(weights)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:  # tensors of another kind, such as sparse ones
+        raise UserError(f"{source}: the weights cannot be loaded: {str(error).strip().splitlines()[-1]}") from None
 
 
 def _require_plain(value: Any, name: str) -> None:

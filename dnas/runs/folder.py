@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from dnas.environment import describe_environment, process_rank
+from dnas.environment import describe_environment, process_count, process_rank
 from dnas.errors import UserError
-from dnas.files import dump_yaml, parse_yaml, read_json, read_yaml, write_json, write_text
+from dnas.files import dump_yaml, parse_yaml, read_json, read_yaml, remove_temporary, write_json, write_text
 from dnas.json_lines import append_record, repair
 from dnas.runs import checkpoint, log
 from dnas.runs.tensorboard import TensorBoardMirror
@@ -27,6 +28,9 @@ _ENVIRONMENT = "environment.json"
 _LOG = "log.jsonl"
 _STATE = "state.pt"
 _LOCK = ".lock"
+_DECIDES_BITS = ("threads", "device", "torch", "torchvision", "numpy", "processes")
+"""Entries of the environment with which the same run may compute other bits."""
+
 _RESUME_PATIENCE = 8.0
 """Seconds to wait for the lock when resuming: data workers of a killed run hold it for a few seconds."""
 
@@ -57,6 +61,7 @@ class RunFolder:
         self.environment = dict(environment)
         self.kind = str(environment["kind"])
         self.seed = int(environment["seed"])
+        self._identity = environment.get("id")
         self._role = role
         self._lock = lock
         self._tensorboard = tensorboard
@@ -74,6 +79,7 @@ class RunFolder:
         device: str | torch.device | None = None,
         tensorboard: bool = False,
         upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        other_environment: bool = False,
         free: Collection[str] = (),
     ) -> RunFolder:
         """Begin a run of ``kind`` ("search" or "retrain") in ``path``, or resume the one there.
@@ -81,8 +87,10 @@ class RunFolder:
         With ``resume`` a folder without a run begins one (the process may have been killed before it was created).
         ``upgrade`` converts a run's configuration that an earlier version wrote to the current format.
         ``free``: dotted keys that do not decide the result and may differ from the run that is resumed.
-        Raises :class:`UserError` when the folder holds a run and ``resume`` is false; when the run there is of another
-        kind, seed or configuration (names the first dotted key that differs); when another process uses it.
+        ``other_environment`` allows to resume with another number of threads, device or version, which may change the
+        result. Raises :class:`UserError` when the folder holds a run and ``resume`` is false; when the run there is of
+        another kind, seed, configuration (names the first dotted key that differs) or environment; when another process
+        uses it.
         """
         path = Path(path)
         wanted = _plain_configuration(configuration)
@@ -93,8 +101,9 @@ class RunFolder:
             raise UserError(f"{path}: contains a run already; continue it with --resume, or give another folder")
         lock = _lock(path, patience=_RESUME_PATIENCE if resume else 0.0)
         try:
+            remove_temporary(path)
             if _holds_run(path):
-                environment = _continue(path, kind, wanted, seed, device, upgrade, free)
+                environment = _continue(path, kind, wanted, seed, device, upgrade, free, other_environment)
             else:
                 environment = _begin(path, kind, wanted, seed, device)
         except BaseException:
@@ -158,9 +167,20 @@ class RunFolder:
             self._mirror.write(record)
 
     def truncate_log(self, epoch: int) -> None:
-        """Drop the records of ``epoch`` and later, which the resumed run writes again."""
-        if self._writes():
-            log.keep_records(self.path / _LOG, lambda record: record.get("epoch", -1) < epoch)
+        """Drop the records of ``epoch`` and later, which the resumed run writes again.
+
+        Raises :class:`UserError` if records of earlier epochs are missing.
+        """
+        if not self._writes():
+            return
+        log.keep_records(self.path / _LOG, lambda record: record.get("epoch", -1) < epoch)
+        logged = {record["epoch"] for record in self.records("epoch")}
+        if logged and len(logged) < epoch:
+            missing = next(number for number in range(epoch) if number not in logged)
+            raise UserError(
+                f"{self.path / _LOG}: the record of epoch {missing + 1} is missing, but the state has {epoch} finished "
+                "epochs; restore the log, or start again"
+            )
 
     def records(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The records of the log in their order, all or those of one kind ("step" or "epoch")."""
@@ -174,16 +194,28 @@ class RunFolder:
         epoch of the state, logs it once.
         """
         if self._writes():
-            checkpoint.save_state(self.path / _STATE, {**state, "epoch": epoch})
+            own = {} if self._identity is None else {"run": self._identity}
+            checkpoint.save_state(self.path / _STATE, {**state, "epoch": epoch, **own})
 
-    def load_state(self) -> dict[str, Any] | None:
+    def load_state(self, epochs: int | None = None) -> dict[str, Any] | None:
         """The last saved state and, under "epoch", the number of finished epochs; None if no epoch was finished.
 
-        Tensors are on the CPU. A damaged file, or one that would execute code, raises :class:`UserError`.
+        ``epochs``: how many the run has. Tensors are on the CPU. A damaged file, one that would execute code, one of
+        another run, and one of more or fewer epochs than the log has raise :class:`UserError`.
         """
-        state = checkpoint.load_state(self.path / _STATE)
-        if state is not None and type(state.get("epoch")) is not int:
-            raise UserError(f"{self.path / _STATE}: not the state of a run: the number of finished epochs is missing")
+        path = self.path / _STATE
+        state = checkpoint.load_state(path)
+        if state is None:
+            return None
+        finished, owner = state.get("epoch"), state.pop("run", None)
+        if type(finished) is not int:
+            raise UserError(f"{path}: not the state of a run: the number of finished epochs is missing")
+        if owner != self._identity and self._role != "follower":
+            raise UserError(f"{path}: the state of another run; restore that of this run, or start again")
+        if finished < 0 or (epochs is not None and not 1 <= finished <= epochs):
+            raise UserError(
+                f"{path}: gives {finished} finished epochs, expected 1 to {epochs or 'the number of the run'}"
+            )
         return state
 
     def save_weights(self, name: str, state_dict: Mapping[str, Tensor]) -> None:
@@ -250,7 +282,8 @@ def _lock(path: Path, patience: float) -> filelock.BaseFileLock:
 
 
 def _begin(path: Path, kind: str, configuration: dict[str, Any], seed: int, device: Any) -> dict[str, Any]:
-    environment = {"kind": kind, "seed": seed, **describe_environment(device), "resumed": []}
+    described = {**describe_environment(device), "processes": process_count()}
+    environment = {"kind": kind, "seed": seed, "id": secrets.token_hex(8), **described, "resumed": []}
     for name in (_LOG, _STATE):
         if (path / name).exists():
             raise UserError(
@@ -270,14 +303,18 @@ def _continue(
     device: Any,
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None,
     free: Collection[str],
+    other_environment: bool,
 ) -> dict[str, Any]:
     environment = _read_environment(path)
+    now = {**describe_environment(device), "processes": process_count()}
+    if not other_environment:
+        _check_environment(path, environment, now)
     stored = read_yaml(path / _CONFIGURATION, "configuration of a run")
     stored = stored if upgrade is None else upgrade(stored)
     if environment["kind"] != kind:
         raise UserError(f"{path}: the run there is a {environment['kind']}, it cannot be resumed as a {kind}")
-    for before, now in (({"seed": environment["seed"]}, {"seed": seed}), (stored, configuration)):
-        difference = _first_difference(before, now, free)
+    for before, wanted in (({"seed": environment["seed"]}, {"seed": seed}), (stored, configuration)):
+        difference = _first_difference(before, wanted, free)
         if difference is not None:
             raise UserError(
                 f"{path}: cannot resume with another configuration: {difference}; "
@@ -286,7 +323,7 @@ def _continue(
     with _file_errors(path):
         repair(path / _LOG, log.WHAT)
         write_text(path / _CONFIGURATION, dump_yaml(configuration))
-        environment["resumed"] = [*environment.get("resumed", []), describe_environment(device)]
+        environment["resumed"] = [*environment.get("resumed", []), now]
         write_json(path / _ENVIRONMENT, environment)
     return environment
 
@@ -298,9 +335,21 @@ def _read_environment(path: Path) -> dict[str, Any]:
         and isinstance(environment.get("kind"), str)
         and type(environment.get("seed")) is int
         and isinstance(environment.get("resumed", []), list)
+        and all(isinstance(environment.get(key), (str, type(None))) for key in ("id", "command", "git_commit"))
     ):
         raise UserError(f"{path / _ENVIRONMENT}: not the environment of a run: its kind and seed are missing")
     return environment
+
+
+def _check_environment(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` if something that decides the bits of a result has changed since the run began."""
+    changed = [name for name in _DECIDES_BITS if name in before and before[name] != now.get(name)]
+    if changed:
+        texts = ", ".join(f"{name} {before[name]} in the run, now {now.get(name)}" for name in changed)
+        raise UserError(
+            f"{path}: would not resume to the same result: {texts}; restore that, or accept another result with "
+            "--other-environment"
+        )
 
 
 def _first_difference(before: Any, now: Any, free: Collection[str], name: str = "") -> str | None:

@@ -10,21 +10,21 @@ from types import FrameType, TracebackType
 
 from typing_extensions import Self
 
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped a run; the message says how far it got and how to resume it."""
+from dnas.errors import Interrupted
 
 
 class Interrupt:
-    """Context manager: the first SIGINT or SIGTERM only sets :attr:`requested`, the second raises KeyboardInterrupt.
+    """Context manager: the first SIGINT or SIGTERM only sets :attr:`requested`, the second raises :class:`Interrupted`.
 
-    A loop inside checks ``requested`` after every step and ends itself. The previous handlers are restored at the end.
-    Outside the main thread, where Python allows no handlers, it does nothing.
+    A loop inside checks ``requested`` after every step and ends itself by :class:`Interrupted`, which gets the number
+    of the signal. The previous handlers are restored at the end. Outside the main thread, where Python allows no
+    handlers, it does nothing.
     """
 
     def __init__(self, notify: Callable[[str], object] | None = None) -> None:
         """``notify`` is called with one line for the user at the first signal."""
         self.requested = False
+        self.number: int = signal.SIGINT
         self._notify = notify
         self._process = os.getpid()
         self._previous: dict[signal.Signals, object] = {}
@@ -42,6 +42,8 @@ class Interrupt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(error, Interrupted) and self.requested:
+            error.number = self.number
         for number, previous in self._previous.items():
             signal.signal(number, previous)  # type: ignore[arg-type]  # what getsignal returned is what signal takes
         self._previous.clear()
@@ -54,7 +56,7 @@ class Interrupt:
                 os.kill(os.getpid(), signal.SIGTERM)
             return
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            raise Interrupted("stopped at once; finished epochs are kept, continue with --resume", number)
+        self.requested, self.number = True, number
         if self._notify is not None:
             self._notify("stopping after this step; once more to stop at once")

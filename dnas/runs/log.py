@@ -12,6 +12,7 @@ from dnas.files import write_atomically
 from dnas.json_lines import read_lines
 
 WHAT = "log of a run"
+_LARGEST = 10**7
 
 
 def plain(value: Any, name: str = "") -> Any:
@@ -58,5 +59,22 @@ def _intact(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     for number, line in enumerate(read_lines(path, WHAT), start=1):
         if line.record is None:
             raise UserError(f"{path}: line {number} is no log record; the file is damaged, remove this line")
+        problem = _problem(line.record)
+        if problem is not None:
+            raise UserError(f"{path}: line {number}: {problem}; the file is damaged, remove this line")
         found.append((line.content, line.record))
     return found
+
+
+def _problem(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with the common entries of a record; None if nothing is."""
+    for key in ("epoch", "step"):
+        value = record.get(key, 0)
+        if type(value) is not int or not 0 <= value <= _LARGEST:
+            return f"{key}: given {str(value)[:40]!r}, expected an integer from 0 to {_LARGEST}"
+    kind = record.get("kind", "")
+    if not isinstance(kind, str):
+        return f"kind: given {str(kind)[:40]!r}, expected a text"
+    if kind in ("epoch", "step") and "epoch" not in record:
+        return "epoch: missing"
+    return None

@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dnas.errors import UserError
+from dnas.input_channels import input_channels
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -47,7 +48,7 @@ def trace(
         raise UserError(f"unknown export precision {precision!r}, expected one of {', '.join(_DTYPES)}")
     module = copy.deepcopy(network).eval().requires_grad_(False).to("cpu", torch.float32)
     # A dynamic batch is traced with size 2: torch.export treats sizes 0 and 1 as constants.
-    images = torch.zeros(2 if batch is None else batch, 3, height, width)
+    images = torch.zeros(2 if batch is None else batch, input_channels(module), height, width)
     dynamic = dynamic_axes(batch=batch is None, size=dynamic_size)
     program = export_program(module, (images,), dynamic)
     if fold_batch_norm:
@@ -173,10 +174,11 @@ def _fold(module: GraphModule, convolution: Node, norm: Node, name: str) -> None
 
 @contextmanager
 def quiet_torch() -> Iterator[None]:
-    """Suppress the exporter's warnings about its own code (deprecations, optional packages)."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Suppress warnings of torch about its own code, and its log of errors, which are raised as well."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL if logger.name == "torch.export" else logging.ERROR)
     try:
         with warnings.catch_warnings():
             for package in ("torch", "onnxscript", "onnx_ir", "copyreg"):
@@ -184,4 +186,5 @@ def quiet_torch() -> Iterator[None]:
                     warnings.filterwarnings("ignore", category=category, module=rf"{package}(\.|$)")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -8,8 +8,9 @@ import torch
 
 from dnas.data import SegmentationDataset
 from dnas.device import resolve_device
+from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
-from dnas.runs import Interrupt, RunFolder
+from dnas.runs import RunFolder
 from dnas.search.bilevel import BilevelSearch
 from dnas.search.config import JointSearchConfig, OneShotConfig, SearchConfig
 from dnas.search.joint import JointSearch
@@ -17,6 +18,7 @@ from dnas.search.latency_target import LatencyTarget
 from dnas.search.one_shot import OneShotSearch
 from dnas.search.problem import BilevelProblem, JointProblem, OneShotProblem
 from dnas.training.collector import settled_objects
+from dnas.training.interruption import interruptible
 
 SearchSettings = SearchConfig | JointSearchConfig | OneShotConfig
 """The settings of each kind of search."""
@@ -70,13 +72,16 @@ def search(
     session = _session(problem, data, run, config, resolve_device(device), progress or NoProgress(), latency_target)
     try:
         first = session.restore()
-        with Interrupt(session.progress.message) as interrupt, settled_objects():
+        with interruptible(run.path, session.progress) as interrupt, settled_objects():
             for epoch in range(first, config.epochs):
                 session.run_epoch(epoch, interrupt)
         session.accelerator.wait_for_everyone()  # all processes read the log that one has written
     finally:
         session.release()
-    last = run.records("epoch")[-1]
+    records = run.records("epoch")
+    if not records or not isinstance(records[-1].get("miou"), dict):
+        raise UserError(f"{run.path}: log.jsonl lacks the record of the last epoch; restore it, or start again")
+    last = records[-1]
     return SearchResult(epochs=config.epochs, miou=last["miou"], latency_ms=last["latency_ms"])
 
 

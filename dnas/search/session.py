@@ -20,9 +20,9 @@ from dnas.data import (
     evenly_spaced,
     train_transform,
 )
-from dnas.errors import UserError
+from dnas.errors import Interrupted, UserError
 from dnas.progress import Progress
-from dnas.runs import Interrupt, Interrupted, RunFolder, seed_everything
+from dnas.runs import Interrupt, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
 from dnas.search.calibration import calibration_batches, recalibrate_bn
 from dnas.search.config import JointSearchConfig, OneShotConfig, SearchConfig
@@ -38,6 +38,7 @@ from dnas.training.device import (
     resolve_precision,
 )
 from dnas.training.losses import OhemCrossEntropy
+from dnas.training.optimizers import check_loaded
 from dnas.training.single_values import single_values_explained
 
 Problem = TypeVar("Problem", bound=SearchProblem)
@@ -147,20 +148,30 @@ class SearchSession(ABC, Generic[Problem, Config]):
 
     def restore(self) -> int:
         """Restore the checkpoint of the run folder, if there is one; returns the number of finished epochs."""
-        state = self.run.load_state()
+        state = self.run.load_state(self.config.epochs)
         if state is not None:
             try:
                 load_into(self.problem.weights, state["weights"], self.run.path)
                 load_into(self.problem.architecture, state["architecture"], self.run.path)
                 for name, optimizer in self.optimizers().items():
                     optimizer.load_state_dict(state[name])
+                    check_loaded(optimizer)
                 self.restore_extra(state)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
                 raise UserError(f"{self.run.path}: its checkpoint is not that of this search ({error})") from None
+            if not self.run.has_weights("architecture"):
+                raise UserError(f"{self.run.path}: architecture.safetensors is missing; restore it, or start again")
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
         self.accelerator.wait_for_everyone()  # no process may replace the checkpoint before all have read it
         return epoch
+
+    def stopped(self, epoch: int) -> Interrupted:
+        """The exception for a signal in the steps of ``epoch``."""
+        return Interrupted(
+            f"stopped in epoch {epoch + 1}; {epoch} of {self.config.epochs} epochs are saved in {self.run.path}, "
+            "continue with --resume"
+        )
 
     def release(self) -> None:
         """Stop the data workers."""
@@ -239,7 +250,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             (share,) = self._shared(torch.tensor(float(requested), device=self.device))
             requested = share > 0
         if requested:
-            raise Interrupted(f"{self.run.path}: stopped in epoch {epoch + 1}; continue with --resume")
+            raise self.stopped(epoch)
 
     def _finite(self, loss: Tensor, what: str) -> float:
         (value,) = self._shared(loss)

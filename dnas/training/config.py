@@ -19,7 +19,8 @@ class RetrainConfig:
     The defaults are no paper's recipe: epochs and distillation are FasterSeg's, learning rate and schedule RegSeg's,
     the hard pixels those of FasterSeg's published code. The papers' recipes are in :mod:`dnas.training.recipes`.
 
-    trained_on: the images that are trained on; "trainval" adds those of the split val.
+    trained_on: the images that are trained on; "trainval" adds those of the split val, "train+pseudo" as many with
+        labels that a network predicted.
     validated_on: the split that is validated and chooses the best weights.
     batch_size: images per forward pass and process.
     accumulate: batches whose gradients are averaged into one step of the optimiser; an epoch's last step may have
@@ -53,7 +54,7 @@ class RetrainConfig:
     """
 
     epochs: int = Field(default=600, ge=1)
-    trained_on: Literal["train", "trainval"] = "train"
+    trained_on: Literal["train", "trainval", "train+pseudo"] = "train"
     validated_on: Literal["val", "test"] = "val"
     batch_size: int = Field(default=8, ge=1)
     accumulate: int = Field(default=1, ge=1)

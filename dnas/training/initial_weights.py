@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dnas.errors import UserError
 from dnas.files import read_bytes
+from dnas.pickles import check_archive
 from dnas.runs.checkpoint import load_weights
 
 _NESTED = ("state_dict", "model_state", "model", "network", "weights")
@@ -89,10 +90,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         return load_weights(path)
-    read_bytes(path, "weights file")
+    content = read_bytes(path, "weights file")
     try:
-        values: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        check_archive(content)
+        values: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling a damaged file can raise almost anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a file of weights that can be read safely ({reason})") from None
     while isinstance(values, Mapping) and not any(isinstance(value, Tensor) for value in values.values()):

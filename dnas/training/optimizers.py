@@ -99,3 +99,16 @@ def set_learning_rate(optimizer: HasParameterGroups, learning_rate: float) -> No
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def check_loaded(optimizer: Any) -> None:
+    """Raise :class:`ValueError` if a loaded state does not fit the parameters, which torch does not check."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor) and value.numel() != 1 and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{name} of the optimiser is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
+                    )

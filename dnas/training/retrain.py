@@ -25,10 +25,11 @@ from dnas.training.device import (
     reset_peak_memory,
     tuned_convolutions,
 )
+from dnas.training.interruption import interruptible
 from dnas.training.metrics import Evaluation, evaluate
 from dnas.training.norms import frozen_norms, keep_frozen
 from dnas.training.objective import Objective
-from dnas.training.optimizers import make_optimizer, set_learning_rate
+from dnas.training.optimizers import check_loaded, make_optimizer, set_learning_rate
 from dnas.training.schedules import schedule_factor
 from dnas.training.single_values import single_values_explained
 
@@ -68,7 +69,7 @@ def retrain(
     job = _Retraining(network, data, run, config, teacher, resolve_device(device), progress or NoProgress())
     try:
         first_epoch = job.restore()
-        with Interrupt(job.progress.message) as interrupt, tuned_convolutions(job.device):
+        with interruptible(run.path, job.progress) as interrupt, tuned_convolutions(job.device):
             for epoch in range(first_epoch, config.epochs):
                 job.run_epoch(epoch, interrupt)
     finally:
@@ -134,18 +135,25 @@ class _Retraining:
 
     def restore(self) -> int:
         """Load the state in the run folder, if any; returns the number of finished epochs."""
-        state = self.run.load_state()
+        state = self.run.load_state(self.config.epochs)
         if state is not None:
             try:
                 load_into(self.network, state["network"], self.run.path)
                 self.optimizer.load_state_dict(state["optimizer"])
+                check_loaded(self.optimizer)
                 if state["scaler"]:
                     self.scaler.load_state_dict(state["scaler"])
                 if self.average is not None:
                     load_into(self.average, state["average"], self.run.path)
-                self.best_miou, self.best_epoch = state["best"]["miou"], state["best"]["epoch"]
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self.best_miou, self.best_epoch = float(state["best"]["miou"]), int(state["best"]["epoch"])
+            except (KeyError, TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
                 raise UserError(f"{self.run.path}: its state does not fit this retraining ({error})") from None
+            for name in ("last", *(["best"] if self.best_epoch >= 0 else [])):
+                if not self.run.has_weights(name):
+                    raise UserError(
+                        f"{self.run.path}: {name}.safetensors is missing, but epoch {state['epoch']} is finished; "
+                        "restore it, or start again"
+                    )
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
         self.trained = self.accelerator.prepare_model(self.network)

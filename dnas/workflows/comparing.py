@@ -28,6 +28,7 @@ def measure_artefact(
     threads: int | None = None,
     batch: int = 1,
     seconds: float = 3.0,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """What :func:`dnas.export.benchmark` says about a network, run or file, with ``name`` and the size of the file.
@@ -52,6 +53,7 @@ def measure_artefact(
         threads=threads,
         batch=batch,
         seconds=seconds,
+        trust=trust,
     )
     if from_file:
         found["file_mb"] = Path(reference).stat().st_size / 1e6
@@ -64,6 +66,7 @@ def measure_artefact(
             backend=backend if from_file else None,
             threads=threads,
             rounded=rounded,
+            trust=trust,
         )
         (progress or NoProgress()).begin(f"{reference}: evaluating {len(dataset)} images", len(dataset))
         scores = scored.evaluate(indices=indices, progress=progress)

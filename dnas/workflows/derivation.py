@@ -11,6 +11,7 @@ from derive import TABLE, Architecture, Derivation, DeriveOptions, Deriver, deri
 from dnas.errors import UserError
 from dnas.latency import Effort, LatencyTable, measure_networks
 from dnas.runs import RunFolder
+from dnas.runs.configurations import search_configuration
 from dnas.workflows.measuring import setup_of
 from search_spaces import space_from
 
@@ -18,7 +19,7 @@ from search_spaces import space_from
 def deriver_of_run(path: Path) -> tuple[RunFolder, Deriver[Any]]:
     """The run folder of a search, and the deriver for its space."""
     run = RunFolder.open(path, "search")
-    return run, deriver_of(space_from(run.configuration.get("space", {}), str(path / "configuration.yaml")))
+    return run, deriver_of(space_from(search_configuration(run).space, str(path / "configuration.yaml")))
 
 
 def derive_network(source: Path, options: DeriveOptions, *, measure: bool = False) -> Derivation:

@@ -74,6 +74,7 @@ def open_scored(
     backend: str | None = None,
     threads: int | None = None,
     rounded: bool = False,
+    trust: bool = False,
 ) -> Scored:
     """The run or exported file ``reference``, ready to be scored on ``dataset``, at the full size of its labels.
 
@@ -81,7 +82,7 @@ def open_scored(
     are mapped, others are a :class:`UserError`.
     """
     if is_exported_file(reference):
-        return _of_file(Path(reference), dataset, size, file_device(reference, device), backend, threads)
+        return _of_file(Path(reference), dataset, size, file_device(reference, device), backend, threads, trust)
     if backend is not None:
         raise UserError(f"--backend is for exported files, {reference} is evaluated in PyTorch")
     if not Path(reference).is_dir() and not is_shared(str(reference)):
@@ -123,8 +124,9 @@ def _of_file(
     device: str,
     backend: str | None,
     threads: int | None,
+    trust: bool,
 ) -> Scored:
-    file = open_file(path, device=device, backend=backend, threads=threads)
+    file = open_file(path, device=device, backend=backend, threads=threads, trust=trust)
     network = FileNetwork(file, size=size)
     notes = []
     if network.class_names:

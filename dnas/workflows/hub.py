@@ -41,7 +41,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
         self.labels = Labels(tuple(class_names), tuple((int(r), int(g), int(b)) for r, g, b in colours))
         self.mean, self.std, self.input_size = tuple(mean), tuple(std), (int(height), int(width))
         self.licence, self.facts = licence, dict(facts or {})
-        self.network = build_network(_without_downloads(network), self.labels.num_classes, "config.json")
+        self.network = build_network(network, self.labels.num_classes, "config.json", len(self.mean))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of normalised images (N, 3, H, W)."""
@@ -69,7 +69,6 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
 
     def loaded(self, name: str) -> LoadedNetwork:
         """The network as other workflows take it."""
-        (m0, m1, m2), (s0, s1, s2) = self.mean, self.std
         return LoadedNetwork(
             name=name,
             network=self.network.eval(),
@@ -77,7 +76,7 @@ class HubNetwork(nn.Module, PyTorchModelHubMixin):
             input_size=self.input_size,
             labels=self.labels,
             class_names=self.labels.names,
-            augmentation=AugmentationConfig(mean=(m0, m1, m2), std=(s0, s1, s2)),
+            augmentation=AugmentationConfig(mean=self.mean, std=self.std),
         )
 
 
@@ -112,12 +111,3 @@ def load_from_hub(reference: str) -> LoadedNetwork:
         reason = str(error).strip().splitlines()[:1]
         raise UserError(f"{reference}: no network of dnas share there ({''.join(reason)[:200]})") from None
     return network.loaded(Path(reference).name)
-
-
-def _without_downloads(network: Mapping[str, Any]) -> dict[str, Any]:
-    """A description that asks for no pretrained weights: those of the network follow."""
-    options = network.get("options")
-    if not options:
-        return dict(network)
-    kept = {name: None if name.startswith("weights") else value for name, value in options.items()}
-    return {**network, "options": kept}

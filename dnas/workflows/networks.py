@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,19 @@ from dnas.config import parse_config
 from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, match_classes, open_dataset
 from dnas.environment import process_count
 from dnas.errors import UserError
+from dnas.input_channels import with_input_channels
 from dnas.latency import LatencyTable
-from dnas.networks import HasAuxiliaryHeads, list_networks, network_by_name, network_facts, network_names
+from dnas.networks import (
+    DOWNLOADS,
+    HasAuxiliaryHeads,
+    is_network_name,
+    list_networks,
+    network_by_name,
+    network_facts,
+    network_names,
+)
 from dnas.runs import RunFolder, load_into
+from dnas.runs.configurations import retrain_configuration
 from dnas.training import RetrainConfig
 from dnas.workflows.derivation import deriver_of_run
 
@@ -40,6 +51,11 @@ def open_splits(
     if classes is not None:
         train = match_classes(train, classes, wanted_by)
     return train, match_classes(validation, train.labels.names, f"{train.name} {train.split}")
+
+
+def channels_of(run: RunFolder) -> int:
+    """The channels of the images of a run; earlier versions had RGB alone."""
+    return int(run.configuration.get("data", {}).get("channels", 3))
 
 
 def recorded_classes(path: Path) -> tuple[str, ...] | None:
@@ -88,9 +104,9 @@ class LoadedNetwork:
     num_classes: int
     input_size: tuple[int, int] | None = None
     labels: Labels | None = None
-    class_names: tuple[str, ...] | None = None
     augmentation: AugmentationConfig | None = None
     run: RunFolder | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def load_network(reference: str, num_classes: int | None = None, *, rounded: bool = False) -> LoadedNetwork:
@@ -111,7 +127,7 @@ def load_network(reference: str, num_classes: int | None = None, *, rounded: boo
         architecture = Architecture.load(path)
         classes = num_classes or architecture.num_classes or 19
         return LoadedNetwork(path.stem, architecture.build(classes), classes, architecture.input_size)
-    if reference in network_names():
+    if is_network_name(reference):
         classes, published = num_classes or 19, reference in list_networks()
         size = network_facts(reference).input_size if published else None
         return LoadedNetwork(reference, network_by_name(reference, classes), classes, size)
@@ -134,13 +150,19 @@ def _shared_network(reference: str) -> LoadedNetwork:
     return load_from_hub(reference.removeprefix(_HUB))
 
 
-def build_network(description: Mapping[str, Any], num_classes: int, source: str) -> nn.Module:
-    """The network described in the configuration of a retraining, by architecture or by name."""
+def build_network(
+    description: Mapping[str, Any], num_classes: int, source: str, channels: int = 3, *, download: bool = False
+) -> nn.Module:
+    """The network described in the configuration of a retraining, by architecture or by name.
+
+    ``channels``: of its images. ``download`` allows options for pretrained weights to download them.
+    """
     network: nn.Module
     if "name" in description:
-        network = network_by_name(str(description["name"]), num_classes, description.get("options"))
+        network = network_by_name(str(description["name"]), num_classes, description.get("options"), download=download)
     else:
         network = architecture_from(description.get("architecture", {}), source).build(num_classes)
+    network = with_input_channels(network, channels)
     if description.get("auxiliary"):
         add_auxiliary_heads(network, source)
     return network
@@ -185,16 +207,19 @@ def _network_of_search(path: Path, num_classes: int | None, rounded: bool) -> Lo
 def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
     run = RunFolder.open(path, "retrain")
     source = str(path / "configuration.yaml")
+    stored = retrain_configuration(run)
+    names = stored.classes
     try:
-        names = tuple(str(name) for name in run.configuration["classes"])
-        colours = tuple((int(r), int(g), int(b)) for r, g, b in run.configuration["colours"])
-        height, width = (int(side) for side in run.configuration["input_size"])
-        description, recipe = run.configuration["network"], run.configuration["retrain"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source}: not the configuration of a retraining ({error!r})") from None
+        labels = Labels(names, stored.colours)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    description = {key: value for key, value in dataclasses.asdict(stored.network).items() if value is not None}
+    options = description.get("options")
+    if options is not None:  # the weights are those of the run, so none have to be downloaded
+        description["options"] = {key: value for key, value in options.items() if key not in DOWNLOADS}
     if num_classes not in (None, len(names)):
         raise UserError(f"{path}: was trained for {len(names)} classes, given {num_classes}")
-    network = build_network(description, len(names), source)
+    network = build_network(description, len(names), source, channels_of(run))
     load_into(network, run.load_weights("best"), path)
     if isinstance(network, HasAuxiliaryHeads):
         network.remove_auxiliary_heads()
@@ -202,9 +227,9 @@ def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
         name=path.name,
         network=network.eval(),
         num_classes=len(names),
-        input_size=(height, width),
-        labels=Labels(names, colours),
+        input_size=stored.input_size,
+        labels=labels,
         class_names=names,
-        augmentation=parse_config(RetrainConfig, recipe, source).augmentation,
+        augmentation=parse_config(RetrainConfig, stored.retrain, source).augmentation,
         run=run,
     )

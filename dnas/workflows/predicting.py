@@ -124,6 +124,7 @@ def load_predictor(
     device: str = "auto",
     backend: str | None = None,
     threads: int | None = None,
+    trust: bool = False,
 ) -> Predictor:
     """The predictor of a run of ``dnas retrain`` or of an exported file.
 
@@ -133,7 +134,9 @@ def load_predictor(
     if tiles is not None and size is not None:
         raise UserError("--size resizes whole images, --tile leaves their size as it is; give one of them")
     if is_exported_file(reference):
-        file = open_file(reference, device=file_device(reference, device), backend=backend, threads=threads)
+        file = open_file(
+            reference, device=file_device(reference, device), backend=backend, threads=threads, trust=trust
+        )
         network = FileNetwork(file, size=tiles.size if tiles else size)
         if not network.class_names or file.metadata is None:
             raise UserError(f"{reference}: holds no class names; export it with dnas export")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy.stats
 
 from derive import TABLE, Architecture, Judge, architecture_from
+from dnas.config import Field, parse_config, record
 from dnas.errors import UserError
 from dnas.json_lines import read_lines
 from dnas.latency import LatencyTable
@@ -46,6 +47,15 @@ class Ranking:
     bands: Mapping[float, Correlation]
 
 
+@record
+class _Row:
+    """A row of a ground truth."""
+
+    architecture: dict[str, Any]
+    predicted_ms: Annotated[float, Field(ge=1e-6, le=1e6)]
+    val_miou: Annotated[float, Field(ge=0, le=100)]
+
+
 def read_ground_truth(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines with architecture, predicted_ms and val_miou; several seeds are averaged.
 
@@ -57,6 +67,7 @@ def read_ground_truth(path: Path) -> list[dict[str, Any]]:
         row = line.record
         if row is None or not all(key in row for key in wanted):
             raise UserError(f"{path}: line {number}: expected a JSON object with the keys {', '.join(wanted)}")
+        parse_config(_Row, row, f"{path}: line {number}")
         by_network.setdefault(str(row.get("network", row["architecture"])), []).append(row)
     if not by_network:
         raise UserError(f"{path}: holds no networks; expected JSON lines with the keys {', '.join(wanted)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from dnas.report import (
     save_png,
 )
 from dnas.runs import RunFolder
+from dnas.runs.configurations import retrain_configuration
 from dnas.training import Evaluation, evaluate
 from dnas.workflows.checking import CheckResult, check_table
 from dnas.workflows.derivation import deriver_of_run
@@ -141,7 +143,7 @@ def _table_of(search_run: Path | None) -> LatencyTable | None:
 
 def _architecture_of(found: LoadedNetwork) -> Architecture | None:
     """The architecture of a retrained network; None for a published network."""
-    described = found.run.configuration["network"].get("architecture") if found.run else None
+    described = retrain_configuration(found.run).network.architecture if found.run else None
     return None if described is None else architecture_from(described, found.name)
 
 
@@ -170,7 +172,7 @@ def _evaluate(found: LoadedNetwork) -> Evaluation:
 def _validation_data(found: LoadedNetwork) -> SegmentationDataset:
     assert found.run is not None
     source = str(found.run.path / "configuration.yaml")
-    data = open_dataset(parse_config(DataConfig, found.run.configuration["data"], source), "val")
+    data = open_dataset(parse_config(DataConfig, retrain_configuration(found.run).data, source), "val")
     return data if found.labels is None else match_classes(data, found.labels.names, str(found.run.path))
 
 
@@ -182,7 +184,7 @@ def _figures(
     predicted = measured = target = None
     architecture = _architecture_of(found)
     if architecture is not None and "target_ms" in architecture.provenance:
-        target = float(architecture.provenance["target_ms"])
+        target = _number(architecture.provenance["target_ms"])
     if check is not None and name in check.names:
         predicted, measured = check.predicted[check.names.index(name)], check.measured[check.names.index(name)]
     else:
@@ -243,10 +245,20 @@ def _summary(table: LatencyTable) -> LatencySummary:
 
 
 def _subtitle(run: RunFolder) -> str:
-    data = run.configuration["data"]
+    source = str(run.path / "configuration.yaml")
+    data = parse_config(DataConfig, run.configuration.get("data", {}), source)
     preset = run.configuration.get("preset")
-    where = "" if data.get("size") is None else " at {}x{}".format(*data["size"])
-    return f"{'' if preset is None else f'{preset}, '}{data['dataset']}{where}"
+    where = "" if data.size is None else " at {}x{}".format(*data.size)
+    return f"{'' if preset is None else f'{preset}, '}{data.dataset}{where}"
+
+
+def _number(text: str) -> float | None:
+    """The positive number in a text, None if there is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value < math.inf else None
 
 
 def _reproduction(run: RunFolder, commands: tuple[str, ...]) -> Reproduction:

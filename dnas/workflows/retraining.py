@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 
 from derive import architecture_from
 from dnas.config import parse_config, to_mapping
-from dnas.data import DataConfig, SegmentationDataset, class_order
+from dnas.data import DataConfig, SegmentationDataset, class_order, measured_statistics
 from dnas.data.seeding import mix_seed
 from dnas.device import resolve_device
 from dnas.errors import UserError
@@ -45,11 +46,13 @@ def run_retraining(
     transfer: bool = False,
     teacher: LoadedNetwork | None = None,
     inherit: Path | None = None,
+    download: bool = False,
     init: str | None = None,
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
     tensorboard: bool = False,
+    other_environment: bool = False,
     progress: Progress | None = None,
     check: int | None = SAMPLED_IMAGES,
 ) -> RetrainResult:
@@ -57,12 +60,13 @@ def run_retraining(
 
     ``inherit``: the run folder of a search whose weights the training begins with. ``init``: other weights to begin
     with, see :func:`dnas.workflows.initial.initialise`; what was taken is in ``initial_weights.json`` of the run.
-    ``num_classes`` is the number of
+    ``download`` allows options of the network to download pretrained weights. ``num_classes`` is the number of
     classes of the search; other data raises :class:`UserError` unless ``transfer``.
     ``check``: number of images of each split that are read before; None for all.
     """
     chosen = resolve_device(device)
-    splits = _splits(data, config, out if resume else None, inherit)
+    config = dataclasses.replace(config, augmentation=measured_statistics(config.augmentation, data))
+    splits = _splits(data, config, out if resume else None, inherit, init)
     labels = splits[0].labels
     if num_classes is not None and num_classes != labels.num_classes and not transfer:
         raise UserError(
@@ -86,7 +90,7 @@ def run_retraining(
     if init is not None and inherit is not None:
         raise UserError(f"--init {init}: the network inherits the weights of its search already; give --scratch too")
     seed_everything(mix_seed("network", seed))
-    built: nn.Module = build_network(description, labels.num_classes, source)
+    built: nn.Module = build_network(description, labels.num_classes, source, data.channels, download=download)
     if inherit is not None:
         if "architecture" not in network or transfer:
             raise UserError(f"{source}: only derived networks with the classes of the search can inherit weights")
@@ -105,6 +109,7 @@ def run_retraining(
         resume,
         device=chosen,
         tensorboard=tensorboard,
+        other_environment=other_environment,
         upgrade=partial(_upgrade, configuration),
         free=("data.root", "data.classes", "data.listing", "data.cache", "retrain.workers", "colours"),
     ) as run:
@@ -117,14 +122,20 @@ def run_retraining(
 
 
 def _splits(
-    data: DataConfig, config: RetrainConfig, resumed: Path | None, inherit: Path | None
+    data: DataConfig, config: RetrainConfig, resumed: Path | None, inherit: Path | None, init: str | None
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The images, with the classes in the order of the run that is resumed or inherited from."""
     for path in (resumed, inherit):
         names = None if path is None else recorded_classes(path)
         if names is not None:
             return open_splits(data, config.trained_on, config.validated_on, names, str(path))
-    return open_splits(data, config.trained_on, config.validated_on)
+    splits = open_splits(data, config.trained_on, config.validated_on)
+    names = recorded_classes(Path(init)) if init is not None and init not in LIBRARIES else None
+    own = splits[0].labels.names
+    if names is None or len(names) != len(own):  # the last layer of a run with another number of classes is left out
+        return splits
+    # Otherwise it is taken, so that its classes have to be those of the data.
+    return open_splits(data, config.trained_on, config.validated_on, names, f"--init {init}")
 
 
 def _frozen(teacher: LoadedNetwork, data: SegmentationDataset) -> nn.Module:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import resource
 import signal
 
 import numpy as np
@@ -23,6 +24,7 @@ from dnas.data import (
     train_transform,
 )
 from dnas.data.batching import _BatchSampler
+from dnas.data.workers import WorkerDied
 from dnas.errors import UserError
 
 # Warnings of Python and torch about the machine's processes and cores are unrelated to the batches.
@@ -266,3 +268,30 @@ def test_halves_differ_by_seed_and_need_two_images():
     assert split_halves(100, 0) != split_halves(100, 1)
     with pytest.raises(UserError, match="expected at least 2"):
         split_halves(1, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_dead_worker_is_one_line_where_the_next_batch_is_awaited(dataset, number):
+    stream = load(dataset, workers=1)
+    running = iter(stream)
+    next(running)
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, number)
+    with pytest.raises(WorkerDied) as caught:
+        list(running)
+    stream.close()
+    assert caught.value.terminated == (number == signal.SIGTERM)
+    assert "\n" not in str(caught.value)
+    assert number.name in str(caught.value)
+
+
+def _without_shared_memory(image, mask):
+    """A transform after which its worker can share no batch: the limit on the size of files holds there too."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return eval_transform(AugmentationConfig())(image, mask)
+
+
+def test_a_worker_without_shared_memory_sends_through_a_pipe(dataset):
+    stream = load(dataset, _without_shared_memory, workers=1)
+    assert_same(stream, load(dataset, eval_transform(AugmentationConfig())))
+    stream.close()

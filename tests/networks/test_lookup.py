@@ -24,7 +24,23 @@ def test_options_reach_torchvision():
     network = network_by_name("torchvision:fcn_resnet50", 3, {"aux_loss": True})
     assert not any(name.startswith("aux") for name, _ in network.named_parameters())
     with pytest.raises(UserError, match=r"torchvision:fcn_resnet50: options .* do not fit"):
-        network_by_name("torchvision:fcn_resnet50", 3, {"weights": "the best"})
+        network_by_name("torchvision:fcn_resnet50", 3, {"weights": "the best"}, download=True)
+
+
+@pytest.mark.parametrize("option", ["weights", "weights_backbone"])
+def test_nothing_is_downloaded_unless_it_is_allowed(option, monkeypatch):
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("downloads"))
+    with pytest.raises(UserError, match=rf"the option {option} would download.*--download"):
+        network_by_name("torchvision:fcn_resnet50", 3, {option: "DEFAULT"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rates": [[1e30, 1]] * 13}, {"rates": [[10**30, 1]] * 13}, {"rates": [[1, 1]] * 5000}, {"width": 1e30}, {"x": 1}],
+)
+def test_options_beyond_all_bounds_are_one_line(options):
+    with pytest.raises(UserError, match=r"network regseg: "):
+        network_by_name("regseg", 3, options)
 
 
 def test_published_networks_come_with_their_options():

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +238,49 @@ def test_the_log_is_mirrored_to_tensorboard(tmp_path):
         for index in (12, 13):
             run.log({"kind": "step", "epoch": 1, "loss": {"student": index}})
     assert scalars() == [(0, 0), (1, 1), (2, 12), (3, 13)]
+
+
+def test_a_state_is_that_of_its_run_and_of_its_epochs(run, tmp_path):
+    run.log({"kind": "epoch", "epoch": 0})
+    run.save_state({"a": 1}, 1)
+    assert run.load_state(3) == {"a": 1, "epoch": 1}
+    with _create(tmp_path / "other") as other:
+        other.save_state({"a": 2}, 1)
+        shutil.copy(other.path / "state.pt", run.path / "state.pt")
+    with pytest.raises(UserError, match=r"state.pt: the state of another run"):
+        run.load_state(3)
+    for epochs in (-1, 0, 4, 10**12):
+        run.save_state({}, epochs)
+        with pytest.raises(UserError, match=f"gives {epochs} finished epochs, expected 1 to 3"):
+            run.load_state(3)
+    run.save_state({}, 2)
+    with pytest.raises(UserError, match="the record of epoch 2 is missing"):
+        run.truncate_log(2)
+
+
+def test_what_decides_the_bits_is_compared_unless_the_user_accepts_it(run):
+    run.close()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(UserError, match=rf"threads {threads} in the run, now {threads + 1}.*--other-environment"):
+            _create(run.path, resume=True)
+        _create(run.path, resume=True, other_environment=True).close()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_resuming_removes_what_killed_writers_left(run):
+    run.close()
+    (run.path / ".state.pt.0123abcd.tmp").touch()
+    _create(run.path, resume=True).close()
+    assert not list(run.path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "record", [{"kind": "epoch", "epoch": "x"}, {"kind": 3}, {"kind": "step"}, {"epoch": 1e300}, {"epoch": -1}]
+)
+def test_a_log_with_other_records_is_one_clear_error(run, record):
+    (run.path / "log.jsonl").write_text(json.dumps(record) + '\n{"kind": "epoch", "epoch": 0}\n')
+    with pytest.raises(UserError, match=r"log.jsonl: line 1: (epoch|kind): "):
+        run.records()

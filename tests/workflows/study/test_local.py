@@ -129,7 +129,7 @@ def test_measuring_jobs_run_alone(local):
             assert all(other == name or e <= start or s >= end for other, (s, e) in times.items())
 
 
-def test_each_job_has_its_gpu_and_threads(tmp_path):
+def test_each_job_has_its_gpu_and_threads(tmp_path, local):
     script = tmp_path / "job.py"
     script.write_text(
         "import os, pathlib, sys, time\n"
@@ -144,6 +144,8 @@ def test_each_job_has_its_gpu_and_threads(tmp_path):
     seen = {path.parent.name: path.read_text() for path in (tmp_path / "out").glob("jobs/*/seen")}
     assert {seen["a-n=0"], seen["a-n=1"]} <= {"3 2", "5 2"}
     assert (seen["b-n=0"], seen["c-n=1"]) == (" 1", "3,5 1") or seen["c-n=1"] == "5,3 1"
+    with pytest.raises(UserError, match="job a: needs orin, which only a cluster offers"):
+        local(study_of("jobs: {a: {command: search x, resources: {orin: 1}}}"))
     with pytest.raises(UserError, match="job a: gpus 3, this machine has 2"):
         run_study(
             study_of("jobs: {a: {command: search x, gpus: 3}}"), tmp_path / "b", engine=LocalEngine(4, ["3", "5"])
