@@ -64,7 +64,7 @@ class ExportMetadata:
         try:
             values = {
                 field.name: parse_json(texts[field.name])
-                for field in fields(cls)  # type: ignore[arg-type]
+                for field in fields(cls)
                 if field.name in texts or field.default is MISSING or field.name == "dnas_version"
             }
             return parse_config(cls, values, "metadata")
