@@ -10,6 +10,7 @@ import typer
 from dnas.cli.common import (
     DataSetOption,
     JsonOption,
+    NetworkSetOption,
     RatesOption,
     parse_size,
     print_json,
@@ -53,9 +54,11 @@ def benchmark(
     data_settings: DataSetOption = None,
     trust: TrustOption = False,
     rates: RatesOption = "searched",
+    network_settings: NetworkSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, frames per second, parameters, multiply-adds and peak memory; of several, a table."""
+    from dnas.config import apply_overrides
     from dnas.data import load_data_config, open_dataset
     from dnas.progress import RichProgress
     from dnas.workflows.comparing import measure_artefact, table_lines
@@ -68,6 +71,7 @@ def benchmark(
                 size=parse_size(size),
                 dataset=dataset,
                 classes=classes,
+                network_options=apply_overrides({}, network_settings or []),
                 rounded=wants_rounded(rates),
                 device=device,
                 backend=backend,

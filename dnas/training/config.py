@@ -49,6 +49,8 @@ class RetrainConfig:
         is that of the Kullback-Leibler divergence, "student_teacher" in FasterSeg Eq. 4.
     precision: "auto" is bf16 (fp16 on older GPUs) on CUDA and fp32 on the CPU. In "fp32" a GPU computes convolutions in
         TF32, as PyTorch does by default.
+    channels_last: memory format of images and weights; null: channels last on CUDA, where convolutions in half
+        precision need it, and contiguous elsewhere.
     workers: processes that read and augment images ahead.
     validate_every: epochs between validations; the last epoch is always validated.
     """
@@ -87,7 +89,7 @@ class RetrainConfig:
     distillation_direction: Direction = "student_teacher"
     distillation_temperature: float = Field(default=1.0, gt=0)
     precision: Precision = "auto"
-    channels_last: bool = False
+    channels_last: bool | None = None
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     workers: int = Field(default=0, ge=0)
     validate_every: int = Field(default=1, ge=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ def measure_artefact(
     dataset: SegmentationDataset | None = None,
     indices: Sequence[int] | None = None,
     classes: int | None = None,
+    network_options: Mapping[str, Any] | None = None,
     rounded: bool = False,
     device: str = "cpu",
     backend: str | None = None,
@@ -40,7 +41,7 @@ def measure_artefact(
     network: Any = Path(reference)
     input_size = size
     if not from_file:
-        loaded = load_network(reference, classes, rounded=rounded)
+        loaded = load_network(reference, classes, rounded=rounded, options=network_options)
         network, input_size = loaded.network, size or loaded.input_size
         if input_size is None:
             raise UserError(f"{reference}: give the input size, --size HEIGHTxWIDTH")

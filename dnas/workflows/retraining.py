@@ -19,7 +19,7 @@ from dnas.errors import UserError
 from dnas.files import write_json
 from dnas.progress import NoProgress, Progress
 from dnas.runs import RunFolder, seed_everything
-from dnas.training import RetrainConfig, RetrainResult, retrain
+from dnas.training import RetrainConfig, RetrainResult, is_channels_last, retrain
 from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
 from dnas.workflows.initial import LIBRARIES, initialise
 from dnas.workflows.networks import (
@@ -65,6 +65,7 @@ def run_retraining(
     ``check``: number of images of each split that are read before; None for all.
     """
     chosen = resolve_device(device)
+    config = dataclasses.replace(config, channels_last=is_channels_last(config, chosen))
     config = dataclasses.replace(config, augmentation=measured_statistics(config.augmentation, data))
     splits = _splits(data, config, out if resume else None, inherit, init)
     labels = splits[0].labels
@@ -100,7 +101,7 @@ def run_retraining(
     taken = None
     if init is not None and not (resume and (out / "state.pt").exists()):
         # Before the folder is made: a mistake here leaves none behind.
-        taken = initialise(built, init, description, labels.num_classes)
+        taken = initialise(built, init, description, labels.names)
     with RunFolder.create(
         out,
         "retrain",

@@ -20,6 +20,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torchmetrics import Metric
 
 ROOT = Path(__file__).resolve().parents[2]
 # Operators that launch no kernel: views, and allocation of uninitialised memory.
@@ -82,8 +83,13 @@ def fake_list(tensor):
     return filled(list(tensor.shape))
 
 
+plain_to = nn.Module.to
+
+
 def move(module, *args, **kwargs):
     """``module.to``, which PyTorch refuses for fake parameters that are referred to from elsewhere."""
+    if isinstance(module, Metric):  # it has no parameters, and its states are no buffers
+        return plain_to(module, *args, **kwargs)
     device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
     moved = {}
 
@@ -137,6 +143,7 @@ def fake_gpu(cuda_stub, monkeypatch):
         monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True)
         monkeypatch.setattr(nn.Module, "to", move)
+        monkeypatch.setattr(FakeTensor, "__deepcopy__", lambda tensor, memo: tensor.clone())
         monkeypatch.setattr(nn.init, "kaiming_normal_", lambda tensor, **options: tensor)  # fake values need no time
         try:
             with (
