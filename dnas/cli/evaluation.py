@@ -13,11 +13,13 @@ from dnas.cli.common import (
     DeviceOption,
     JsonOption,
     RatesOption,
+    note,
     parse_factors,
     parse_size,
     print_json,
     wants_rounded,
 )
+from dnas.cli.networks import BackendOption, TrustOption
 from dnas.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 InputSizeOption = Annotated[
     str | None,
-    typer.Option("--input-size", metavar="HxW", help="Resize images for the network; labels keep their size."),
+    typer.Option("--input-size", "--size", metavar="HxW", help="Resize images for the network; labels keep theirs."),
 ]
 ScalesOption = Annotated[
     str, typer.Option("--scales", metavar="LIST", help="Average predictions at these factors of the input size.")
@@ -40,7 +42,10 @@ StrideOption = Annotated[
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of dnas retrain, or of a search of rates.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FILE", help="Run of dnas retrain or of a search of rates, .onnx, .pt2 or .engine."),
+    ],
     data: DataOption,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch.")] = 1,
@@ -62,50 +67,45 @@ def evaluate(
         Path | None, typer.Option("--confusion", help="Draw the confusion matrix, as SVG or PNG.")
     ] = None,
     rates: RatesOption = "searched",
+    backend: BackendOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a trained network on images: mIoU, IoU of every class, pixel accuracy."""
-    from dnas.data import load_data_config, match_classes, open_dataset
-    from dnas.device import resolve_device
+    """Evaluate a trained network or an exported file on images: mIoU, IoU of every class, pixel accuracy."""
+    from dnas.data import load_data_config, open_dataset
     from dnas.progress import RichProgress
     from dnas.report import save_figure
     from dnas.report.confusion import confusion_chart
-    from dnas.training import evaluate as evaluate_network
-    from dnas.workflows.networks import load_network, require_classes
+    from dnas.workflows.evaluating import open_scored
 
     if boundary is not None and not 0 < boundary < 1:
         raise UserError(f"--boundary {boundary:g}: expected a share of the image's diagonal, for example 0.02")
     if confusion is not None and confusion.suffix not in (".svg", ".png"):
         raise UserError(f"{confusion}: expected a file name that ends in .svg or .png")
     options = inference_options(input_size, scales, flip, window, stride)
-    if not run.is_dir():
-        raise UserError(f"{run}: no such folder, expected a run folder of dnas retrain")
-    loaded = load_network(str(run), rounded=wants_rounded(rates))
-    dataset = open_dataset(load_data_config(data, data_settings or []), split)
-    if loaded.class_names is None:  # the run of a search by an earlier version
-        require_classes(dataset.labels.num_classes, loaded.num_classes, dataset.name, str(run))
-    else:
-        dataset = match_classes(dataset, loaded.class_names, str(run))
+    scored = open_scored(
+        run,
+        open_dataset(load_data_config(data, data_settings or []), split),
+        size=parse_size(input_size),
+        device=device,
+        backend=backend,
+        rounded=wants_rounded(rates),
+        trust=trust,
+    )
+    dataset = scored.dataset
     left_out = () if without is None else tuple(name.strip() for name in without.split(","))
     if unknown := [name for name in left_out if name not in dataset.labels.names]:
         raise UserError(f"--without: no class {unknown[0]!r}, expected some of {', '.join(dataset.labels.names)}")
-    assert loaded.augmentation is not None
+    for text in scored.notes:
+        note(text)
     with RichProgress() as progress:
         progress.begin(f"evaluating {len(dataset)} images", len(dataset))
-        result = evaluate_network(
-            loaded.network,
-            dataset,
-            loaded.augmentation,
-            device=resolve_device(device),
-            batch_size=batch_size,
-            inference=options,
-            boundary=boundary,
-            progress=progress,
-        )
+        result = scored.evaluate(batch_size=batch_size, inference=options, boundary=boundary, progress=progress)
     if confusion is not None:
         save_figure(confusion_chart(dataset.labels.names, result.confusion), confusion)
     if as_json:
-        print_json(result.to_mapping() | ({"miou_without": result.miou_without(left_out)} if left_out else {}))
+        without_some = {"miou_without": result.miou_without(left_out)} if left_out else {}
+        print_json(result.to_mapping() | without_some | scored.about)
         return
     for line in _lines(result, left_out):
         print(line)

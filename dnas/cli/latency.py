@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dnas.cli import latency_prediction, latency_tables
+from dnas.cli import latency_prediction, latency_remote, latency_tables
 from dnas.cli.common import (
     FigureOption,
     JsonOption,
@@ -34,6 +34,8 @@ app.command("predict")(latency_prediction.predict)
 app.command("merge")(latency_tables.merge)
 app.command("import")(latency_tables.import_table)
 app.command("export")(latency_tables.export)
+app.command("bundle")(latency_remote.bundle)
+app.command("collect")(latency_remote.collect)
 
 
 @app.command()
@@ -50,7 +52,7 @@ def build(
             help="eager, compiled, cudagraph, onnxruntime, openvino, tensorrt, or auto: cudagraph on CUDA, else eager.",
         ),
     ] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, tf32, fp16 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, tf32, fp16, bf16 or int8.")] = "fp32",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: torch's.")] = None,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the channels-last layout.")] = False,
     cache: Annotated[str, typer.Option("--cache", help="warm, or cold: flushed before each call.")] = "warm",

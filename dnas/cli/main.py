@@ -17,7 +17,21 @@ from typing import Annotated, Any
 import typer
 
 import dnas
-from dnas.cli import data, demo, derivation, evaluation, latency, networks, searching, studying, submission, whole_way
+from dnas.cli import (
+    data,
+    demo,
+    derivation,
+    evaluation,
+    exporting,
+    latency,
+    networks,
+    prediction,
+    searching,
+    sharing,
+    studying,
+    submission,
+    whole_way,
+)
 from dnas.cli.failures import describe
 from dnas.errors import Interrupted, OldFormatWarning
 from dnas.library_settings import missing_settings
@@ -43,7 +57,9 @@ app.command("retrain")(searching.retrain)
 app.command("report")(searching.report)
 app.command("evaluate")(evaluation.evaluate)
 app.command("submission")(submission.submission)
-app.command("export")(networks.export)
+app.command("share")(sharing.share)
+app.command("predict")(prediction.predict)
+app.command("export")(exporting.export)
 app.command("benchmark")(networks.benchmark)
 app.command("networks")(networks.networks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import torch
 from torch import nn
 
 from dnas.errors import UserError
-from dnas.export.metadata import ExportMetadata, describe
-from dnas.export.parity import TOLERANCES, Parity, check_parity
+from dnas.export.metadata import ExportMetadata
+from dnas.export.parity import Parity
+from dnas.export.program import Prepared, prepare
 from dnas.files import read_bytes, write_atomically
-from dnas.runtimes import OnnxModule, onnx_content, trace
+from dnas.runtimes import OnnxModule, onnx_content
+from dnas.runtimes.onnx_model import OPSET
+
+OLDEST_OPSET = 18  # the first that PyTorch's exporter writes; its conversion to older ones fails silently
 
 _EXTERNAL = onnx.TensorProto.EXTERNAL
 
@@ -24,56 +29,39 @@ def export_onnx(
     out: str | Path,
     input_size: tuple[int, int],
     *,
-    dynamic_batch: bool = False,
-    batch: int = 1,
-    class_names: Iterable[str] = (),
-    mean: Iterable[float] = (),
-    std: Iterable[float] = (),
     images: torch.Tensor | None = None,
-    fold_batch_norm: bool = True,
-    precision: str = "fp32",
     tolerance: float | None = None,
+    opset: int = OPSET,
+    **options: Any,
 ) -> Parity:
-    """Write the network as an ONNX file (opset 20) with input ``images`` and output ``logits``.
+    """Write the network as an ONNX file with input ``images`` and output ``logits``.
 
-    ``input_size`` is (height, width), fixed in the file; the batch size is ``batch`` or, with ``dynamic_batch``,
-    dynamic. The file is compared with the network in ONNX Runtime on random images and on the normalised ``images``
-    (N, 3, H, W). Class names, ``mean``, ``std``, input size, parameters and multiply-adds are stored as metadata.
-    Raises :class:`UserError`, and writes no file, if the network cannot be exported or the outputs differ.
+    ``input_size`` is (height, width), fixed in the file unless ``dynamic_size``; the batch size is ``batch`` or, with
+    ``dynamic_batch``, dynamic. With ``end_to_end`` the file takes images uint8 and returns ``classes`` uint8. All
+    ``options`` are those of :func:`dnas.export.prepare`. The file is compared with the network in ONNX Runtime on
+    ``images`` (N, 3, H, W), normalised or, for an end-to-end file, uint8; without them on random images. Classes,
+    colours, sizes, normalisation, commit and licence are stored as metadata. Raises :class:`UserError`, and writes no
+    file, if the network cannot be exported or the outputs differ.
     """
-    size = None if dynamic_batch else batch
-    described = describe(
-        network, input_size, class_names=tuple(class_names), mean=tuple(mean), std=tuple(std), precision=precision
-    )
-    model = onnx_bytes(
-        network, input_size, batch=size, fold_batch_norm=fold_batch_norm, precision=precision, metadata=described
-    )
-    parity = check_parity(
-        network,
-        OnnxModule(model),
-        input_size,
-        batch=size,
-        images=images,
-        tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
-        what=f"{out}: the ONNX file",
-    )
+    prepared = prepare(network, input_size, **options)
+    model = onnx_of(prepared, opset)
+    parity = prepared.compare(OnnxModule(model), images, tolerance, f"{out}: the ONNX file")
     write_atomically(out, lambda stream: stream.write(model))
     return parity
 
 
-def onnx_bytes(
-    network: nn.Module,
-    input_size: tuple[int, int],
-    *,
-    batch: int | None = 1,
-    fold_batch_norm: bool = True,
-    precision: str = "fp32",
-    metadata: ExportMetadata | None = None,
-) -> bytes:
-    """The network as the content of an ONNX file; ``batch`` None makes the batch size dynamic."""
-    program = trace(network, input_size, batch=batch, fold_batch_norm=fold_batch_norm, precision=precision)
-    texts = metadata.to_texts() if metadata is not None else None
-    return onnx_content(program, ["images"], ["logits"], texts)
+def onnx_of(prepared: Prepared, opset: int = OPSET) -> bytes:
+    """The content of the ONNX file of a traced network."""
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise UserError(f"opset {opset}: expected {OLDEST_OPSET} to {newest}")
+    model = onnx_content(
+        prepared.program, ["images"], [prepared.output_name], prepared.metadata.to_texts(), opset=opset
+    )
+    written = max(item.version for item in onnx.load_from_string(model).opset_import if item.domain == "")
+    if written != opset:
+        raise UserError(f"opset {opset}: PyTorch writes this network only in opset {written}; use that one")
+    return model
 
 
 def read_onnx(path: str | Path) -> tuple[Any, ExportMetadata | None]:
@@ -112,17 +100,18 @@ def _tensors(message: Any) -> Iterator[Any]:
 
 
 def count_initialisers(model: Any) -> int:
-    """The number of weights in an ONNX model: its floating-point initialisers, except the scales of ``Resize``.
+    """The number of weights in an ONNX model: its floating-point and quantised initialisers.
 
-    A folded BatchNorm leaves only one bias per channel, so this is slightly less than in the PyTorch network.
+    Scales of ``Resize`` and of quantisation do not count. A folded BatchNorm leaves only one bias per channel, so this
+    is slightly less than in the PyTorch network.
     """
-    shapes = {name for node in model.graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    quantisation = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    others = {name for node in model.graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    others |= {name for node in quantisation for name in node.input[1:]}
+    quantised = {node.input[0] for node in quantisation}
     floating = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
-    count = 0
-    for item in model.graph.initializer:
-        if item.data_type in floating and item.name not in shapes and item.dims:
-            size = 1
-            for length in item.dims:
-                size *= int(length)
-            count += size
-    return count
+    return sum(
+        math.prod(item.dims)
+        for item in model.graph.initializer
+        if item.dims and item.name not in others and (item.data_type in floating or item.name in quantised)
+    )

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
 from dnas.errors import UserError
-from dnas.export.metadata import ExportMetadata, describe
-from dnas.export.parity import TOLERANCES, Parity, check_parity
+from dnas.export.metadata import ExportMetadata
+from dnas.export.parity import Parity
+from dnas.export.program import prepare
 from dnas.export.torch_archive import inspected
 from dnas.files import parse_json, read_bytes, write_atomically
 from dnas.runtimes.program import ProgramModule
-from dnas.runtimes.trace import quiet_torch, trace
+from dnas.runtimes.trace import quiet_torch
 
 _METADATA = "dnas.json"
 
@@ -27,40 +28,22 @@ def export_torch(
     out: str | Path,
     input_size: tuple[int, int],
     *,
-    dynamic_batch: bool = False,
-    batch: int = 1,
-    class_names: Iterable[str] = (),
-    mean: Iterable[float] = (),
-    std: Iterable[float] = (),
     images: torch.Tensor | None = None,
-    fold_batch_norm: bool = True,
-    precision: str = "fp32",
     tolerance: float | None = None,
+    **options: Any,
 ) -> Parity:
     """Write the network as a ``torch.export`` program (``.pt2``), to be loaded by ``torch.export.load(FILE).module()``.
 
     Arguments, metadata (in the extra file ``dnas.json``), parity check and errors are those of
     :func:`dnas.export.export_onnx`; the program is read back for the comparison.
     """
-    size = None if dynamic_batch else batch
-    program = trace(network, input_size, batch=size, fold_batch_norm=fold_batch_norm, precision=precision)
-    described = describe(
-        network, input_size, class_names=tuple(class_names), mean=tuple(mean), std=tuple(std), precision=precision
-    )
+    prepared = prepare(network, input_size, **options)
     buffer = io.BytesIO()
     with quiet_torch():
-        torch.export.save(program, buffer, extra_files={_METADATA: json.dumps(described.to_texts())})
+        torch.export.save(prepared.program, buffer, extra_files={_METADATA: json.dumps(prepared.metadata.to_texts())})
     content = buffer.getvalue()
     read_back, _ = _load(content, str(out))
-    parity = check_parity(
-        network,
-        ProgramModule(read_back),
-        input_size,
-        batch=size,
-        images=images,
-        tolerance=TOLERANCES[precision] if tolerance is None else tolerance,
-        what=f"{out}: the exported program",
-    )
+    parity = prepared.compare(ProgramModule(read_back), images, tolerance, f"{out}: the exported program")
     write_atomically(out, lambda stream: stream.write(content))
     return parity
 

@@ -34,12 +34,15 @@ class Backend(Protocol):
         """A function without arguments that runs ``module`` once; module and inputs are on the device already."""
 
 
+_FLOATS_ONLY = "PyTorch computes in floating point there; use --backend onnxruntime or openvino"
+
+
 class Eager:
     """PyTorch, operator by operator."""
 
     def refuses(self, setup: MeasurementSetup) -> str | None:
-        """Never: eager mode runs on every device."""
-        return None
+        """Eager mode runs on every device, but not in INT8."""
+        return _FLOATS_ONLY if setup.precision == "int8" else None
 
     def versions(self) -> dict[str, str]:
         """Nothing but PyTorch."""
@@ -58,6 +61,8 @@ class Compiled:
 
     def refuses(self, setup: MeasurementSetup) -> str | None:
         """Inductor has code generators for CPUs and Nvidia GPUs."""
+        if setup.precision == "int8":
+            return _FLOATS_ONLY
         return "it is available on cpu and cuda" if setup.device.type == "mps" else None
 
     def versions(self) -> dict[str, str]:
@@ -86,6 +91,8 @@ class CudaGraph:
 
     def refuses(self, setup: MeasurementSetup) -> str | None:
         """CUDA graphs need a CUDA device."""
+        if setup.precision == "int8":
+            return _FLOATS_ONLY
         return None if setup.device.type == "cuda" else "it needs --device cuda"
 
     def versions(self) -> dict[str, str]:

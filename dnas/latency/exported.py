@@ -6,7 +6,7 @@ its runtime, and compares one run with the eager module before anything is timed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,15 +17,16 @@ from dnas.errors import UserError
 from dnas.files import user_cache
 from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import DeviceRun, Run
+from dnas.runtimes.int8_operator import Int8Operator, int8_operator
 from dnas.runtimes.onnx_model import operator_onnx
 from dnas.runtimes.onnx_runtime import OnnxModule, execution_provider, onnxruntime_version
-from dnas.runtimes.opaque import BindableModule
+from dnas.runtimes.opaque import BindableModule, BoundRun
 from dnas.runtimes.openvino_runtime import OpenVinoModule, cpu_lacks, import_openvino
 from dnas.runtimes.tensorrt_runtime import EngineCache, TensorRTModule, import_tensorrt
 
 # Largest allowed difference from the eager module, relative to its largest output, or to 1 if that is larger.
 # In lower precisions both round, in different places, so this only detects a runtime that computes something else.
-TOLERANCES = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 5e-2, "bf16": 0.15}
+TOLERANCES = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 5e-2, "bf16": 0.15, "int8": 0.3}
 
 
 class OnnxRuntime:
@@ -33,7 +34,7 @@ class OnnxRuntime:
 
     def refuses(self, setup: MeasurementSetup) -> str | None:
         """Half precision needs CUDA: on a CPU most operators would be cast to float32 and back."""
-        known = {"cpu": ("fp32",), "cuda": ("fp32", "tf32", "fp16")}.get(setup.device.type)
+        known = {"cpu": ("fp32", "int8"), "cuda": ("fp32", "tf32", "fp16")}.get(setup.device.type)
         if known is None:
             return "it is available on cpu and cuda"
         execution_provider(setup.device)
@@ -45,6 +46,8 @@ class OnnxRuntime:
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """A session whose inputs and outputs are bound to PyTorch's memory."""
+        if setup.precision == "int8":
+            return _prepare_int8(lambda model: OnnxModule(model, setup.device, setup.threads), module, inputs, setup)
         session = OnnxModule(_onnx(module, inputs, setup), setup.device, setup.threads, tf32=setup.precision == "tf32")
         return checked(session, module, inputs, setup)
 
@@ -59,7 +62,7 @@ class OpenVino:
             return "it is available on cpu"
         if cpu_lacks(openvino, setup.precision):
             return f"this CPU does not compute in {setup.precision}"
-        return _refused(setup, ("fp32", "bf16"))
+        return _refused(setup, ("fp32", "bf16", "int8"))
 
     def versions(self) -> dict[str, str]:
         """The version of OpenVINO."""
@@ -67,6 +70,8 @@ class OpenVino:
 
     def prepare(self, module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup) -> Run:
         """A compiled model with one request, whose inputs and outputs are bound to PyTorch's memory."""
+        if setup.precision == "int8":
+            return _prepare_int8(lambda model: OpenVinoModule(model, "int8", setup.threads), module, inputs, setup)
         compiled = OpenVinoModule(_onnx(module, inputs, setup), setup.precision, setup.threads)
         return checked(compiled, module, inputs, setup)
 
@@ -93,6 +98,29 @@ class TensorRT:
         return checked(
             TensorRTModule(EngineCache(folder).engine(trt, model, tf32=tf32), setup.device), module, inputs, setup
         )
+
+
+class _AsFloats(BindableModule):
+    """A runtime with an INT8 operator, with floats outside for a comparison."""
+
+    def __init__(self, runtime: BindableModule, operator: Int8Operator) -> None:
+        super().__init__(runtime.device)
+        self._runtime, self._operator, self.stream = runtime, operator, runtime.stream
+
+    def bind(self, inputs: Sequence[torch.Tensor]) -> BoundRun:
+        """A function that runs the operator once on these numbers."""
+        run = self._runtime.bind(self._operator.to_integers(inputs))
+        return lambda: self._operator.to_floats(run())
+
+
+def _prepare_int8(
+    load: Callable[[bytes], BindableModule], module: nn.Module, inputs: Sequence[torch.Tensor], setup: MeasurementSetup
+) -> Run:
+    """A quantised operator on int8 inputs and outputs; the weights keep the random values, which decide no latency."""
+    operator = int8_operator(_onnx(module, inputs, setup), inputs)
+    runtime = load(operator.model)
+    checked(_AsFloats(runtime, operator), module, inputs, setup)
+    return bound_run(runtime, operator.to_integers(inputs))
 
 
 def bound_run(runtime: BindableModule, inputs: Sequence[torch.Tensor]) -> DeviceRun:

@@ -17,9 +17,15 @@ from dnas.errors import UserError
 from dnas.latency.cache import CACHES, cache_flush
 from dnas.latency.statistics import DeviceRun, HostStopwatch, Run, Stopwatch, flush_seconds
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 MEMORY_FORMATS = ("contiguous", "channels_last")
-_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,7 @@ class MeasurementSetup:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of weights and inputs; TF32 is float32 in memory."""
+        """The type of weights and inputs: TF32 is float32 in memory; for INT8 the backend quantises float32."""
         return _DTYPES[self.precision]
 
     @property

@@ -15,8 +15,18 @@ import torch
 from dnas.errors import UserError
 from dnas.runtimes.opaque import BindableModule, BoundRun, own_stream
 
-_NUMPY_TYPES = {torch.float32: np.float32, torch.float16: np.float16}
-_TORCH_TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+_NUMPY_TYPES = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.uint8: np.uint8,
+    torch.int8: np.int8,
+}
+_TORCH_TYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(uint8)": torch.uint8,
+    "tensor(int8)": torch.int8,
+}
 
 
 class OnnxModule(BindableModule):
@@ -56,13 +66,13 @@ class OnnxModule(BindableModule):
         self.output = self.session.get_outputs()[0]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes, H, W) on the device of the session."""
+        """The first output, logits (N, classes, H, W) or classes (N, H, W), on the device of the session."""
         if self.device.type == "cpu":
             return torch.from_numpy(self.session.run(None, {self.input.name: images.contiguous().numpy()})[0])
         images = images.contiguous()
         binding = self.session.io_binding()
         place = (self.device.type, self.device.index or 0)
-        binding.bind_input(self.input.name, *place, "float32", tuple(images.shape), images.data_ptr())
+        binding.bind_input(self.input.name, *place, _NUMPY_TYPES[images.dtype], tuple(images.shape), images.data_ptr())
         binding.bind_output(self.output.name, *place)
         torch.cuda.current_stream(self.device).synchronize()
         self.session.run_with_iobinding(binding)

@@ -15,14 +15,15 @@ from dnas.errors import UserError
 from dnas.runtimes.opaque import BindableModule, BoundRun
 
 # OpenVINO's names of precisions: in the hint for a model, and in the list of a device's capabilities.
-_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+# A quantised model has float32 between its integer operators.
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+_CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 
 
 def import_openvino() -> Any:
     """The ``openvino`` package; :class:`UserError` naming the extra if it is not installed."""
     try:
-        with _without("openvino_telemetry"):
+        with without("openvino_telemetry"):
             openvino = importlib.import_module("openvino")
     except ImportError:
         raise UserError('OpenVINO is not installed; install it with: pip install "dnas[openvino]"') from None
@@ -40,8 +41,8 @@ def _core(openvino: Any) -> Any:
 
 
 @contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Hide ``package`` during an import: OpenVINO would send telemetry from a background thread."""
+def without(package: str) -> Iterator[None]:
+    """Hide ``package`` during an import: OpenVINO and NNCF would send telemetry from a background thread."""
     hidden = sys.modules.get(package)
     sys.modules[package] = None  # type: ignore[assignment]
     try:
@@ -117,4 +118,4 @@ class OpenVinoModule(BindableModule):
         return self._openvino.Tensor(tensor.numpy(), shared_memory=True)
 
 
-_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i8": torch.int8, "u8": torch.uint8}

@@ -17,7 +17,13 @@ from dnas.files import write_atomically
 from dnas.runtimes.opaque import BindableModule, BoundRun, own_stream
 
 WORKSPACE_BYTES = 4 << 30
-_DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    "FLOAT": torch.float32,
+    "HALF": torch.float16,
+    "BF16": torch.bfloat16,
+    "UINT8": torch.uint8,
+    "INT8": torch.int8,
+}
 
 
 def import_tensorrt() -> Any:
@@ -117,8 +123,14 @@ class TensorRTModule(BindableModule):
         self._check_one_each()
         return tuple(self._engine.get_tensor_shape(self.inputs[0]))
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """The type of the images that the engine was built for."""
+        self._check_one_each()
+        return self._dtype(self.inputs[0])
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes, H, W) on the engine's device, queued on the current stream."""
+        """Logits (N, classes, H, W) or classes (N, H, W) on the engine's device, queued on the current stream."""
         self._check_one_each()
         images = images.to(self.device, self._dtype(self.inputs[0])).contiguous()
         (logits,) = self._connect([images])

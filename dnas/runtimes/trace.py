@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
@@ -31,13 +31,15 @@ def trace(
     input_size: tuple[int, int],
     *,
     batch: int | None = 1,
+    dynamic_size: bool = False,
     fold_batch_norm: bool = True,
     precision: str = "fp32",
 ) -> ExportedProgram:
     """The network in eval mode on the CPU as a program for images (batch, 3, height, width).
 
-    ``batch`` None makes the batch size dynamic. Precision ``fp16`` computes in half precision with float32 images and
-    logits. The network is not changed. Raises :class:`UserError` if it cannot be traced.
+    ``batch`` None makes the batch size dynamic, ``dynamic_size`` height and width. Precision ``fp16`` computes in half
+    precision with float32 images and logits. The network is not changed. Raises :class:`UserError` if it cannot be
+    traced.
     """
     height, width = input_size
     if height < 1 or width < 1 or (batch is not None and batch < 1):
@@ -47,12 +49,20 @@ def trace(
     module = copy.deepcopy(network).eval().requires_grad_(False).to("cpu", torch.float32)
     # A dynamic batch is traced with size 2: torch.export treats sizes 0 and 1 as constants.
     images = torch.zeros(2 if batch is None else batch, input_channels(module), height, width)
-    program = _export(module, (images,), dynamic=batch is None)
+    dynamic = dynamic_axes(batch=batch is None, size=dynamic_size)
+    program = export_program(module, (images,), dynamic)
     if fold_batch_norm:
-        program = _export(_folded(program), (images,), dynamic=batch is None)
+        program = export_program(_folded(program), (images,), dynamic)
     if precision != "fp32":
-        program = _export(_Cast(program, _DTYPES[precision]), (images,), dynamic=batch is None)
+        program = export_program(_Cast(program, _DTYPES[precision]), (images,), dynamic)
     return program
+
+
+def dynamic_axes(*, batch: bool, size: bool, size_axes: tuple[int, int] = (2, 3)) -> dict[int, Any]:
+    """The dynamic axes of images for ``torch.export``; ``size_axes`` are those of height and width."""
+    # Height and width: torch.export finds their smallest value itself, it depends on the network.
+    hints: Any = Dim
+    return ({0: Dim("batch", min=1)} if batch else {}) | (dict.fromkeys(size_axes, hints.DYNAMIC) if size else {})
 
 
 def trace_operator(
@@ -67,20 +77,27 @@ def trace_operator(
     with torch.inference_mode(False):
         copied = copy.deepcopy(module).eval().requires_grad_(False).to("cpu", torch.float32)
         inputs = tuple(torch.zeros(tuple(shape)) for shape in shapes)
-        program = _export(_folded(_export(copied, inputs)), inputs)
+        program = export_program(_folded(export_program(copied, inputs)), inputs)
         if dtype != torch.float32:
             inputs = tuple(tensor.to(dtype) for tensor in inputs)
-            program = _export(unguarded_module(program).to(dtype), inputs)
+            program = export_program(unguarded_module(program).to(dtype), inputs)
     return program
 
 
-def _export(module: nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamic: bool = False) -> ExportedProgram:
-    shapes = ({0: Dim("batch", min=1)},) if dynamic else None
+def export_program(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], dynamic: Mapping[int, Any] | None = None
+) -> ExportedProgram:
+    """``module`` traced with example ``inputs``; ``dynamic`` are the :func:`dynamic_axes` of the first of them.
+
+    Raises :class:`UserError` if it cannot be traced.
+    """
+    shapes = (dict(dynamic),) if dynamic else None
     try:
         with quiet_torch(), torch.no_grad():
             return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
-        kind = "with a dynamic batch size " if dynamic else ""
+        what = [name for name, axes in (("batch size", {0}), ("image size", {1, 2, 3})) if axes & {*(dynamic or ())}]
+        kind = f"with a dynamic {' and '.join(what)} " if what else ""
         size = "x".join(map(str, inputs[0].shape[2:]))
         reason = str(error).strip().splitlines()[:1]
         raise UserError(f"the network cannot be traced {kind}at {size}: {''.join(reason)[:300]}") from error

@@ -33,6 +33,8 @@ from dnas.runs.configurations import retrain_configuration
 from dnas.training import RetrainConfig
 from dnas.workflows.derivation import deriver_of_run
 
+_HUB = "hub:"
+
 
 def open_splits(
     config: DataConfig,
@@ -118,11 +120,14 @@ def load_network(
 
     A network of ``dnas retrain`` has its best weights. That of a search of dilation rates has those of the last epoch
     and the fractional rates, or with ``rounded`` the derived integer ones. Any other has random weights for
-    ``num_classes`` (default: 19, as in Cityscapes). ``options`` are those of a network by name.
+    ``num_classes`` (default: 19, as in Cityscapes). ``options`` are those of a network by name. A network of
+    ``dnas share`` is its folder, or ``hub:USER/NAME``.
     """
     path = Path(reference)
     if options and not is_network_name(reference):
         raise UserError(f"{reference}: only a network given by its name has options")
+    if is_shared(reference):
+        return _shared_network(reference)
     if path.is_dir() and RunFolder.open(path).kind == "search":
         return _network_of_search(path, num_classes, rounded)
     if path.is_dir():
@@ -138,6 +143,20 @@ def load_network(
     raise UserError(
         f"{reference}: no run folder, architecture file or known network; networks: {', '.join(network_names())}"
     )
+
+
+def is_shared(reference: str) -> bool:
+    """Whether this names a network of ``dnas share``: ``hub:USER/NAME``, or a folder with its files."""
+    files = ("config.json", "model.safetensors")
+    return reference.startswith(_HUB) or all((Path(reference) / name).is_file() for name in files)
+
+
+def _shared_network(reference: str) -> LoadedNetwork:
+    try:
+        from dnas.workflows.hub import load_from_hub
+    except ImportError:
+        raise UserError(f'{reference}: needs huggingface_hub; install it with: pip install "dnas[hub]"') from None
+    return load_from_hub(reference.removeprefix(_HUB))
 
 
 def build_network(

@@ -2,6 +2,7 @@
 
 import sys
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -11,10 +12,17 @@ from dnas.latency import BACKENDS, Effort, build_table, make_setup, measure
 from dnas.latency.backends import find_backend, place_owned, random_inputs
 from dnas.latency.exported import checked
 from dnas.latency.setup import MeasurementSetup, pinned
-from dnas.runtimes import BindableModule, import_openvino
+from dnas.runtimes import BindableModule, OnnxModule, import_openvino, operator_onnx
+from dnas.runtimes.int8_operator import int8_operator
 from search_spaces import load_space
 
-CASES = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
+CASES = [
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+]
 
 
 @pytest.fixture(params=CASES, ids=["-".join(case) for case in CASES])
@@ -44,13 +52,16 @@ def test_an_operator_computes_what_pytorch_does(exported, operators):
         module = place_owned(item.build(), exported)
         found = find_backend(exported).prepare(module, inputs, exported)()[0]
         expected = module(*inputs)
+    if exported.precision == "int8":  # prepare has compared the numbers that these integers stand for
+        assert found.dtype == torch.int8
+        return
     assert found.dtype == expected.dtype == exported.dtype
     tolerance = {"fp32": 1e-4, "bf16": 0.1}[exported.precision]
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
 def test_a_table_is_built_and_checked_and_names_its_runtime(exported, operators, tmp_path, quick):
-    items = [operators[name] for name in ("conv", "fuse")]
+    items = [operators[name] for name in ("conv", "head")]
     table = build_table(items, tmp_path / "t.json", exported, space="demo", input_size=(64, 128), effort=quick)
     assert len(table) == 2
     assert all(entry.median > 0 for entry in table.entries.values())
@@ -102,7 +113,7 @@ def cuda(backend, precision="fp32"):
     [
         (
             make_setup("cpu", backend="onnxruntime", precision="bf16"),
-            "bf16 on cpu: it computes in fp32 there, given",
+            "bf16 on cpu: it computes in fp32, int8 there, given",
         ),
         (make_setup("cpu", backend="onnxruntime", channels_last=True), "leave --channels-last out"),
         (cuda("openvino"), "fp32 on cuda:0: it is available on cpu"),
@@ -169,3 +180,22 @@ def test_on_a_gpu(backend, precision, cache, quick):
         pytest.skip(str(error))
     module = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
     assert measure(module, [torch.randn(1, 8, 64, 64)], effort=quick, **options).median > 0
+
+
+def test_an_int8_operator_takes_and_returns_integers_as_in_a_network(operators):
+    item, setup = operators["zoomed_conv"], make_setup("cpu", backend="onnxruntime", precision="int8", threads=1)
+    with pinned(setup):
+        inputs, module = random_inputs(item.spec.inputs, setup), place_owned(item.build(), setup)
+        model = operator_onnx(module, [tuple(tensor.shape) for tensor in inputs])
+        operator = int8_operator(model, inputs)
+        found = operator.to_floats(OnnxModule(operator.model).bind(operator.to_integers(inputs))())[0]
+        expected = module(*inputs)
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+    graph = onnx.load_from_string(operator.model).graph
+    assert {item.type.tensor_type.elem_type for item in (*graph.input, *graph.output)} == {onnx.TensorProto.INT8}
+
+
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_pytorch_does_not_measure_int8(backend):
+    with pytest.raises(UserError, match="computes in floating point there; use --backend onnxruntime"):
+        find_backend(make_setup("cpu", backend=backend, precision="int8"))
