@@ -12,6 +12,7 @@ from dnas.cli.common import (
     DataOption,
     DataSetOption,
     DeviceOption,
+    NetworkSetOption,
     OtherEnvironmentOption,
     ResumeOption,
     SeedOption,
@@ -113,10 +114,7 @@ def retrain(
             "network's paper for this data, or that of the searched space.",
         ),
     ] = None,
-    network_settings: Annotated[
-        list[str] | None,
-        typer.Option("--network-set", metavar="KEY=VALUE", help="Option of a network given by its name; repeatable."),
-    ] = None,
+    network_settings: NetworkSetOption = None,
     download: Annotated[
         bool, typer.Option("--download", help="Allow options of the network to download pretrained weights.")
     ] = False,

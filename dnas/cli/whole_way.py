@@ -110,7 +110,7 @@ def _plan(
 
     seconds = parse_duration(time)
     resolve_device(device)
-    if Path(data).is_dir():
+    if Path(data).is_dir() and not (Path(data) / "data.yaml").is_file():
         described = folder / "data"
         _described(Path(data), described)
         data = str(described / "data.yaml")

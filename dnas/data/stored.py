@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -222,10 +223,12 @@ def _deep_pixels(path: Path) -> npt.NDArray[Any]:
 def _read_array(path: Path, max_pixels: int = MAX_PIXELS) -> StoredImage:
     try:
         # Mapped, so that nothing is allocated for what a header only claims.
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")  # opening a pipe would wait for its writer
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise unreadable(path, error) from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy evaluates the header as a literal, which can raise almost anything
         raise UserError(f"{path}: not a readable array of NumPy ({error}); replace or remove it") from None
     if not isinstance(pixels, np.ndarray) or pixels.ndim not in (2, 3) or pixels.dtype.kind not in "biuf":
         raise UserError(
@@ -252,9 +255,15 @@ def _read_tiff(path: Path, error: Exception | None, max_pixels: int = MAX_PIXELS
             "pip install 'dnas[tiff]', or store it as .npy (H, W, C)"
         ) from None
     try:
-        pixels: npt.NDArray[Any] = tifffile.imread(path)
+        with tifffile.TiffFile(path) as opened:
+            shape = opened.series[0].shape  # which further pages and tags may make larger than the header
+            if math.prod(shape) > max_pixels * max(1, samples):
+                raise ValueError(f"an array of shape {shape}, its header gives {height}x{width}x{samples}")
+            pixels: npt.NDArray[Any] = opened.series[0].asarray()
     except Exception as problem:
         raise unreadable(path, problem) from None
+    if not pixels.size:
+        raise UserError(f"{path}: holds no pixels, it may be corrupt or truncated; replace or remove it")
     if pixels.ndim == 3 and pixels.shape[2] != samples and pixels.shape[0] == samples:
         pixels = np.moveaxis(pixels, 0, 2)
     if pixels.ndim not in (2, 3):

@@ -107,14 +107,22 @@ class LoadedNetwork:
     class_names: tuple[str, ...] | None = None
 
 
-def load_network(reference: str, num_classes: int | None = None, *, rounded: bool = False) -> LoadedNetwork:
+def load_network(
+    reference: str,
+    num_classes: int | None = None,
+    *,
+    rounded: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> LoadedNetwork:
     """The network of a run, of an architecture file, or a published network by name.
 
     A network of ``dnas retrain`` has its best weights. That of a search of dilation rates has those of the last epoch
     and the fractional rates, or with ``rounded`` the derived integer ones. Any other has random weights for
-    ``num_classes`` (default: 19, as in Cityscapes).
+    ``num_classes`` (default: 19, as in Cityscapes). ``options`` are those of a network by name.
     """
     path = Path(reference)
+    if options and not is_network_name(reference):
+        raise UserError(f"{reference}: only a network given by its name has options")
     if path.is_dir() and RunFolder.open(path).kind == "search":
         return _network_of_search(path, num_classes, rounded)
     if path.is_dir():
@@ -126,7 +134,7 @@ def load_network(reference: str, num_classes: int | None = None, *, rounded: boo
     if is_network_name(reference):
         classes, published = num_classes or 19, reference in list_networks()
         size = network_facts(reference).input_size if published else None
-        return LoadedNetwork(reference, network_by_name(reference, classes), classes, size)
+        return LoadedNetwork(reference, network_by_name(reference, classes, options), classes, size)
     raise UserError(
         f"{reference}: no run folder, architecture file or known network; networks: {', '.join(network_names())}"
     )

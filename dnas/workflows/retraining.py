@@ -101,7 +101,7 @@ def run_retraining(
     taken = None
     if init is not None and not (resume and (out / "state.pt").exists()):
         # Before the folder is made: a mistake here leaves none behind.
-        taken = initialise(built, init, description, labels.num_classes)
+        taken = initialise(built, init, description, labels.names)
     with RunFolder.create(
         out,
         "retrain",

@@ -105,7 +105,8 @@ def test_search_derive_retrain_evaluate_and_export(data: Path, tmp_path: Path, c
         ["latency", "build", space, "--out", table, "--rounds", "1", "--time-per-entry", "0.001", "--threads", "1"],
         ["search", space, *images, "--table", table, "--out", search],
         ["derive", search, "--out", architecture],
-        ["retrain", architecture, *images, "--out", run, "--inherit"],
+        ["retrain", architecture, *images, "--out", run],
+        ["retrain", architecture, *images, "--out", str(tmp_path / "inherited"), "--inherit"],
         ["evaluate", run, *images, "--json"],
         ["export", run, "--format", "onnx", "--out", out],
     ]

@@ -16,7 +16,7 @@ from dnas.progress import NoProgress
 from dnas.runs import Interrupted
 from dnas.workflows.study.config import StudyConfig
 from dnas.workflows.study.graph import plan
-from dnas.workflows.study.job import attempts, prepare
+from dnas.workflows.study.job import attempts, prepare, several_processes
 from dnas.workflows.study.local import LocalEngine
 from dnas.workflows.study.running import run_study
 from dnas.workflows.study.status import STUDY_FILE, open_study, states
@@ -82,6 +82,18 @@ def test_a_job_that_died_is_started_again(local, what):
     folder = local(study_of("jobs: {a: {command: search x}, b: {command: derive $a}}"), a=what)
     assert starts(folder) == {"a": 2, "b": 1}
     assert read_json(folder / "jobs/a/done.json")["attempts"] == 2
+
+
+def test_a_training_with_several_gpus_has_a_process_for_each(tmp_path):
+    study = study_of(
+        "jobs: {a: {command: retrain x, gpus: 2}, b: {command: retrain x}, c: {command: export $a, gpus: 2}}"
+    )
+    several = {job.kind: several_processes(prepare(job, tmp_path), ["retrain", "x"]) for job in plan(study)}
+    assert several["a"][1:] == [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dnas", "retrain", "x")
+    ]
+    assert several["b"] is None
+    assert several["c"] is None
 
 
 class Messages(NoProgress):
