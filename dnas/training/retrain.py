@@ -231,7 +231,7 @@ class _Retraining:
             outputs = self.trained(images)
         loss = self.objective(outputs, images, labels)
         figures = torch.stack([loss.total, loss.segmentation, loss.distillation]).detach().double()
-        stop = figures.new_tensor([float(interrupt.requested)])
+        stop = figures.new_full((1,), float(interrupt.requested))  # filled on the device, without a copy
         # Averaged over the processes, so that they all continue, stop or fail at the same step.
         *values, requested = self.accelerator.reduce(torch.cat([figures, stop]), "mean").tolist()
         overflowed = not all(math.isfinite(value) for value in values)

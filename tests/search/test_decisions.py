@@ -15,6 +15,7 @@ def session(*other):
     """A search in two processes, the other of which has the values ``other``."""
     found = object.__new__(BilevelSearch)
     found.world, found.device, found.run = 2, torch.device("cpu"), SimpleNamespace(path=Path("run"))
+    found.config = SimpleNamespace(epochs=9)
     values = torch.tensor(other, dtype=torch.float64)
     found.accelerator = SimpleNamespace(reduce=lambda mine, reduction: (mine + values) / 2)
     return found
