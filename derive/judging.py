@@ -19,6 +19,7 @@ from dnas.config import Field, parse_config, record
 from dnas.data import DataConfig, SegmentationDataset, evenly_spaced, match_classes, open_dataset
 from dnas.device import resolve_device
 from dnas.errors import UserError
+from dnas.input_channels import with_input_channels
 from dnas.json_lines import append_record, read_lines, repair
 from dnas.latency.table import LatencyTable
 from dnas.progress import NoProgress, Progress
@@ -178,6 +179,7 @@ class Judge:
 def searched_problem(run: RunFolder, deriver: Deriver[Any], table: LatencyTable | None) -> SearchProblem:
     """The problem of a search with the weights and the architecture parameters in its run folder."""
     problem: SearchProblem = deriver.space.problem(table, run.seed)
+    with_input_channels(problem.weights, int(run.configuration.get("data", {}).get("channels", 3)))
     state = run.load_state()
     if state is None:
         raise UserError(f"{run.path}: holds no weights of the search; continue it with dnas search --resume")

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from dnas.input_channels import input_channels
+
 
 @dataclass(frozen=True, kw_only=True)
 class ElementwisePrices:
@@ -44,18 +46,20 @@ def count_parameters(module: nn.Module) -> int:
 def count_multiply_adds(
     module: nn.Module,
     input_size: tuple[int, int],
-    channels: int = 3,
+    channels: int | None = None,
     *,
     elementwise: ElementwisePrices = PRODUCTS_ONLY,
 ) -> int:
     """Multiply-adds of one forward pass of ``module`` on an image (1, channels, H, W), ``input_size`` being (H, W).
+
+    ``channels``: by default those of the first convolution.
 
     Convolutions (including deformable ones, without their interpolation) and matrix products count; other layers count
     according to ``elementwise``, because some papers count them. Nothing is computed: shapes are propagated through a
     copy on the meta device in evaluation mode, and ``module`` is not changed.
     """
     shadow = meta_copy(module).eval()
-    image = torch.empty(1, channels, *input_size, device="meta")
+    image = torch.empty(1, channels or input_channels(module), *input_size, device="meta")
     products = FlopCounterMode(
         display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv2d_operations}
     )

@@ -2,7 +2,8 @@
 
 Searches a space three times (one branch at a fixed width, all branches at this width, the full space), retrains the
 derived networks, and prints the rows of the paper as a Markdown table: mIoU of the best weights on the validation
-images, latency predicted by the table, multiply-adds and parameters. Finished runs in the folder are reused.
+images, latency predicted by the table, multiply-adds and parameters. The runs are a study (`dnas study status DIR`,
+`dnas report DIR`): finished ones in the folder are reused.
 
     python scripts/ablation.py SPACE --data DATA --out DIR [--table T.json] [--seed 0] [--set KEY=VALUE ...]
 
@@ -18,21 +19,22 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from derive import Architecture, DeriveOptions
 from derive.base import logits_of
 from derive.multi_branch import decode
-from dnas.config import to_mapping
+from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig, load_data_config
 from dnas.errors import UserError
+from dnas.files import dump_yaml, write_text
 from dnas.latency import LatencyTable, build_table, make_setup
 from dnas.profile import count_multiply_adds, count_parameters
 from dnas.progress import RichProgress
 from dnas.runs import RunFolder
 from dnas.workflows.derivation import derive_network
-from dnas.workflows.networks import load_network
-from dnas.workflows.retraining import run_retraining
-from dnas.workflows.search import run_search
+from dnas.workflows.study.config import StudyConfig
+from dnas.workflows.study.running import run_study
 from search_spaces import load_space
 from search_spaces.fasterseg import FasterSegSpace
 
@@ -94,15 +96,35 @@ class Ablation:
             list(items.values()), path, setup, space=space.name, input_size=space.input_size, resume=path.exists()
         )
 
-    def rows(self, table: LatencyTable) -> Iterator[Row]:
-        """Search and derive; yields the networks to train, teachers before their students."""
-        spaces = self.spaces()
+    def study(self, rows: Sequence[Row] = ()) -> StudyConfig:
+        """The searches as a study, and the trainings of ``rows``."""
+        common = {"data": "$study/data.yaml", "seed": self.seed}
+        jobs: dict[str, Any] = {}
+        for name in self.spaces():
+            options = {**common, "table": "$study/table.json"}
+            jobs[f"search_{name}"] = {"command": f"search $study/{name}.yaml", "options": options}
+        for row in rows:
+            teacher = {} if row.teacher is None else {"teacher": f"${row.teacher}"}
+            options = {**common, "recipe": "$study/full.yaml", **teacher}
+            jobs[row.name] = {"command": f"retrain $study/{row.name}_network.yaml", "options": options}
+        return parse_config(StudyConfig, {"jobs": jobs}, "study")
+
+    def run(self) -> list[Row]:
+        """Search, derive and train, as many runs at a time as the machine has cores or GPUs."""
+        write_text(self.out / "data.yaml", dump_yaml(to_mapping(self.data)))
+        for name, space in self.spaces().items():
+            write_text(self.out / f"{name}.yaml", dump_yaml(space.configuration()))
         with RichProgress() as progress:
-            for name, space in spaces.items():
-                folder = self.out / f"search_{name}"
-                run_search(
-                    space, self.data, table, folder, seed=self.seed, resume=True, device="auto", progress=progress
-                )
+            run_study(self.study(), self.out, progress=progress)
+            rows = list(self.rows())
+            for row in rows:
+                row.architecture.save(self.out / f"{row.name}_network.yaml")
+            run_study(self.study(rows), self.out, progress=progress)
+        return rows
+
+    def rows(self) -> Iterator[Row]:
+        """The networks to train, derived from the searches, teachers before their students."""
+        spaces = self.spaces()
         found = {name: self.derived(name) for name in spaces}
         width = spaces["full"].end_ratios["student"]
         teacher = self.derived("full", "teacher")
@@ -117,32 +139,19 @@ class Ablation:
 
     def derived(self, name: str, which: str = "student") -> Architecture:
         """The network derived from one of the searches."""
-        return derive_network(self.out / f"search_{name}", DeriveOptions(which=which)).architecture
+        return derive_network(self.out / "jobs" / f"search_{name}", DeriveOptions(which=which)).architecture
 
     def pruned(self, space: FasterSegSpace, branches: Sequence[int]) -> Architecture:
         """The teacher with the smallest ratio in all cells."""
-        logits = RunFolder.open(self.out / "search_full", "search").load_weights("architecture")
+        logits = RunFolder.open(self.out / "jobs" / "search_full", "search").load_weights("architecture")
         plan = space.plan()
         smallest = dataclasses.replace(plan, ratios=plan.ratios[:1])
         return decode(logits_of(logits, "teacher"), smallest, branches)
 
-    def train(self, row: Row) -> float:
-        """Retrain a row's network; returns the best mIoU on the validation images."""
-        teacher = None if row.teacher is None else load_network(str(self.out / row.teacher))
-        with RichProgress() as progress:
-            result = run_retraining(
-                {"architecture": to_mapping(row.architecture)},
-                self.data,
-                self.out / row.name,
-                self.space().retrain,
-                source=row.name,
-                teacher=teacher,
-                seed=self.seed,
-                resume=True,
-                device="auto",
-                progress=progress,
-            )
-        return result.best_miou
+    def miou(self, row: Row) -> float:
+        """The best mIoU of a row's network on the validation images."""
+        epochs = RunFolder.open(self.out / "jobs" / row.name, "retrain").records("epoch")
+        return max(record["miou"] for record in epochs if record.get("miou") is not None)
 
 
 def main() -> None:
@@ -160,8 +169,8 @@ def main() -> None:
     table = ablation.measure(options.table)
     space = ablation.space()
     lines = ["| setting | mIoU (%) | latency (ms) | multiply-adds (G) | parameters (M) |", "|---|---|---|---|---|"]
-    for row in ablation.rows(table):
-        miou = ablation.train(row)
+    for row in ablation.run():
+        miou = ablation.miou(row)
         network = row.architecture.build(space.num_classes).eval()
         latency = sum(map(table.lookup, row.architecture.signatures(space.num_classes, space.input_size)))
         operations = count_multiply_adds(network, space.input_size) / 1e9
@@ -172,4 +181,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None

@@ -4,7 +4,8 @@ For each seed: search from all rates 1, derive integer rates, and train four net
 weights from scratch: with the derived rates, with all rates 1, and with random rates of the same field of view, once
 without gaps (Eq. 3 of RegSeg v3) and once with gaps. Prints a Markdown table with mean and standard deviation over the
 seeds of the mIoU on the test images and, for `rectangles`, whose classes are visible only at their feet, of the
-fraction of correctly labelled rectangle pixels in the top quarter of the image. Finished runs in the folder are reused.
+fraction of correctly labelled rectangle pixels in the top quarter of the image. The runs are a study (`dnas study
+status DIR`, `dnas report DIR`): finished ones are reused, and as many run at a time as the machine has cores.
 
     python scripts/compare_rates.py --out DIR [--seeds 3] [--size 256 256] [--search-epochs 12] [--retrain-epochs 12]
     python scripts/compare_rates.py --out DIR --preset regseg_camvid_small --data camvid:FOLDER
@@ -19,29 +20,31 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from derive import Architecture, DeriveOptions, DilatedArchitecture
+from derive import Architecture, DilatedArchitecture, architecture_from
 from derive.dilated import BaseNetwork
 from derive.dilated import with_rates as set_rates
-from dnas.config import to_mapping
+from dnas.config import parse_config, to_mapping
 from dnas.data import AugmentationConfig, DataConfig, batches, eval_transform, load_data_config, open_dataset
 from dnas.data.config import BUILT_IN
 from dnas.data.rectangles import top_quarter
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
+from dnas.files import dump_yaml, write_text
 from dnas.networks import dilation_bounds, field_of_view, network_by_name
 from dnas.progress import RichProgress
 from dnas.training import evaluate
-from dnas.workflows.derivation import derive_network
 from dnas.workflows.networks import load_network
-from dnas.workflows.retraining import run_retraining
-from dnas.workflows.search import run_search
+from dnas.workflows.study.config import StudyConfig
+from dnas.workflows.study.running import run_study
 from search_spaces import load_space
 from search_spaces.regseg import RegSegSpace
 
+NAMES = ("searched", "ones", "random", "random_with_gaps")
 TRIES = 100_000
 BUILT_IN_IMAGES = ("images.train=200", "images.val=40", "images.test=40")
 
@@ -64,12 +67,11 @@ def main() -> None:
     built_in = BUILT_IN_IMAGES if options.data in BUILT_IN else ()
     data = load_data_config(options.data, [f"size=[{height}, {width}]", "cache=true", *built_in])
     results: dict[str, list[Score]] = {}
-    for seed in range(options.seeds):
-        for name, architecture in architectures(space, data, options.out, seed).items():
-            score = train(architecture, space, data, options.out / f"{name}_{seed}", seed)
-            results.setdefault(name, []).append(score)
-            top = "" if score.top is None else f", top quarter {100 * score.top:.1f} %"
-            print(f"seed {seed}, {name}: mIoU {100 * score.miou:.1f} %{top}", flush=True)
+    for (name, seed), run in runs(space, data, options.out, options.seeds).items():
+        score = score_of(run, data)
+        results.setdefault(name, []).append(score)
+        top = "" if score.top is None else f", top quarter {100 * score.top:.1f} %"
+        print(f"seed {seed}, {name}: mIoU {100 * score.miou:.1f} %{top}", flush=True)
     print()
     print("\n".join(table(results)))
 
@@ -98,20 +100,37 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def architectures(space: RegSegSpace, data: DataConfig, out: Path, seed: int) -> dict[str, DilatedArchitecture]:
+def runs(space: RegSegSpace, data: DataConfig, out: Path, seeds: int) -> dict[tuple[str, int], Path]:
+    """The run folders of all trainings by name and seed: a study of searches, to which their trainings are added."""
+    for name, values in (("space", space.configuration()), ("data", to_mapping(data))):
+        write_text(out / f"{name}.yaml", dump_yaml(values))
+    common = {"data": "$study/data.yaml", "seed": "$seed", "device": "cpu"}
+    jobs: dict[str, Any] = {
+        "search": {"command": "search $study/space.yaml", "options": common},
+        "derived": {"command": "derive $search", "options": {"device": "cpu"}},
+    }
+    study = {"vary": {"seed": list(range(seeds))}, "jobs": jobs}
+    found: dict[tuple[str, int], Path] = {}
+    with RichProgress() as progress:
+        run_study(parse_config(StudyConfig, study, "study"), out, progress=progress)
+        for seed in range(seeds):
+            derived = Architecture.load(out / "jobs" / f"derived-seed={seed}" / "architecture.yaml")
+            assert isinstance(derived, DilatedArchitecture)
+            for name, architecture in architectures(space, derived, seed).items():
+                architecture.save(out / f"{name}_{seed}.yaml")
+        for name in NAMES:
+            options = {**common, "recipe": "$study/space.yaml"}
+            jobs[name] = {"command": f"retrain $study/{name}_${{seed}}.yaml", "options": options, "after": ["derived"]}
+            found |= {(name, seed): out / "jobs" / f"{name}-seed={seed}" for seed in range(seeds)}
+        run_study(parse_config(StudyConfig, study, "study"), out, progress=progress)
+    return found
+
+
+def architectures(space: RegSegSpace, derived: DilatedArchitecture, seed: int) -> dict[str, DilatedArchitecture]:
     """The networks to compare: derived, all rates 1, and random rates with the derived field of view."""
-    found = out / f"derived_{seed}.yaml"
-    if not found.exists():
-        with RichProgress() as progress:
-            run_search(
-                space, data, None, out / f"search_{seed}", seed=seed, resume=True, device="cpu", progress=progress
-            )
-        derive_network(out / f"search_{seed}", DeriveOptions()).architecture.save(found)
-    derived = Architecture.load(found)
-    assert isinstance(derived, DilatedArchitecture)
     upper = space.settings.rates.upper or math.inf
     return {
-        "derived": derived,
+        "searched": derived,
         "ones": with_rates(derived, dict.fromkeys(derived.rates, 1)),
         "random": with_rates(derived, random_rates(derived, seed, upper, gaps=False)),
         "random_with_gaps": with_rates(derived, random_rates(derived, seed, math.inf, gaps=True)),
@@ -176,24 +195,15 @@ def _unmerged(architecture: DilatedArchitecture) -> nn.Module:
     return set_rates(network, architecture.rates)
 
 
-def train(architecture: DilatedArchitecture, space: RegSegSpace, data: DataConfig, out: Path, seed: int) -> Score:
-    """Train a network and evaluate its best weights on the test images."""
-    with RichProgress() as progress:
-        run_retraining(
-            {"architecture": to_mapping(architecture)},
-            data,
-            out,
-            space.retrain,
-            source=out.name,
-            seed=seed,
-            resume=True,
-            device="cpu",
-            progress=progress,
-        )
-    loaded = load_network(str(out))
+def score_of(run: Path, data: DataConfig) -> Score:
+    """Evaluate the best weights of a training on the test images."""
+    loaded = load_network(str(run))
     assert loaded.augmentation is not None
     test = open_dataset(data, "test")
     top = top_accuracy(loaded.network, data, loaded.augmentation) if data.dataset == "rectangles" else None
+    assert loaded.run is not None
+    architecture = architecture_from(loaded.run.configuration["network"]["architecture"], str(run))
+    assert isinstance(architecture, DilatedArchitecture)
     return Score(evaluate(loaded.network, test, loaded.augmentation).miou, top, architecture.field_of_view())
 
 
@@ -233,4 +243,7 @@ def spread(shares: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None

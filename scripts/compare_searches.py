@@ -1,8 +1,9 @@
 """Comparison of search settings: cost and results of searches on `streets` with different settings.
 
-For each seed the searches of all kinds run at the same time with one thread each, so that other work on the machine
-slows all of them. The derived students are retrained with equal settings. Prints a Markdown table with mean and
-standard deviation over the seeds. Finished runs in the folder are reused, interrupted runs are resumed.
+Runs the study in compare_searches.yaml: each search in a process of its own with one thread, as many at a time as the
+machine has cores. The derived students are retrained with equal settings. Prints a Markdown table with mean and
+standard deviation over the seeds. Finished runs in the folder are reused, interrupted runs are resumed; `dnas study
+status DIR` and `dnas report DIR --by kind` read the same folder.
 
     python scripts/compare_searches.py --out DIR [--kinds plain,single_path] [--seeds 3]
 """
@@ -10,24 +11,20 @@ standard deviation over the seeds. Finished runs in the folder are reused, inter
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from dnas.errors import UserError
+from dnas.progress import RichProgress
 from dnas.runs import RunFolder
+from dnas.workflows.study.config import StudyConfig, load_study
+from dnas.workflows.study.graph import Job
+from dnas.workflows.study.job import result_of
+from dnas.workflows.study.running import run_study
 
-KINDS: dict[str, list[str]] = {
-    "plain": [],
-    "single_path": ["operator_sampling=single_path"],
-    "bf16": ["precision=bf16", "momentum_precision=bf16"],
-    "unclipped": ["gradient_clipping=null"],
-    "unclipped_bf16_momenta": ["gradient_clipping=null", "momentum_precision=bf16"],
-}
-PRESET = "fasterseg_demo"
+STUDY = Path(__file__).with_suffix(".yaml")
 COLUMNS = {
     "s per step": ("seconds", 2),
     "peak (MB)": ("peak_mb", 0),
@@ -39,47 +36,20 @@ COLUMNS = {
 
 def main() -> None:
     options = parse_arguments()
-    options.out.mkdir(parents=True, exist_ok=True)
-    space = settings([f"network.layers={options.layers}"])
-    table = options.out / "table.json"
-    if not table.exists():
-        measure = ["--threads", "1", "--rounds", "3", "--time-per-entry", "0.03"]
-        wait([dnas("latency", "build", PRESET, "--out", str(table), *measure, *space)])
-    images = ["--data-set", "size=[96,192]", "--data-set", f"images={{train: {options.images}, val: 24, test: 8}}"]
-    epochs = {"pretrain_epochs": options.pretrain_epochs, "search_epochs": options.search_epochs}
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in options.kinds}
-    for seed in range(options.seeds):
-        common = ["--data", "streets", *images, "--seed", str(seed)]
-        searches = {kind: options.out / f"{kind}_{seed}" for kind in options.kinds}
-        running = []
-        for kind, run in searches.items():
-            if not finished(run, sum(epochs.values())):
-                chosen = [f"search.{name}={value}" for name, value in epochs.items()]
-                chosen += [f"search.{setting}" for setting in KINDS[kind]]
-                command = ["search", PRESET, "--table", str(table), "--out", str(run), *common]
-                running.append(dnas(*command, *space, *settings(chosen), *resume_option(run)))
-        wait(running)
-        latencies = {kind: derive(run) for kind, run in searches.items()}
-        running = []
-        for run in searches.values():
-            student = run.with_name(f"{run.name}_student")
-            if not finished(student, options.retrain_epochs):
-                chosen = settings([f"epochs={options.retrain_epochs}"])
-                command = ["retrain", f"{run}.yaml", "--recipe", PRESET, "--out", str(student), *common]
-                running.append(dnas(*command, *chosen, *resume_option(student)))
-        wait(running)
-        for kind, run in searches.items():
-            found[kind].append({"latency_ms": latencies[kind], **figures(run)})
+    with RichProgress() as progress:
+        jobs = run_study(study(options), options.out, progress=progress)
     print(f"| search | {' | '.join(COLUMNS)} |")
     print(f"|---|{'---|' * len(COLUMNS)}")
-    for kind, results in found.items():
+    for kind in options.kinds:
+        folders = [folders_of(jobs, options.out, kind, seed) for seed in range(options.seeds)]
+        results = [figures(one) for one in folders]
         print(f"| {kind} | {' | '.join(spread([r[key] for r in results], *rest) for key, *rest in COLUMNS.values())} |")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--kinds", type=kinds, default=["plain", "single_path"], help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--kinds", type=lambda text: text.split(","), default=["plain", "single_path"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--images", type=int, default=96, help="training images")
@@ -89,56 +59,40 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def kinds(text: str) -> list[str]:
-    """Names of kinds, separated by commas."""
-    names = [name.strip() for name in text.split(",")]
-    if unknown := [name for name in names if name not in KINDS]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(KINDS)}")
-    return names
+def study(options: argparse.Namespace) -> StudyConfig:
+    """The study with the values of the options."""
+    loaded = load_study(STUDY)
+    assert isinstance(loaded.vary, dict)
+    known = loaded.vary["kind"]
+    if unknown := [kind for kind in options.kinds if kind not in known]:
+        raise UserError(f"--kinds {unknown[0]}: expected some of {', '.join(known)}")
+    epochs = {"search.pretrain_epochs": options.pretrain_epochs, "search.search_epochs": options.search_epochs}
+    values = {
+        **loaded.values,
+        "layers": options.layers,
+        "train_images": options.images,
+        "epochs": epochs,
+        "retrain_epochs": options.retrain_epochs,
+    }
+    vary = {"seed": list(range(options.seeds)), "kind": {kind: known[kind] for kind in options.kinds}}
+    return replace(loaded, values=values, vary=vary)
 
 
-def dnas(*arguments: str) -> subprocess.Popen[bytes]:
-    """Start a command of dnas with one thread, in a separate process so that its peak memory can be measured."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "dnas", *arguments], env=environment)
+def folders_of(jobs: Sequence[Job], out: Path, kind: str, seed: int) -> dict[str, Path]:
+    """The folders of the jobs of one search, by kind of job."""
+    wanted = {"kind": kind, "seed": str(seed)}
+    return {job.kind: job.folder(out) for job in jobs if job.values == wanted}
 
 
-def wait(running: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait for all processes; then exit if one of them failed."""
-    statuses = [process.wait() for process in running]
-    if any(statuses):
-        sys.exit("a run failed")
-
-
-def settings(values: Sequence[str]) -> list[str]:
-    """The values as options of the command line."""
-    return [word for value in values for word in ("--set", value)]
-
-
-def resume_option(run: Path) -> list[str]:
-    return ["--resume"] if run.exists() else []
-
-
-def finished(run: Path, epochs: int) -> bool:
-    """Whether the run exists and has all epochs."""
-    return run.exists() and len(RunFolder.open(run).records("epoch")) >= epochs
-
-
-def derive(run: Path) -> float:
-    """Derive the student to ``RUN.yaml`` and return its latency in ms."""
-    command = [sys.executable, "-m", "dnas", "derive", str(run), "--out", f"{run}.yaml", "--json"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    return float(json.loads(done.stdout)["latency_ms"])
-
-
-def figures(run: Path) -> dict[str, float]:
+def figures(folders: Mapping[str, Path]) -> dict[str, float]:
     """Time, memory and results of a search; mIoU in percent."""
-    search, student = RunFolder.open(run), RunFolder.open(run.with_name(f"{run.name}_student"))
+    search, student = RunFolder.open(folders["search"]), RunFolder.open(folders["student"])
     last = search.records("epoch")[-1]
     return {
         "seconds": statistics.median(step["seconds"] for step in search.records("step") if step["phase"] == "search"),
         "peak_mb": last["peak_memory_mb"],
         "supernet": 100 * last["miou"]["student"],
+        "latency_ms": float(result_of(folders["architecture"])["latency_ms"]),
         "retrained": 100 * student.records("epoch")[-1]["miou"],
     }
 
@@ -150,4 +104,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None

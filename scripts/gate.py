@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ CHECKS: dict[str, list[str]] = {
     "format": ["ruff", "format", "--check", "."],
     "mypy": ["mypy"],
     "imports": ["lint-imports", "--no-logo"],
+    "docs": ["mkdocs", "build", "--quiet", "--strict", "--site-dir", str(Path(tempfile.gettempdir()) / "dnas-docs")],
     "tests": ["pytest", "-q", "-n", "2", "--dist", "loadfile"],
 }
 
@@ -56,7 +58,7 @@ def run(name: str) -> tuple[int, float]:
 
 def environment() -> dict[str, str]:
     """The environment of the checks: one thread per process, as several test processes share the cores."""
-    return {"OMP_NUM_THREADS": "1", **os.environ}
+    return {"OMP_NUM_THREADS": "1", "NO_MKDOCS_2_WARNING": "1", **os.environ}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dnas.library_settings import DEFAULTS, missing_settings
 def test_what_the_user_asks_for_stays():
     assert missing_settings({}) == DEFAULTS
     assert missing_settings({"LRU_CACHE_CAPACITY": "8"}).keys() == DEFAULTS.keys() - {"LRU_CACHE_CAPACITY"}
+    assert "PYTORCH_ALLOC_CONF" not in missing_settings({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"})
     # OMP_WAIT_POLICY=passive disables the spinning that GOMP_SPINCOUNT limits.
     assert "GOMP_SPINCOUNT" not in missing_settings({"OMP_WAIT_POLICY": "passive"})
 

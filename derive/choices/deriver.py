@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from derive.base import TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
 from derive.choices.architecture import ChoicesArchitecture, architecture_of
+from derive.choices.nearest import walk_to_target
 from dnas.choices import RateChoice, plain_network
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
@@ -137,16 +138,21 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
     def _meet_target(
         self, logits: Mapping[str, Tensor], likeliest: dict[str, int], target_ms: float, table: LatencyTable
     ) -> dict[str, int]:
-        """The likeliest options within 2 % of the target, else within 5 %; ``likeliest`` if there are none."""
-        if abs(self._latency(table).at(likeliest) / target_ms - 1) <= TOLERANCE:
+        """The likeliest options within 2 % of the target, else within 5 %.
+
+        Where the integer programme finds none, not even in a large space in which its time may be over, options are
+        changed one by one; the nearest ones are returned.
+        """
+        latency = self._latency(table).at
+        if abs(latency(likeliest) / target_ms - 1) <= TOLERANCE:
             return likeliest
         programme, scores = self.space.programme(table), self.scores(logits)
         for tolerance in (0.4 * TOLERANCE, TOLERANCE):
             bounds = (target_ms * (1 - tolerance), target_ms * (1 + tolerance))
             found = programme.likeliest(scores, bounds)
-            if found is not None:
+            if found is not None and abs(latency(found) / target_ms - 1) <= TOLERANCE:
                 return found
-        return likeliest
+        return walk_to_target(latency, scores, likeliest, target_ms, 0.4 * TOLERANCE)
 
     def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
         """The plain network with the weights of the searched one."""

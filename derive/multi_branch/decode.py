@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -64,6 +65,16 @@ def scored_paths(scores: Mapping[Place, float], grid: Grid, level: int) -> list[
     )
 
 
+def on_host(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tables of logits on the CPU; those of a device are copied together, so that the host waits for it once."""
+    tables = list(logits.values())
+    if not any(table.is_cuda for table in tables):
+        return dict(logits)
+    flat = torch.cat([table.detach().flatten() for table in tables]).cpu()
+    parts = flat.split_with_sizes([table.numel() for table in tables])
+    return {name: part.view_as(table) for (name, table), part in zip(logits.items(), parts, strict=True)}
+
+
 class Likelihoods:
     """The logits of one architecture as float64 (log-)probabilities.
 
@@ -74,6 +85,7 @@ class Likelihoods:
 
     def __init__(self, logits: Mapping[str, Tensor], plan: NetworkPlan) -> None:
         self.plan, grid = plan, plan.grid
+        logits = on_host(logits)
         self.entries = _entry_scores(logits, grid)
         self.paths = {scale: scored_paths(self.entries, grid, level) for level, scale in enumerate(grid.scales)}
         self.operators: dict[Place, list[float]] = {}

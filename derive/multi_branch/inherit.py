@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from derive.multi_branch.architecture import Cell, MultiBranchArchitecture
+from dnas.input_channels import input_channels, with_input_channels
 from dnas.networks.multi_branch import MultiBranchNetwork, scales_below
 from search_spaces.fasterseg import MultiResolutionSupernet
 
@@ -22,6 +23,7 @@ def inherit_weights(supernet: MultiResolutionSupernet, architecture: MultiBranch
     Raises ``ValueError`` for a cell without them.
     """
     network = MultiBranchNetwork(architecture.spec(), supernet.num_classes).to(next(supernet.parameters()))
+    with_input_channels(network.stem, input_channels(supernet.stems))
     ratio, grid = architecture.end_ratio, supernet.grid
     ends = cast("Any", supernet.ends[str(ratio)])
     network.stem.load_state_dict(supernet.stems[str(ratio)].state_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -17,16 +18,26 @@ def gumbel_choices(
     Returns, per table, the sampled columns and gates (rows,): exactly 1 in the forward pass, with the gradient of the
     sampled softmax entry (FasterSeg, Appendix C).
     """
-    choices, gates = [], []
-    for table in tables:
-        # Sampled on the CPU, so that a seed gives the same noise on every device.
-        noise = -torch.log(torch.empty(table.shape).exponential_(generator=generator)).to(table)
+    tables = list(tables)
+    indices, gates = [], []
+    for table, noise in zip(tables, _gumbel_noise(tables, generator), strict=True):
         soft = F.softmax((F.log_softmax(table, dim=-1) + noise) / temperature, dim=-1)
         index = soft.argmax(dim=-1)
         chosen = soft.gather(1, index[:, None])[:, 0]
-        choices.append(tuple(index.tolist()))
+        indices.append(index)
         gates.append(1.0 + (chosen - chosen.detach()))  # exactly 1
-    return tuple(choices), tuple(gates)
+    columns = iter(torch.cat(indices).tolist() if indices else [])  # the host waits for the device once
+    return tuple(tuple(itertools.islice(columns, len(index))) for index in indices), tuple(gates)
+
+
+def _gumbel_noise(tables: Sequence[Tensor], generator: torch.Generator) -> Sequence[Tensor]:
+    """Gumbel noise for each table, sampled on the CPU, so that a seed gives the same noise on every device."""
+    if not tables:
+        return []
+    noise = [-torch.log(torch.empty(table.shape).exponential_(generator=generator)) for table in tables]
+    moved = torch.cat([part.flatten() for part in noise]).to(tables[0], non_blocking=True)
+    parts = moved.split_with_sizes([table.numel() for table in tables])
+    return [part.view_as(table) for part, table in zip(parts, tables, strict=True)]
 
 
 def mean_entropy(tables: Sequence[Tensor]) -> float:

@@ -34,6 +34,10 @@ DataSetOption = Annotated[
     list[str] | None,
     typer.Option("--data-set", metavar="KEY=VALUE", help="Change a value of the data's configuration."),
 ]
+NetworkSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--network-set", metavar="KEY=VALUE", help="Option of a network given by its name; repeatable."),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of all randomness.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]

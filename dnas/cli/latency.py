@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dnas.cli import latency_tables
+from dnas.cli import latency_prediction, latency_tables
 from dnas.cli.common import (
     FigureOption,
     JsonOption,
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command("show")(latency_tables.show)
 app.command("diff")(latency_tables.diff)
+app.command("predict")(latency_prediction.predict)
 app.command("merge")(latency_tables.merge)
 app.command("import")(latency_tables.import_table)
 app.command("export")(latency_tables.export)

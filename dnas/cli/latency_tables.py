@@ -19,6 +19,7 @@ from dnas.cli.common import (
     note,
     print_json,
 )
+from dnas.errors import UserError
 
 if TYPE_CHECKING:
     from dnas.latency import LatencyTable, TableDiff
@@ -87,13 +88,24 @@ def show(
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A", parser=find_table, help="A latency table.")],
     second: Annotated[Path, typer.Argument(metavar="B", parser=find_table, help="The table to compare with it.")],
+    others: Annotated[
+        list[Path] | None, typer.Argument(metavar="[C...]", parser=find_table, help="Further tables, for a matrix.")
+    ] = None,
     largest: Annotated[int, typer.Option("--largest", min=0, help="Number of largest differences to list.")] = 10,
     figure: FigureOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two tables by entry: B / A for each kind of operator. Two equal builds show the repeatability."""
+    """Compare two tables by entry: B / A for each kind of operator. Two equal builds show the repeatability.
+
+    Three or more tables are compared in pairs, as a matrix.
+    """
     from dnas.latency import LatencyTable
 
+    if others:
+        if figure is not None:
+            raise UserError("--figure compares two tables; leave the others out")
+        _print_matrix([first, second, *others], as_json)
+        return
     found = LatencyTable.load(first).diff(LatencyTable.load(second))
     if figure is not None:
         from dnas.report import save_figure, table_comparison
@@ -105,6 +117,29 @@ def diff(
         return
     for line in _diff_lines(found, largest):
         print(line)
+
+
+def _print_matrix(paths: list[Path], as_json: bool) -> None:
+    from dnas.latency import LatencyTable
+    from dnas.latency.matrix import diff_matrix
+
+    found = diff_matrix([LatencyTable.load(path) for path in paths])
+    if as_json:
+        print_json({"tables": [str(path) for path in paths], **found})
+        return
+    for number, path in enumerate(paths, start=1):
+        print(f"{number:>3}  {path}")
+    titles = {
+        "ratio": "median of column / row",
+        "median_relative_difference": "median relative difference (%)",
+        "spearman": "Spearman correlation",
+    }
+    for name, title in titles.items():
+        factor, digits = (100, 2) if name == "median_relative_difference" else (1, 3)
+        print(f"{title}\n{'':>4}" + "".join(f"{number:>9}" for number in range(1, len(paths) + 1)))
+        for number, row in enumerate(found[name], start=1):
+            cells = ("-" if value is None else f"{factor * value:.{digits}f}" for value in row)
+            print(f"{number:>4}" + "".join(f"{cell:>9}" for cell in cells))
 
 
 def merge(
@@ -131,7 +166,6 @@ def export(
     file_format: Annotated[str, typer.Option("--format", help="csv.")] = "csv",
 ) -> None:
     """Write the entries of a table for other programs: one row per entry, its signature in columns."""
-    from dnas.errors import UserError
     from dnas.files import write_text
     from dnas.latency import LatencyTable
 
@@ -175,7 +209,6 @@ def _diff_lines(found: TableDiff, largest: int) -> list[str]:
 
 
 def _sensitivities(table: LatencyTable, space: str, settings: list[str]) -> dict[str, object]:
-    from dnas.errors import UserError
     from search_spaces import load_space
 
     found = load_space(space, settings).describe_prices(table)

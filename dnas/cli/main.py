@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 import dnas
-from dnas.cli import data, demo, derivation, evaluation, latency, networks, searching, studying, submission
+from dnas.cli import data, demo, derivation, evaluation, latency, networks, searching, studying, submission, whole_way
 from dnas.cli.failures import describe
 from dnas.errors import Interrupted, OldFormatWarning
 from dnas.library_settings import missing_settings
@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 app.add_typer(latency.app, name="latency")
 app.add_typer(data.app, name="data")
+app.command("init")(whole_way.init)
+app.command("auto")(whole_way.auto)
 app.add_typer(studying.app, name="study")
 app.command("demo")(demo.demo)
 app.command("search")(searching.search)

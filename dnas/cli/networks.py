@@ -9,6 +9,7 @@ import typer
 
 from dnas.cli.common import (
     JsonOption,
+    NetworkSetOption,
     RatesOption,
     note,
     parse_size,
@@ -97,19 +98,22 @@ def benchmark(
         bool, typer.Option("--trust", help="Load a TensorRT engine, which contains code that cannot be inspected.")
     ] = False,
     rates: RatesOption = "searched",
+    network_settings: NetworkSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, frames per second, parameters, multiply-adds and peak memory."""
+    from dnas.config import apply_overrides
     from dnas.export import benchmark as measure
     from dnas.workflows.networks import load_network
 
+    chosen = apply_overrides({}, network_settings or [])
     wanted = parse_size(size)
     options = {"device": device, "backend": backend, "precision": precision, "threads": threads, "seconds": seconds}
     options["trust"] = trust
     if network.endswith((".onnx", ".pt2", ".engine", ".plan")):
         result = measure(network, wanted, **options)  # type: ignore[arg-type]
     else:
-        loaded = load_network(network, classes, rounded=wants_rounded(rates))
+        loaded = load_network(network, classes, rounded=wants_rounded(rates), options=chosen)
         input_size = wanted or loaded.input_size
         if input_size is None:
             raise UserError(f"{network}: give the input size, --size HEIGHTxWIDTH")

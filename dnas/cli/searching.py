@@ -12,6 +12,7 @@ from dnas.cli.common import (
     DataOption,
     DataSetOption,
     DeviceOption,
+    NetworkSetOption,
     OtherEnvironmentOption,
     ResumeOption,
     SeedOption,
@@ -113,10 +114,7 @@ def retrain(
             "network's paper for this data, or that of the searched space.",
         ),
     ] = None,
-    network_settings: Annotated[
-        list[str] | None,
-        typer.Option("--network-set", metavar="KEY=VALUE", help="Option of a network given by its name; repeatable."),
-    ] = None,
+    network_settings: NetworkSetOption = None,
     download: Annotated[
         bool, typer.Option("--download", help="Allow options of the network to download pretrained weights.")
     ] = False,
@@ -156,7 +154,7 @@ def retrain(
     from derive import Architecture
     from dnas.config import apply_overrides, parse_config, to_mapping
     from dnas.data import load_data_config
-    from dnas.networks import network_names
+    from dnas.networks import is_network_name, network_names
     from dnas.progress import RichProgress
     from dnas.training import RetrainConfig, end_processes
     from dnas.workflows.networks import load_network
@@ -171,7 +169,7 @@ def retrain(
         classes = architecture.num_classes
         space = architecture.provenance.get("space")
         searched = search_run or Path(architecture.provenance.get("run", ""))
-    elif network in network_names():
+    elif is_network_name(network):
         options = apply_overrides({}, network_settings or [])
         description = {"name": network, **({"options": options} if options else {})}
     else:

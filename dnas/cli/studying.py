@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,11 +86,12 @@ def status(
 def job(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a job.")]) -> int:
     """Run one job of a study; the engines call this."""
     from dnas.cli.main import main
-    from dnas.workflows.study.job import end_with_parent, run_job
+    from dnas.workflows.study.job import end_with_parent, run_job, several_processes
 
     def execute(words: Sequence[str]) -> int:
         sys.argv = ["dnas", *words]  # which the run folder records
-        return main(words)
+        several = several_processes(folder, words)
+        return main(words) if several is None else subprocess.run(several).returncode
 
     end_with_parent()
     return run_job(folder, execute)

@@ -12,7 +12,13 @@ from dnas.data.labels import IGNORE_LABEL, Labels
 from dnas.data.matching import class_order, match_classes
 from dnas.data.opening import open_dataset
 from dnas.data.sampling import SamplingConfig
-from dnas.data.transforms import AugmentationConfig, Transform, eval_transform, train_transform
+from dnas.data.transforms import (
+    AugmentationConfig,
+    Transform,
+    eval_transform,
+    measured_statistics,
+    train_transform,
+)
 
 __all__ = [
     "IGNORE_LABEL",
@@ -31,6 +37,7 @@ __all__ = [
     "evenly_spaced",
     "load_data_config",
     "match_classes",
+    "measured_statistics",
     "open_dataset",
     "preset_names",
     "split_halves",

@@ -17,3 +17,14 @@ def adjust_contrast(image: torch.Tensor, factor: float) -> torch.Tensor:
     blended = image.as_subclass(torch.Tensor).to(torch.float32).mul_(factor).add_((1 - factor) * mean)
     result: torch.Tensor = tv_tensors.wrap(blended.clamp_(0, 255).to(torch.uint8), like=image)
     return result
+
+
+def adjust_channels(image: torch.Tensor, brightness: float | None, contrast: float | None) -> torch.Tensor:
+    """Scale uint8 (C, H, W) of any channels by ``brightness``, then blend it with its mean by ``contrast``."""
+    values = image.as_subclass(torch.Tensor).to(torch.float32)
+    if brightness is not None:
+        values = (values * brightness).clamp_(0, 255)
+    if contrast is not None:
+        mean = values.to(torch.float64).mean().item()
+        values = values.mul(contrast).add_((1 - contrast) * mean)
+    return values.clamp_(0, 255).to(torch.uint8)

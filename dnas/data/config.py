@@ -124,6 +124,8 @@ def preset_names() -> tuple[str, ...]:
 def load_data_config(data: str, overrides: Iterable[str] = ()) -> DataConfig:
     """The configuration for ``data``: a preset, a YAML file, or ``NAME:DIR`` (a preset with the folder of its files).
 
+    A folder stands for its ``data.yaml``.
+
     Paths become absolute, so that a run can be resumed from any directory: DIR is relative to the working directory,
     ``root`` and ``classes`` in a YAML file are relative to the folder of that file. ``overrides`` are ``key=value``
     strings. Raises :class:`UserError` for unknown data and invalid values.
@@ -131,6 +133,13 @@ def load_data_config(data: str, overrides: Iterable[str] = ()) -> DataConfig:
     name, colon, folder = data.partition(":")
     if name in preset_names():
         return _from_preset(name, folder if colon else None, overrides)
+    if Path(data).is_dir():
+        if not (Path(data) / "data.yaml").is_file():
+            raise UserError(
+                f"{data}: a folder without a data.yaml; dnas data init {data} writes one for a folder as it is, and "
+                f"folder:{data} reads SPLIT/images and SPLIT/labels"
+            )
+        data = str(Path(data) / "data.yaml")
     if data.endswith((".yaml", ".yml")) or Path(data).is_file():
         values = _with_absolute_paths(read_yaml(data, "data configuration"), Path(data).parent)
         return parse_config(DataConfig, apply_overrides(values, overrides), data)

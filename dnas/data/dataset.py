@@ -15,19 +15,28 @@ from dnas.errors import UserError
 class SegmentationDataset(ABC):
     """Images with a label for every pixel.
 
-    ``dataset[i]`` is an image, uint8 (3, H, W) RGB, and its mask, uint8 (H, W) with 255 = ignore. The same index
-    always gives the same pixels. Unusable content raises :class:`UserError` naming the file.
+    ``dataset[i]`` is an image, uint8 (3, H, W) RGB or of other ``channels``, and its mask, uint8 (H, W) with
+    255 = ignore. The same index always gives the same pixels. Unusable content raises :class:`UserError` naming the
+    file.
     """
 
     def __init__(
-        self, *, name: str, split: str, labels: Labels, count: int, size: tuple[int, int] | None, cache: bool
+        self,
+        *,
+        name: str,
+        split: str,
+        labels: Labels,
+        count: int,
+        size: tuple[int, int] | None,
+        cache: bool,
+        channels: int = 3,
     ) -> None:
         self.name = name
         self.split = split
         self.labels = labels
         self._count = count
         self._size = size
-        self._cache = PixelCache(count, size) if cache and size is not None else None
+        self._cache = PixelCache(count, size, channels) if cache and size is not None else None
 
     def __len__(self) -> int:
         return self._count

@@ -40,7 +40,9 @@ class FileDataset(SegmentationDataset):
         channels: int = 3,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        super().__init__(name=name, split=split, labels=labels, count=len(pairs), size=size, cache=cache)
+        super().__init__(
+            name=name, split=split, labels=labels, count=len(pairs), size=size, cache=cache, channels=channels
+        )
         self._root = root
         self._pairs = pairs
         self._decoder = decoder

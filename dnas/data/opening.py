@@ -11,6 +11,7 @@ from dnas.data.dataset import SegmentationDataset
 from dnas.data.joined import JoinedDataset
 from dnas.data.layouts import open_bdd100k, open_camvid, open_cityscapes, open_folder
 from dnas.data.listing import open_files
+from dnas.data.pseudo_labels import WITH_PSEUDO_LABELS, with_pseudo_labels
 from dnas.data.public_layouts import open_ade20k, open_coco_stuff, open_mapillary, open_mapillary_v2, open_voc
 from dnas.errors import UserError
 
@@ -20,11 +21,15 @@ _DEFAULT_IMAGES = {"train": 200, "val": 40, "test": 40}
 def open_dataset(config: DataConfig, split: str) -> SegmentationDataset:
     """The ``train``, ``val`` or ``test`` split of a dataset; ``trainval`` is train and val.
 
+    ``train+pseudo`` is train and images with predicted labels; see :mod:`dnas.data.pseudo_labels`.
+
     Folders and file pairs are checked here, the content of a file when it is read. Raises :class:`UserError` for an
     unknown split and for missing or unpaired files.
     """
     if split == "trainval":
         return JoinedDataset((open_dataset(config, "train"), open_dataset(config, "val")), split)
+    if split == WITH_PSEUDO_LABELS:
+        return with_pseudo_labels(config, open_dataset(config, "train"))
     if split not in _DEFAULT_IMAGES:
         known = ", ".join((*_DEFAULT_IMAGES, "trainval"))
         raise UserError(f"{config.dataset}: unknown split {split!r}, expected one of {known}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -13,7 +14,8 @@ from torchvision.transforms.v2 import functional as F
 from typing_extensions import Self
 
 from dnas.config import Field, config
-from dnas.data.colours import adjust_contrast
+from dnas.data.colours import adjust_channels, adjust_contrast
+from dnas.data.config import DataConfig
 from dnas.data.decode import resize_image, resize_mask
 from dnas.data.labels import IGNORE_LABEL
 from dnas.data.rand_augment import RandAugmentConfig, rand_augment
@@ -23,7 +25,6 @@ Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[torch.Tensor, to
 
 _Side = Annotated[int, Field(ge=1, le=16384)]
 _Share = Annotated[float, Field(ge=0, le=1)]
-_Channel = tuple[_Share, _Share, _Share]
 _Deviation = Annotated[float, Field(gt=0)]
 
 
@@ -48,13 +49,15 @@ class AugmentationConfig:
     saturation: _Share = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     rand_augment: RandAugmentConfig | None = None
-    mean: _Channel = (0.485, 0.456, 0.406)
-    std: tuple[_Deviation, _Deviation, _Deviation] = (0.229, 0.224, 0.225)
+    mean: tuple[_Share, ...] = (0.485, 0.456, 0.406)
+    std: tuple[_Deviation, ...] = (0.229, 0.224, 0.225)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"given scale {self.scale[0]} to {self.scale[1]}, expected the smaller number first")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"given {len(self.mean)} means and {len(self.std)} deviations, expected one a channel")
         return self
 
 
@@ -124,6 +127,10 @@ class TrainTransform:
 
     def _jitter_colours(self, image: tv_tensors.Image) -> tv_tensors.Image:
         parameters = self._jitter.make_params([image])
+        if image.shape[-3] != 3:
+            # Saturation and hue are of RGB.
+            factors = (parameters["brightness_factor"], parameters["contrast_factor"])
+            return tv_tensors.Image(adjust_channels(image, *factors))
         adjustments: tuple[tuple[Callable[..., tv_tensors.Image], float | None], ...] = (
             (F.adjust_brightness, parameters["brightness_factor"]),
             (adjust_contrast, parameters["contrast_factor"]),
@@ -178,3 +185,10 @@ def eval_transform(config: AugmentationConfig, image_size: tuple[int, int] | Non
     ``image_size``: (height, width) to which images are resized first; their labels keep their size.
     """
     return EvalTransform(config, image_size)
+
+
+def measured_statistics(config: AugmentationConfig, data: DataConfig) -> AugmentationConfig:
+    """``config`` with the mean and deviation of ``data``, if it has them."""
+    if data.mean is None or data.std is None:
+        return config
+    return dataclasses.replace(config, mean=data.mean, std=data.std)

@@ -19,6 +19,7 @@ from dnas.export.onnx_file import count_initialisers, read_onnx
 from dnas.export.tensorrt_engine import read_engine
 from dnas.export.torch_file import read_program
 from dnas.files import read_bytes
+from dnas.input_channels import input_channels
 from dnas.latency.backends import find_backend
 from dnas.latency.measure import measure
 from dnas.latency.setup import make_setup
@@ -73,7 +74,7 @@ def benchmark(
         if isinstance(network, nn.Module):
             if input_size is None:
                 raise UserError("a network has no fixed input size; give one, for example 512x1024")
-            shape = (batch, 3, *input_size)
+            shape = (batch, input_channels(network), *input_size)
             subject = _of_network(network, shape, place, backend or "auto", precision or "fp32", threads)
         else:
             subject = _of_file(Path(network), input_size, place, backend, precision, threads, batch, trust)
@@ -249,13 +250,13 @@ def _of_engine(
 def _fixed_shape(path: Path, shape: Any, batch: int) -> tuple[int, int, int, int]:
     """The input shape of a file; ``batch`` is used if the batch size is open."""
     sizes = [size if isinstance(size, int) else None for size in shape]
-    if len(sizes) != 4 or sizes[1] != 3 or sizes[2] is None or sizes[3] is None:
-        raise UserError(f"{path}: takes an input of shape {list(shape)}, expected images (N, 3, H, W) of fixed size")
+    if len(sizes) != 4 or sizes[1] is None or sizes[2] is None or sizes[3] is None:
+        raise UserError(f"{path}: takes an input of shape {list(shape)}, expected images (N, C, H, W) of fixed size")
     if not all(1 <= size <= _MAX_SIDE for size in sizes if size is not None):
         raise UserError(f"{path}: takes an input of shape {list(shape)}, expected sides of 1 to {_MAX_SIDE}")
     if sizes[0] is not None and batch not in (1, sizes[0]):
         raise UserError(f"{path}: was exported for batch {sizes[0]}, given {batch}; export it again")
-    return (sizes[0] or batch, 3, sizes[2], sizes[3])
+    return (sizes[0] or batch, sizes[1], sizes[2], sizes[3])
 
 
 def _measured(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dnas.errors import UserError
+from dnas.input_channels import input_channels
 
 # Largest allowed difference of a logit, relative to the largest logit, or to 1 if that is larger.
 TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2}
@@ -44,7 +45,7 @@ def check_parity(
     """
     reference = copy.deepcopy(network).eval().to("cpu", torch.float32)
     largest, equal, pixels, count = 0.0, 0, 0, 0
-    for inputs in _batches(input_size, batch, images):
+    for inputs in _batches(input_size, batch, images, input_channels(network)):
         with torch.no_grad():
             expected = reference(inputs)
         found = runtime(inputs).detach().to("cpu", torch.float32)
@@ -64,14 +65,16 @@ def check_parity(
     return Parity(max_abs_difference=largest, equal_argmax=equal / pixels, images=count)
 
 
-def _batches(input_size: tuple[int, int], batch: int | None, images: torch.Tensor | None) -> Iterator[torch.Tensor]:
+def _batches(
+    input_size: tuple[int, int], batch: int | None, images: torch.Tensor | None, channels: int
+) -> Iterator[torch.Tensor]:
     """Random batches, of two sizes if the batch size is dynamic, then the given images."""
     generator = torch.Generator().manual_seed(0)
     for size in (1, 3) if batch is None else (batch, batch):
-        yield torch.randn(size, 3, *input_size, generator=generator)
+        yield torch.randn(size, channels, *input_size, generator=generator)
     if images is None:
         return
-    if tuple(images.shape[1:]) != (3, *input_size):
+    if tuple(images.shape[1:]) != (channels, *input_size):
         size_text = "x".join(map(str, input_size))
         raise UserError(f"images of shape {tuple(images.shape)} given to compare, expected (N, 3, H, W) of {size_text}")
     for image in images.to("cpu", torch.float32).unsqueeze(1):

@@ -23,13 +23,13 @@ LARGEST_MS = 1e6
 
 @config
 class _Entry:
-    """One operator: latency and percentiles in ms, number of timed calls and of rounds."""
+    """One operator: latency and percentiles in ms, number of timed calls and of rounds; both are 0 if predicted."""
 
     latency_ms: float = Field(ge=0, le=LARGEST_MS)
     p10_ms: float = Field(ge=0, le=LARGEST_MS)
     p90_ms: float = Field(ge=0, le=LARGEST_MS)
-    repetitions: int = Field(ge=1)
-    rounds: int = Field(ge=1)
+    repetitions: int = Field(ge=0)
+    rounds: int = Field(ge=0)
 
 
 @config

@@ -1,11 +1,23 @@
 """The published discrete networks, by name, and field-of-view arithmetic."""
 
-from dnas.networks import deeplab, dwrseg, eseg, fasterseg, regnet, regseg  # each registers its networks
+from dnas.networks import (  # each registers its networks
+    bisenet_v2,
+    ddrnet,
+    deeplab,
+    dwrseg,
+    eseg,
+    fasterseg,
+    pidnet,
+    regnet,
+    regseg,
+    stdc,
+)
 from dnas.networks.field_of_view import field_of_view
 from dnas.networks.lookup import (
     DOWNLOADS,
     TORCHVISION,
     TorchvisionSegmentation,
+    is_network_name,
     network_by_name,
     network_names,
 )
@@ -33,7 +45,9 @@ __all__ = [
     "PrintedFigure",
     "SegmentationNetwork",
     "TorchvisionSegmentation",
+    "bisenet_v2",
     "create_network",
+    "ddrnet",
     "deeplab",
     "dilation_bounds",
     "dwrseg",
@@ -41,11 +55,14 @@ __all__ = [
     "fasterseg",
     "field_of_layers",
     "field_of_view",
+    "is_network_name",
     "list_networks",
     "network_by_name",
     "network_facts",
     "network_names",
+    "pidnet",
     "register_network",
     "regnet",
     "regseg",
+    "stdc",
 ]

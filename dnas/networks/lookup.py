@@ -1,4 +1,4 @@
-"""Networks by name: the published ones, the small RegSeg, and torchvision's segmentation networks."""
+"""Networks by name: the published ones, the small RegSeg, torchvision's and segmentation_models_pytorch's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dnas.errors import UserError
 from dnas.networks.registry import create_network, list_networks
 from dnas.networks.regseg_small import regseg_small
+from dnas.networks.smp import PREFIX, smp_network
 from dnas.ops import resize
 
 TORCHVISION = "torchvision:"
@@ -21,8 +22,13 @@ _MOST_VALUES, _LARGEST = 300, 10**6
 _UNPUBLISHED: Mapping[str, Callable[..., nn.Module]] = {"regseg_small": regseg_small}
 
 
+def is_network_name(reference: str) -> bool:
+    """Whether :func:`network_by_name` reads ``reference`` as the name of a network."""
+    return reference in network_names() or reference.startswith(PREFIX)
+
+
 def network_names() -> list[str]:
-    """All names that :func:`network_by_name` knows."""
+    """The names that :func:`network_by_name` knows, except ``smp:DECODER/ENCODER``, of which there are thousands."""
     return [*list_networks(), *_UNPUBLISHED, *(TORCHVISION + name for name in _torchvision_names())]
 
 
@@ -50,9 +56,10 @@ def network_by_name(
 ) -> nn.Module:
     """The network ``name`` with fresh weights: (N, 3, H, W) images to logits (N, num_classes, H, W).
 
-    ``name`` is one of :func:`dnas.networks.list_networks`, ``regseg_small``, or ``torchvision:NAME``. Options for
-    pretrained weights are refused unless ``download``, as they may come from a file of unknown origin. Raises
-    :class:`UserError` for an unknown name, listing the known ones, and for options that the network does not accept.
+    ``name`` is one of :func:`dnas.networks.list_networks`, ``regseg_small``, ``torchvision:NAME`` or
+    ``smp:DECODER/ENCODER``, see :func:`dnas.networks.smp.smp_network`. Options for pretrained weights are refused
+    unless ``download``, as they may come from a file of unknown origin. Raises :class:`UserError` for an unknown name,
+    listing the known ones, and for options that the network does not accept.
     """
     options = dict(options or {})
     asked = [option for option in DOWNLOADS if options.get(option) not in (None, False)]
@@ -66,8 +73,11 @@ def network_by_name(
         raise UserError(
             f"network {name}: expected options of at most {_MOST_VALUES} values, and no number above {_LARGEST}"
         )
+    if name.startswith(PREFIX):
+        return smp_network(name.removeprefix(PREFIX), num_classes, options)
     if name not in network_names():
-        raise UserError(f"unknown network {name!r}; known networks: {', '.join(network_names())}")
+        known = ", ".join((*network_names(), f"{PREFIX}DECODER/ENCODER"))
+        raise UserError(f"unknown network {name!r}; known networks: {known}")
     try:
         if name.startswith(TORCHVISION):
             return _torchvision_network(name.removeprefix(TORCHVISION), num_classes, options)

@@ -183,7 +183,7 @@ def _add(target: _Slice, gradient: Tensor) -> Tensor | None:
     """Add the gradient of a slice to the weight's buffer; without one, return the gradient of the whole weight."""
     width, channels = gradient.shape[:2]
     if target.buffer is not None:
-        target.buffer.accumulator(target.weight)[:width, :channels] += gradient
+        target.buffer.accumulator(target.weight)[:width, :channels].add_(gradient)
         return None
     whole = torch.zeros_like(target.weight)
     whole[:width, :channels] = gradient

@@ -13,9 +13,13 @@ import scipy.optimize
 import scipy.sparse
 from numpy.typing import NDArray
 
+from dnas.errors import UserError
+from dnas.pricing.conditions import Cube
 from dnas.pricing.expected_latency import Term
 
 TIME_LIMIT_S = 60.0
+_OUT_OF_TIME = 1
+"""The status of scipy's solution when the time limit ended it."""
 
 
 @dataclass
@@ -37,8 +41,9 @@ class _Rows:
 class LatencyProgramme:
     """One option of every choice (binary variables), and the products that the latency has.
 
-    A term with several factors gets a variable for each combination of its options. Their marginals are bounded by the
-    options' variables, which is the tightest linear description of one product, so few branches are needed.
+    A term with several factors gets a variable for each combination of its options, and one for its condition. Their
+    marginals are bounded by the options' variables, the tightest linear description of a product, so few branches are
+    needed.
     """
 
     def __init__(self, terms: Sequence[Term], sizes: Mapping[str, int]) -> None:
@@ -53,66 +58,99 @@ class LatencyProgramme:
         self._binaries = self._count
         self._cost: dict[int, float] = {}
         self._constant = 0.0
+        self._conditions: dict[tuple[Cube, ...], int] = {}
+        self._cubes: dict[Cube, int] = {}
         for term in terms:
             self._add(term)
 
     def _add(self, term: Term) -> None:
-        if not term.cube and not term.variables:
+        if term.always and not term.variables:
             self._constant += float(term.prices)
             return
-        if not term.cube and len(term.variables) == 1:
+        if term.always and len(term.variables) == 1:
             for option, price in enumerate(term.prices):
                 self._charge(self._first[term.variables[0]] + option, float(price))
             return
-        shape, begin = term.prices.shape, self._count
-        numbers = begin + np.arange(term.prices.size).reshape(shape)
-        self._count += term.prices.size
+        condition = None if term.always else self._condition(term.cubes)
+        if condition is not None and not term.variables:
+            self._charge(condition, float(term.prices))
+            return
+        numbers = self._new(term.prices.size).reshape(term.prices.shape)
         for index, price in zip(numbers.flat, term.prices.flat, strict=True):
             self._charge(int(index), float(price))
         for axis, name in enumerate(term.variables):
             for option, part in enumerate(np.moveaxis(numbers, axis, 0)):
                 row = {int(number): 1.0 for number in np.asarray(part).flat}
                 row[self._first[name] + option] = -1.0
-                self._rows.add(row, -np.inf if term.cube else 0.0, 0.0)
-        total = {int(number): 1.0 for number in numbers.flat}
-        everything = dict(total)
-        for name, allowed in term.cube:
-            members = {self._first[name] + option: -1.0 for option in allowed}
-            self._rows.add({**total, **members}, -np.inf, 0.0)
-            everything |= members
-        if term.cube:  # all products of the term add up to 1 where the condition holds
-            self._rows.add(everything, 1.0 - len(term.cube), np.inf)
+                self._rows.add(row, 0.0 if condition is None else -np.inf, 0.0)
+        if condition is not None:  # all products of the term add up to its condition
+            self._rows.add({condition: -1.0, **{int(number): 1.0 for number in numbers.flat}}, 0.0, 0.0)
+
+    def _condition(self, cubes: tuple[Cube, ...]) -> int:
+        """The variable that is 1 where one of the disjoint cubes holds, else 0."""
+        if cubes not in self._conditions:
+            (number,) = self._new(1)
+            row = {int(number): -1.0}
+            for cube in cubes:
+                row[self._cube(cube)] = 1.0
+            self._rows.add(row, 0.0, 0.0)
+            self._conditions[cubes] = int(number)
+        return self._conditions[cubes]
+
+    def _cube(self, cube: Cube) -> int:
+        """The variable that is 1 where a cube holds, else 0."""
+        if cube not in self._cubes:
+            (number,) = self._new(1)
+            everything = {int(number): -1.0}
+            for name, allowed in cube:
+                members = {self._first[name] + option: 1.0 for option in allowed}
+                everything |= members
+                self._rows.add({int(number): -1.0, **members}, 0.0, np.inf)
+            self._rows.add(everything, -np.inf, len(cube) - 1.0)
+            self._cubes[cube] = int(number)
+        return self._cubes[cube]
+
+    def _new(self, count: int) -> NDArray[np.int64]:
+        """The numbers of new variables."""
+        self._count += count
+        return np.arange(self._count - count, self._count)
 
     def _charge(self, variable: int, price: float) -> None:
         self._cost[variable] = self._cost.get(variable, 0.0) + price
 
     def fastest(self) -> dict[str, int]:
-        """The options of the fastest network, indices by name."""
-        found = self._solve(self._latency(), self._rows)
-        assert found is not None
-        return found
+        """The options of the fastest network, indices by name; raises :class:`UserError` if none is found in time."""
+        return self._extreme(self._latency())
 
     def slowest(self) -> dict[str, int]:
-        """The options of the slowest network."""
-        found = self._solve(-self._latency(), self._rows)
-        assert found is not None
-        return found
+        """The options of the slowest network; raises :class:`UserError` if none is found in time."""
+        return self._extreme(-self._latency())
 
     def likeliest(
         self, scores: Mapping[str, Sequence[float]], latency_range: tuple[float, float]
     ) -> dict[str, int] | None:
         """The options with the largest sum of ``scores`` whose latency is in the range, in ms; None if there are none.
 
-        ``scores``: of every choice's options, such as log-probabilities.
+        ``scores``: of every choice's options, such as log-probabilities. If the time limit ends the solution before any
+        options are found, the range becomes a penalty, with which all options are solutions; then the latency of those
+        that are returned may be outside the range.
         """
         objective = np.zeros(self._count)
         for name, values in scores.items():
             for option, value in enumerate(values):
                 objective[self._first[name] + option] = -value
         rows = _Rows(list(self._rows.entries), list(self._rows.lower), list(self._rows.upper))
-        low, high = latency_range
-        rows.add(self._cost, low - self._constant, high - self._constant)
-        return self._solve(objective, rows)
+        low, high = latency_range[0] - self._constant, latency_range[1] - self._constant
+        rows.add(self._cost, low, high)
+        found, out_of_time = self._solve(objective, rows)
+        if found is not None or not out_of_time:
+            return found
+        spread = sum(max(values) - min(values) for values in scores.values())
+        penalty = 1.0 + spread / (0.01 * max(latency_range))  # to miss by 1 % costs as much as all choices together
+        soft = _Rows(list(self._rows.entries), list(self._rows.lower), list(self._rows.upper))
+        soft.add({**self._cost, self._count: 1.0}, low, np.inf)
+        soft.add({**self._cost, self._count: -1.0}, -np.inf, high)
+        return self._solve(np.append(objective, penalty), soft)[0]
 
     def _latency(self) -> NDArray[np.float64]:
         cost = np.zeros(self._count)
@@ -120,18 +158,31 @@ class LatencyProgramme:
             cost[variable] = price
         return cost
 
-    def _solve(self, objective: NDArray[np.float64], rows: _Rows) -> dict[str, int] | None:
+    def _extreme(self, objective: NDArray[np.float64]) -> dict[str, int]:
+        found, _ = self._solve(objective, self._rows)
+        if found is None:
+            raise UserError(
+                f"no network found in {TIME_LIMIT_S:g} s among {len(self.sizes)} choices: search a smaller space"
+            )
+        return found
+
+    def _solve(self, objective: NDArray[np.float64], rows: _Rows) -> tuple[dict[str, int] | None, bool]:
+        """The best options found, and whether the time was over; a variable behind the others has no upper bound."""
+        count = len(objective)
         numbers, columns, values = zip(*rows.entries, strict=True)
-        matrix = scipy.sparse.csr_array((values, (numbers, columns)), shape=(len(rows.lower), self._count))
-        integrality = np.zeros(self._count, dtype=np.int64)
+        matrix = scipy.sparse.csr_array((values, (numbers, columns)), shape=(len(rows.lower), count))
+        integrality = np.zeros(count, dtype=np.int64)
         integrality[: self._binaries] = 1
+        upper = np.ones(count)
+        upper[self._count :] = np.inf
         found = scipy.optimize.milp(
             objective,
             constraints=scipy.optimize.LinearConstraint(matrix, np.array(rows.lower), np.array(rows.upper)),
             integrality=integrality,
-            bounds=scipy.optimize.Bounds(0, 1),
+            bounds=scipy.optimize.Bounds(np.zeros(count), upper),
             options={"time_limit": TIME_LIMIT_S},
         )
         if found.x is None:
-            return None
-        return {name: int(np.argmax(found.x[first : first + self.sizes[name]])) for name, first in self._first.items()}
+            return None, found.status == _OUT_OF_TIME
+        options = {n: int(np.argmax(found.x[first : first + self.sizes[n]])) for n, first in self._first.items()}
+        return options, False

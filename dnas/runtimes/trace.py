@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dnas.errors import UserError
+from dnas.input_channels import input_channels
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -45,7 +46,7 @@ def trace(
         raise UserError(f"unknown export precision {precision!r}, expected one of {', '.join(_DTYPES)}")
     module = copy.deepcopy(network).eval().requires_grad_(False).to("cpu", torch.float32)
     # A dynamic batch is traced with size 2: torch.export treats sizes 0 and 1 as constants.
-    images = torch.zeros(2 if batch is None else batch, 3, height, width)
+    images = torch.zeros(2 if batch is None else batch, input_channels(module), height, width)
     program = _export(module, (images,), dynamic=batch is None)
     if fold_batch_norm:
         program = _export(_folded(program), (images,), dynamic=batch is None)

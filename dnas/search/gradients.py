@@ -23,7 +23,9 @@ class GradientMonitor:
     def add(self, loss: Sequence[Tensor], latency: Sequence[Tensor], weight: float) -> None:
         """Add the gradients of a step; that of the latency is multiplied by ``weight``."""
         squares: dict[str, tuple[float, float]] = {}
-        for group, loss_norm, latency_norm in zip(self._groups, _norms(loss), _norms(latency), strict=True):
+        norms = _norms([*loss, *latency])
+        pairs = zip(norms[: len(loss)], norms[len(loss) :], strict=True)
+        for group, (loss_norm, latency_norm) in zip(self._groups, pairs, strict=True):
             before = squares.get(group, (0.0, 0.0))
             squares[group] = (before[0] + loss_norm**2, before[1] + latency_norm**2)
         for group, (loss_norm, latency_norm) in squares.items():
@@ -50,7 +52,8 @@ class GradientMonitor:
 
 def reached_norms(loss: Sequence[Tensor], latency: Sequence[Tensor]) -> tuple[float, float]:
     """The norms of both gradients over the parameters with a nonzero gradient of the latency."""
-    pairs = [(a, b) for a, b in zip(_norms(loss), _norms(latency), strict=True) if b > 0]
+    norms = _norms([*loss, *latency])
+    pairs = [(a, b) for a, b in zip(norms[: len(loss)], norms[len(loss) :], strict=True) if b > 0]
     return sum(a**2 for a, _ in pairs) ** 0.5, sum(b**2 for _, b in pairs) ** 0.5
 
 

@@ -17,7 +17,7 @@ from dnas.training.inference import InferenceConfig
 from dnas.training.losses import OhemCrossEntropy, distillation_loss, resize_logits
 from dnas.training.metrics import Evaluation, SegmentationMetrics, evaluate
 from dnas.training.optimizers import make_sgd, set_learning_rate
-from dnas.training.retrain import RetrainResult, retrain
+from dnas.training.retrain import RetrainResult, is_channels_last, retrain
 from dnas.training.schedules import cosine_decay, exponential_decay, linear_warm_up, poly_decay
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "end_processes",
     "evaluate",
     "exponential_decay",
+    "is_channels_last",
     "linear_warm_up",
     "make_accelerator",
     "make_scaler",

@@ -19,7 +19,8 @@ class RetrainConfig:
     The defaults are no paper's recipe: epochs and distillation are FasterSeg's, learning rate and schedule RegSeg's,
     the hard pixels those of FasterSeg's published code. The papers' recipes are in :mod:`dnas.training.recipes`.
 
-    trained_on: the images that are trained on; "trainval" adds those of the split val.
+    trained_on: the images that are trained on; "trainval" adds those of the split val, "train+pseudo" as many with
+        labels that a network predicted.
     validated_on: the split that is validated and chooses the best weights.
     batch_size: images per forward pass and process.
     accumulate: batches whose gradients are averaged into one step of the optimiser; an epoch's last step may have
@@ -48,12 +49,14 @@ class RetrainConfig:
         is that of the Kullback-Leibler divergence, "student_teacher" in FasterSeg Eq. 4.
     precision: "auto" is bf16 (fp16 on older GPUs) on CUDA and fp32 on the CPU. In "fp32" a GPU computes convolutions in
         TF32, as PyTorch does by default.
+    channels_last: memory format of images and weights; null: channels last on CUDA, where convolutions in half
+        precision need it, and contiguous elsewhere.
     workers: processes that read and augment images ahead.
     validate_every: epochs between validations; the last epoch is always validated.
     """
 
     epochs: int = Field(default=600, ge=1)
-    trained_on: Literal["train", "trainval"] = "train"
+    trained_on: Literal["train", "trainval", "train+pseudo"] = "train"
     validated_on: Literal["val", "test"] = "val"
     batch_size: int = Field(default=8, ge=1)
     accumulate: int = Field(default=1, ge=1)
@@ -86,7 +89,7 @@ class RetrainConfig:
     distillation_direction: Direction = "student_teacher"
     distillation_temperature: float = Field(default=1.0, gt=0)
     precision: Precision = "auto"
-    channels_last: bool = False
+    channels_last: bool | None = None
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     workers: int = Field(default=0, ge=0)
     validate_every: int = Field(default=1, ge=1)

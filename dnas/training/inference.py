@@ -39,6 +39,11 @@ class InferenceConfig:
     window: tuple[_Side, _Side] | None = None
     stride: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
 
+    @property
+    def averages(self) -> bool:
+        """Whether class probabilities of several views are averaged."""
+        return len(self.scales) > 1 or self.flip
+
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if not self.scales:

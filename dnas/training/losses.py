@@ -113,6 +113,8 @@ class OhemCrossEntropy(nn.Module):
         if self.hard_loss is None:
             return valid.to(losses.dtype) / valid.sum().clamp(min=1)
         hard = valid & (losses > self.hard_loss)
+        if losses.is_cuda:
+            return self._shares_without_waiting(losses, valid, hard)
         num_valid, num_hard = torch.stack([valid.sum(), hard.sum()]).tolist()
         kept = self._number_kept(num_valid)
         if num_hard >= max(kept, 1):
@@ -122,6 +124,26 @@ class OhemCrossEntropy(nn.Module):
             hardest = losses.flatten().topk(kept, sorted=False).indices
             shares.view(-1)[hardest] = 1 / kept
         return shares * valid
+
+    def _shares_without_waiting(self, losses: Tensor, valid: Tensor, hard: Tensor) -> Tensor:
+        """The shares on a device for which the host does not wait: both cases are computed, and one is selected.
+
+        The number of pixels to keep is only known on the device. So the largest possible number of pixels is sorted,
+        and the first ones of them are kept.
+        """
+        num_valid, num_hard = valid.sum(), hard.sum()
+        most = self._number_kept(losses.numel())
+        if isinstance(self.min_kept, int):
+            kept = num_valid.clamp(max=self.min_kept)
+        elif self.min_kept > 0:
+            kept = (num_valid.double() * self.min_kept).floor().long().clamp(min=1).minimum(num_valid)
+        else:
+            kept = torch.zeros_like(num_valid)
+        hardest = losses.flatten().topk(most).indices
+        at_least_one = kept.clamp(min=1)
+        chosen = (torch.arange(most, device=losses.device) < kept).to(losses.dtype) / at_least_one
+        fewest = torch.zeros_like(losses).flatten().scatter(0, hardest, chosen).view_as(losses) * valid
+        return torch.where(num_hard >= at_least_one, hard.to(losses.dtype) / num_hard.clamp(min=1), fewest)
 
     def _number_kept(self, num_valid: int) -> int:
         if isinstance(self.min_kept, int):

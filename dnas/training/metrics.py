@@ -22,6 +22,7 @@ from dnas.data import (
     eval_transform,
 )
 from dnas.errors import UserError
+from dnas.input_channels import input_channels
 from dnas.progress import NoProgress, Progress
 from dnas.training.boundary import BoundaryIoU
 from dnas.training.device import Precision, autocast
@@ -189,7 +190,14 @@ def evaluate(
     transform = eval_transform(augmentation, options.input_size)
     singles = _one_by_one(dataset, transform, share, workers, pin_memory=device.type == "cuda")
 
+    channels = input_channels(network)
+
     def forward(images: Tensor) -> Tensor:
+        if images.shape[1] != channels:
+            raise UserError(
+                f"{dataset.name}: images of {images.shape[1]} channels, the network takes {channels}; use data with "
+                "the channels that it was trained for"
+            )
         with autocast(device, precision):
             logits: Tensor = network(images)
         return logits.float()

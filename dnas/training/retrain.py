@@ -77,6 +77,11 @@ def retrain(
     return RetrainResult(epochs=config.epochs, best_epoch=job.best_epoch, best_miou=job.best_miou)
 
 
+def is_channels_last(config: RetrainConfig, device: torch.device) -> bool:
+    """Whether a retraining on ``device`` uses the channels-last memory format."""
+    return device.type == "cuda" if config.channels_last is None else config.channels_last
+
+
 class _Retraining:
     """One retraining: the network, its optimiser and the best scores so far."""
 
@@ -114,7 +119,7 @@ class _Retraining:
             sampling=config.sampling,
         )
         self.updates_per_epoch = -(-len(self.batches) // config.accumulate)
-        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.layout = torch.channels_last if is_channels_last(config, self.device) else torch.contiguous_format
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         if teacher is not None:
             teacher.to(device=self.device, memory_format=self.layout).eval()  # type: ignore[call-overload]
@@ -293,7 +298,7 @@ class _Retraining:
             batch_size=self.config.validation_batch_size,
             precision=self.config.precision,
             workers=self.config.workers,
-            channels_last=self.config.channels_last,
+            channels_last=self.layout == torch.channels_last,
             rank=self.rank,
             world=self.world,
             progress=self.progress,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,45 @@ from dnas.errors import UserError
 from dnas.networks import TORCHVISION, network_by_name
 from dnas.runs import RunFolder
 from dnas.training.initial_weights import InitialWeights, read_weights, take_weights
+from dnas.workflows.networks import build_network
 
 LIBRARIES = ("timm", "torchvision")
 
 
-def initialise(network: nn.Module, init: str, description: Mapping[str, Any], num_classes: int) -> InitialWeights:
+def initialise(
+    network: nn.Module, init: str, description: Mapping[str, Any], class_names: Sequence[str]
+) -> InitialWeights:
     """Copy the weights that ``init`` names into ``network``; returns what was taken and what was not.
 
     ``init``: the run folder of a retraining (its best weights), a file of weights, ``timm`` (ImageNet weights of the
     backbone) or ``torchvision`` (all weights that torchvision has trained). ``description`` is the network's, as in
-    :func:`dnas.workflows.networks.build_network`. Raises :class:`UserError` if there are none for this network.
+    :func:`dnas.workflows.networks.build_network`. ``class_names`` are those of the data: of a run with classes of other
+    names, or in another order, the layers that predict them are left out. Raises :class:`UserError` if there are no
+    weights for this network.
     """
     if init in LIBRARIES:
-        return take_weights(network, _library_weights(init, description, num_classes), init)
+        return take_weights(network, _library_weights(init, description, len(class_names)), init)
     path = Path(init)
     if path.is_dir():
         run = RunFolder.open(path, "retrain")
-        return take_weights(network, run.load_weights("best"), init)
+        weights = run.load_weights("best")
+        if list(run.configuration.get("classes", ())) != list(class_names):
+            of_classes = class_layers(description, len(class_names), init)
+            weights = {name: tensor for name, tensor in weights.items() if name not in of_classes}
+        return take_weights(network, weights, init)
     if path.is_file():
         return take_weights(network, read_weights(path), init)
     raise UserError(f"--init {init}: no run folder and no file; expected one, or {' or '.join(LIBRARIES)}")
+
+
+def class_layers(description: Mapping[str, Any], num_classes: int, source: str) -> set[str]:
+    """Names of the tensors whose shape depends on the number of classes."""
+    with torch.device("meta"):
+        shapes = [
+            {name: tensor.shape for name, tensor in build_network(description, count, source).state_dict().items()}
+            for count in (num_classes, num_classes + 1)
+        ]
+    return {name for name, shape in shapes[0].items() if shapes[1].get(name) != shape}
 
 
 def _library_weights(library: str, description: Mapping[str, Any], num_classes: int) -> dict[str, Tensor]:

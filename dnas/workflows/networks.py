@@ -17,10 +17,12 @@ from dnas.config import parse_config
 from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, match_classes, open_dataset
 from dnas.environment import process_count
 from dnas.errors import UserError
+from dnas.input_channels import with_input_channels
 from dnas.latency import LatencyTable
 from dnas.networks import (
     DOWNLOADS,
     HasAuxiliaryHeads,
+    is_network_name,
     list_networks,
     network_by_name,
     network_facts,
@@ -47,6 +49,11 @@ def open_splits(
     if classes is not None:
         train = match_classes(train, classes, wanted_by)
     return train, match_classes(validation, train.labels.names, f"{train.name} {train.split}")
+
+
+def channels_of(run: RunFolder) -> int:
+    """The channels of the images of a run; earlier versions had RGB alone."""
+    return int(run.configuration.get("data", {}).get("channels", 3))
 
 
 def recorded_classes(path: Path) -> tuple[str, ...] | None:
@@ -95,19 +102,27 @@ class LoadedNetwork:
     num_classes: int
     input_size: tuple[int, int] | None = None
     labels: Labels | None = None
-    class_names: tuple[str, ...] | None = None
     augmentation: AugmentationConfig | None = None
     run: RunFolder | None = None
+    class_names: tuple[str, ...] | None = None
 
 
-def load_network(reference: str, num_classes: int | None = None, *, rounded: bool = False) -> LoadedNetwork:
+def load_network(
+    reference: str,
+    num_classes: int | None = None,
+    *,
+    rounded: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> LoadedNetwork:
     """The network of a run, of an architecture file, or a published network by name.
 
     A network of ``dnas retrain`` has its best weights. That of a search of dilation rates has those of the last epoch
     and the fractional rates, or with ``rounded`` the derived integer ones. Any other has random weights for
-    ``num_classes`` (default: 19, as in Cityscapes).
+    ``num_classes`` (default: 19, as in Cityscapes). ``options`` are those of a network by name.
     """
     path = Path(reference)
+    if options and not is_network_name(reference):
+        raise UserError(f"{reference}: only a network given by its name has options")
     if path.is_dir() and RunFolder.open(path).kind == "search":
         return _network_of_search(path, num_classes, rounded)
     if path.is_dir():
@@ -116,27 +131,28 @@ def load_network(reference: str, num_classes: int | None = None, *, rounded: boo
         architecture = Architecture.load(path)
         classes = num_classes or architecture.num_classes or 19
         return LoadedNetwork(path.stem, architecture.build(classes), classes, architecture.input_size)
-    if reference in network_names():
+    if is_network_name(reference):
         classes, published = num_classes or 19, reference in list_networks()
         size = network_facts(reference).input_size if published else None
-        return LoadedNetwork(reference, network_by_name(reference, classes), classes, size)
+        return LoadedNetwork(reference, network_by_name(reference, classes, options), classes, size)
     raise UserError(
         f"{reference}: no run folder, architecture file or known network; networks: {', '.join(network_names())}"
     )
 
 
 def build_network(
-    description: Mapping[str, Any], num_classes: int, source: str, *, download: bool = False
+    description: Mapping[str, Any], num_classes: int, source: str, channels: int = 3, *, download: bool = False
 ) -> nn.Module:
     """The network described in the configuration of a retraining, by architecture or by name.
 
-    ``download`` allows options for pretrained weights to download them.
+    ``channels``: of its images. ``download`` allows options for pretrained weights to download them.
     """
     network: nn.Module
     if "name" in description:
         network = network_by_name(str(description["name"]), num_classes, description.get("options"), download=download)
     else:
         network = architecture_from(description.get("architecture", {}), source).build(num_classes)
+    network = with_input_channels(network, channels)
     if description.get("auxiliary"):
         add_auxiliary_heads(network, source)
     return network
@@ -193,7 +209,7 @@ def _network_of_run(path: Path, num_classes: int | None) -> LoadedNetwork:
         description["options"] = {key: value for key, value in options.items() if key not in DOWNLOADS}
     if num_classes not in (None, len(names)):
         raise UserError(f"{path}: was trained for {len(names)} classes, given {num_classes}")
-    network = build_network(description, len(names), source)
+    network = build_network(description, len(names), source, channels_of(run))
     load_into(network, run.load_weights("best"), path)
     if isinstance(network, HasAuxiliaryHeads):
         network.remove_auxiliary_heads()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,14 +12,14 @@ from torch import nn
 
 from derive import architecture_from
 from dnas.config import parse_config, to_mapping
-from dnas.data import DataConfig, SegmentationDataset, class_order
+from dnas.data import DataConfig, SegmentationDataset, class_order, measured_statistics
 from dnas.data.seeding import mix_seed
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.files import write_json
 from dnas.progress import NoProgress, Progress
 from dnas.runs import RunFolder, seed_everything
-from dnas.training import RetrainConfig, RetrainResult, retrain
+from dnas.training import RetrainConfig, RetrainResult, is_channels_last, retrain
 from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
 from dnas.workflows.initial import LIBRARIES, initialise
 from dnas.workflows.networks import (
@@ -64,7 +65,9 @@ def run_retraining(
     ``check``: number of images of each split that are read before; None for all.
     """
     chosen = resolve_device(device)
-    splits = _splits(data, config, out if resume else None, inherit)
+    config = dataclasses.replace(config, channels_last=is_channels_last(config, chosen))
+    config = dataclasses.replace(config, augmentation=measured_statistics(config.augmentation, data))
+    splits = _splits(data, config, out if resume else None, inherit, init)
     labels = splits[0].labels
     if num_classes is not None and num_classes != labels.num_classes and not transfer:
         raise UserError(
@@ -88,7 +91,7 @@ def run_retraining(
     if init is not None and inherit is not None:
         raise UserError(f"--init {init}: the network inherits the weights of its search already; give --scratch too")
     seed_everything(mix_seed("network", seed))
-    built: nn.Module = build_network(description, labels.num_classes, source, download=download)
+    built: nn.Module = build_network(description, labels.num_classes, source, data.channels, download=download)
     if inherit is not None:
         if "architecture" not in network or transfer:
             raise UserError(f"{source}: only derived networks with the classes of the search can inherit weights")
@@ -98,7 +101,7 @@ def run_retraining(
     taken = None
     if init is not None and not (resume and (out / "state.pt").exists()):
         # Before the folder is made: a mistake here leaves none behind.
-        taken = initialise(built, init, description, labels.num_classes)
+        taken = initialise(built, init, description, labels.names)
     with RunFolder.create(
         out,
         "retrain",
@@ -120,14 +123,20 @@ def run_retraining(
 
 
 def _splits(
-    data: DataConfig, config: RetrainConfig, resumed: Path | None, inherit: Path | None
+    data: DataConfig, config: RetrainConfig, resumed: Path | None, inherit: Path | None, init: str | None
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The images, with the classes in the order of the run that is resumed or inherited from."""
     for path in (resumed, inherit):
         names = None if path is None else recorded_classes(path)
         if names is not None:
             return open_splits(data, config.trained_on, config.validated_on, names, str(path))
-    return open_splits(data, config.trained_on, config.validated_on)
+    splits = open_splits(data, config.trained_on, config.validated_on)
+    names = recorded_classes(Path(init)) if init is not None and init not in LIBRARIES else None
+    own = splits[0].labels.names
+    if names is None or len(names) != len(own):  # the last layer of a run with another number of classes is left out
+        return splits
+    # Otherwise it is taken, so that its classes have to be those of the data.
+    return open_splits(data, config.trained_on, config.validated_on, names, f"--init {init}")
 
 
 def _frozen(teacher: LoadedNetwork, data: SegmentationDataset) -> nn.Module:

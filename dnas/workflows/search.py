@@ -14,6 +14,7 @@ from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig
 from dnas.device import resolve_device
 from dnas.errors import UserError
+from dnas.input_channels import with_input_channels
 from dnas.latency import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
@@ -45,6 +46,7 @@ def run_search(
     ``check``: number of images of each split that are read before; None for all.
     """
     chosen = resolve_device(device)
+    space = _with_statistics(space, data)
     _check_table(space, table, allow_mismatch)
     deriver = deriver_of(space)
     target = space.latency_target(table, deriver)
@@ -52,6 +54,7 @@ def run_search(
     require_classes(splits[0].labels.num_classes, space.num_classes, splits[0].name, f"task of {space.name}")
     check_sample(splits, data, check, progress)
     problem = space.problem(table, seed)
+    with_input_channels(problem.weights, data.channels)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
     configuration |= deciding(splits)
     with RunFolder.create(
@@ -72,6 +75,16 @@ def run_search(
         judge = Judge(run, deriver, lambda: splits[0], lambda: problem, device=chosen, progress=progress)
         deriver.finish_search(run, judge)
         return result
+
+
+def _with_statistics(space: SearchSpace[Any], data: DataConfig) -> SearchSpace[Any]:
+    """``space`` with the mean and deviation of ``data`` in the settings of its trainings."""
+    if data.mean is None or data.std is None:
+        return space
+    values = space.configuration()
+    for part in ("search", "retrain"):
+        values[part]["augmentation"] |= {"mean": list(data.mean), "std": list(data.std)}
+    return space_from(values, space.name)
 
 
 def _check_table(space: SearchSpace[Any], table: LatencyTable | None, allow_mismatch: bool) -> None:

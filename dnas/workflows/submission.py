@@ -43,14 +43,17 @@ def write_submission(
     *,
     split: str = "test",
     inference: InferenceConfig | None = None,
+    confidence: float | None = None,
     device: torch.device | str = "cpu",
     resume: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write a PNG of label ids for every image of ``leftImg8bit/SPLIT`` below ``root``; returns their paths.
 
-    A file has the size of its image and is named ``CITY_SEQUENCE_FRAME_labelIds.png``, by which the server finds it. No
-    annotations are needed. ``resume``: files that are already in ``out`` are kept; without it ``out`` must hold none.
+    A file has the size of its image and is named ``CITY_SEQUENCE_FRAME_labelIds.png``, by which the server finds it.
+    No annotations are needed. ``confidence``: pixels whose class is less probable get the id 0, unlabelled, as pseudo
+    labels need it (ESeg, section 4.4). ``resume``: files that are already in ``out`` are kept; without it ``out`` must
+    hold none.
     """
     if loaded.labels is None or loaded.augmentation is None:
         raise UserError(f"{loaded.name}: its classes are unknown; give the run folder of a retraining on Cityscapes")
@@ -64,7 +67,7 @@ def write_submission(
         raise UserError(f"{found}: is there already; continue with --resume, or give another folder")
     progress = progress or NoProgress()
     progress.begin(f"predicting {len(images)} images", len(images))
-    network = loaded.network.to(device).eval()
+    network, options = loaded.network.to(device).eval(), inference or InferenceConfig()
 
     def forward(batch: Tensor) -> Tensor:
         with autocast(torch.device(device), "auto"):
@@ -73,8 +76,11 @@ def write_submission(
 
     for image, file in zip(images, files, strict=True):
         if not file.exists():
-            prediction = _predicted(image, forward, loaded.augmentation, inference or InferenceConfig(), device)
-            _write_png(file, ids[prediction].numpy())
+            prediction, probability = _predicted(image, forward, loaded.augmentation, options, device)
+            labels = ids[prediction]
+            if confidence is not None:
+                labels[probability < confidence] = 0
+            _write_png(file, labels.numpy())
         progress.advance()
     return files
 
@@ -92,15 +98,18 @@ def zip_submission(files: Sequence[Path], path: Path) -> None:
 
 def _predicted(
     path: Path, forward: Forward, augmentation: AugmentationConfig, options: InferenceConfig, device: torch.device | str
-) -> Tensor:
-    """Class indices (H, W) of one image, at its own size."""
+) -> tuple[Tensor, Tensor]:
+    """Class indices (H, W) of one image at its own size, and their probabilities."""
     image = read_image(path)
     size = (image.shape[-2], image.shape[-1])
     transform = eval_transform(augmentation, options.input_size)
     pixels, _ = transform(tv_tensors.Image(image), tv_tensors.Mask(torch.zeros(size, dtype=torch.uint8)))
     with torch.no_grad():
         scores = predict(forward, pixels[None].to(device), size, options)
-        return resize_logits(scores, size).argmax(dim=1)[0].cpu()
+        scores = resize_logits(scores, size)
+        shares = scores if options.averages else scores.softmax(dim=1)
+        probability, _ = shares.max(dim=1)
+        return scores.argmax(dim=1)[0].cpu(), probability[0].cpu()
 
 
 def _write_png(path: Path, values: npt.NDArray[np.uint8]) -> None:

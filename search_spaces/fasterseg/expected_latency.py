@@ -44,6 +44,20 @@ class DecoupledWeights:
         )
 
 
+def on_host(sample: Sample) -> Sample:
+    """A sample whose probabilities are on the CPU; those of a device are copied together, with their gradients."""
+    tables = [*sample.alpha, *sample.beta, *sample.gamma]
+    if not tables[0].is_cuda:
+        return sample
+    flat = torch.cat([table.flatten() for table in tables]).cpu()
+    parts = iter(flat.split_with_sizes([table.numel() for table in tables]))
+
+    def moved(group: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(next(parts).view_as(table) for table in group)
+
+    return dataclasses.replace(sample, alpha=moved(sample.alpha), beta=moved(sample.beta), gamma=moved(sample.gamma))
+
+
 @dataclass(frozen=True)
 class Sensitivities:
     """Change of the supernet's latency in ms when one granularity goes from its fastest to its slowest choice.
@@ -104,7 +118,11 @@ class ExpectedLatency:
         return torch.tensor([[[price(name, a, b) for b in outs] for a in ins] for name in plan.operators])
 
     def __call__(self, sample: Sample, weights: DecoupledWeights | None = None) -> dict[tuple[int, ...], Tensor]:
-        """Expected latency in ms for every combination of branches; ``weights`` only scale the gradients."""
+        """Expected latency in ms for every combination of branches; ``weights`` only scale the gradients.
+
+        It is computed on the CPU: thousands of operations on a few values would cost a GPU only launches.
+        """
+        sample = on_host(sample)
         if weights is not None:
             sample = weights.scale(sample)
         grid, last = self.plan.grid, self.plan.grid.last

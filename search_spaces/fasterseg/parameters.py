@@ -151,11 +151,9 @@ class ArchitectureParameters(nn.Module):
         """(connections, ratios) per level; one-hot at the widest ratio if widths are not searched."""
         if self.search_ratios:
             return tuple(F.softmax(table, dim=-1) for table in self.gamma)
-        widest = F.one_hot(torch.tensor(len(self.ratios) - 1), len(self.ratios))
-        reference = self.alpha[0]
-        return tuple(
-            widest.to(reference).expand(self.grid.gamma_rows(level), len(self.ratios)) for level in self.grid.levels
-        )
+        widest = self.alpha[0].new_zeros(len(self.ratios))
+        widest[-1].fill_(1)  # on the device, without a copy
+        return tuple(widest.expand(self.grid.gamma_rows(level), len(self.ratios)) for level in self.grid.levels)
 
     def _with_choice(self, choices: Sequence[tuple[int, ...]], gate: tuple[Tensor, ...] | None) -> Sample:
         return Sample(

@@ -36,7 +36,8 @@ def finer_probabilities(beta: Sequence[Tensor], grid: Grid) -> list[Tensor]:
 
 def visits(finer: Sequence[Tensor], level: int, grid: Grid) -> list[Tensor]:
     """Probabilities that the branch ending at ``level`` visits each cell: (levels,) for every layer."""
-    current = torch.nn.functional.one_hot(torch.tensor(level), len(grid.scales)).to(finer[-1])
+    current = finer[-1].new_zeros(len(grid.scales))
+    current[level].fill_(1)  # on the device of beta, without a copy
     layers = [current]
     for layer in range(grid.last, 0, -1):
         moved = current * finer[layer]
@@ -58,7 +59,7 @@ def meetings(finer: Sequence[Tensor], fine: int, coarse: int, grid: Grid) -> lis
     """
     size = len(grid.scales)
     apart = finer[-1].new_zeros(size, size)
-    apart[fine, coarse] = 1.0
+    apart[fine, coarse].fill_(1)
     layers = [finer[-1].new_zeros(size)]
     for layer in range(grid.last, 0, -1):
         step = torch.diag(1 - finer[layer]) + torch.diag(finer[layer][1:], -1)

@@ -119,16 +119,22 @@ class MultiResolutionSupernet(nn.Module):
 
         ``stems``: the output of each sample's stem.
         """
+        # On a GPU, where each product is a launch. A single-path sample has few products.
+        tables = [
+            weight_table(self.grid, sample) if sample.operators is None and sample.alpha[0].is_cuda else None
+            for sample in samples
+        ]
         inputs = {(0, 0): _as_batch(stems)}
         outputs: list[dict[int, Tensor]] = [{} for _ in samples]
         for level, layer in self.grid.cells():
             x = inputs[level, layer]
             if layer == self.grid.last:
-                for part, sample, own in zip(_parts(x, len(samples)), samples, outputs, strict=True):
-                    (own[self.grid.scales[level]],) = run(part, [self._output(level, layer, None, [sample])])
+                for index, (part, own) in enumerate(zip(_parts(x, len(samples)), outputs, strict=True)):
+                    output = self._output(level, layer, None, samples[index : index + 1], tables[index : index + 1])
+                    (own[self.grid.scales[level]],) = run(part, [output])
                 continue
             targets = self._targets(level, layer)
-            found = run(x, [self._output(level, layer, target, samples) for target in targets])
+            found = run(x, [self._output(level, layer, target, samples, tables) for target in targets])
             for target, out in zip(targets, found, strict=True):
                 inputs[target] = inputs[target] + out if target in inputs else out
         parts = {cell: _parts(x, len(samples)) for cell, x in inputs.items()}
@@ -185,7 +191,14 @@ class MultiResolutionSupernet(nn.Module):
         coarser = [level + 1] if level + 1 < len(self.grid.scales) else []
         return [(target, layer + 1) for target in (level, *coarser)]
 
-    def _output(self, level: int, layer: int, target: tuple[int, int] | None, samples: Sequence[Sample]) -> CellOutput:
+    def _output(
+        self,
+        level: int,
+        layer: int,
+        target: tuple[int, int] | None,
+        samples: Sequence[Sample],
+        tables: Sequence[_WeightTable | None],
+    ) -> CellOutput:
         """The operators from a cell to one of its targets, with their weights; target None is the head."""
         grid, first = self.grid, samples[0]
         if target is None:
@@ -194,11 +207,18 @@ class MultiResolutionSupernet(nn.Module):
             into = target[0]
             operators = (self.keep if into == level else self.down)[f"{level}_{layer}"]
             width = self.ratios[first.choice[into][grid.gamma_row(*target)]] * grid.scales[into]
-        weights = [self._weights(level, layer, target, sample) for sample in samples]
+        weights = [
+            self._weights(level, layer, target, sample, table) for sample, table in zip(samples, tables, strict=True)
+        ]
         return CellOutput(cast("MixedOperator", operators), weights, width)
 
     def _weights(
-        self, level: int, layer: int, target: tuple[int, int] | None, sample: Sample
+        self,
+        level: int,
+        layer: int,
+        target: tuple[int, int] | None,
+        sample: Sample,
+        table: _WeightTable | None,
     ) -> dict[str, Tensor | None]:
         """The weights of the operators that run, by name.
 
@@ -206,6 +226,9 @@ class MultiResolutionSupernet(nn.Module):
         traffic.
         """
         grid = self.grid
+        if table is not None:
+            row = table[level, None if target is None else target[0]][grid.alpha_row(level, layer)]
+            return dict(zip(self.operators, row, strict=True))
         factors = []
         if target is not None:
             into = target[0]
@@ -232,6 +255,33 @@ class MultiResolutionSupernet(nn.Module):
                 maps = [inputs[source, layer] for layer in layers]
                 skips[branch, scale] = sum_widths(maps, [leaving[layer] for layer in layers])
         return skips
+
+
+_WeightTable = dict[tuple[int, int | None], list[tuple[Tensor, ...]]]
+"""By level and target level (None: the head), the weights of the operators of each cell in the row of alpha."""
+
+
+def weight_table(grid: Grid, sample: Sample) -> _WeightTable:
+    """The weights of all operators of a sample: two products for a level instead of two for each operator."""
+    table: _WeightTable = {}
+    for level in grid.levels:
+        rows, cells = sample.alpha[level], grid.alpha_rows(level) - 1  # without the last layer, which the head reads
+        table[level, None] = [row.unbind() for row in rows[cells:].unbind()]
+        table[level, None] = [()] * cells + table[level, None]
+        for into in (level, level + 1):
+            if into >= len(grid.scales):
+                continue
+            weights = rows[:cells]
+            if into:
+                # The first cell of a level has one predecessor, so its input has no beta.
+                beta = sample.beta[into][:, level - into + 1]
+                factors = beta if into == level else torch.cat([beta.new_ones(1), beta])
+                weights = weights * factors[:, None]
+            if sample.gate is not None:
+                gate = sample.gate[into]
+                weights = weights * (gate[1:] if into == level > 0 else gate)[:, None]
+            table[level, into] = [row.unbind() for row in weights.unbind()]
+    return table
 
 
 def can_batch(one: Sample, other: Sample) -> bool:

@@ -29,7 +29,8 @@ class DilationLatency:
 
     def __call__(self, rates: Mapping[str, Tensor]) -> Tensor:
         """The latency in ms, a scalar."""
-        latencies = [interpolated(self.prices[name].to(rate.device), rate) for name, rate in rates.items()]
+        scalars = torch.stack(list(rates.values())).cpu().unbind()  # the host waits for the device once
+        latencies = [interpolated(self.prices[name], rate) for name, rate in zip(rates, scalars, strict=True)]
         return torch.stack(latencies).sum() + self.rest_ms
 
 

@@ -134,7 +134,8 @@ class RateSearch:
         return {name: layer.clamped_dilation() for name, layer in self.layers.items()}
 
     def _values(self) -> dict[str, float]:
-        return {name: layer.rate() for name, layer in self.layers.items()}
+        values = torch.stack([layer.dilation.detach() for layer in self.layers.values()]).tolist()
+        return {name: layer.clamped(value) for (name, layer), value in zip(self.layers.items(), values, strict=True)}
 
     def _bounds(self) -> dict[str, float]:
         if self._allow_gaps:

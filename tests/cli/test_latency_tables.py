@@ -80,6 +80,17 @@ def test_diff_for_people_says_what_differs(tables, capsys):
     assert "median relative difference 0.00 %" in same
 
 
+def test_diff_of_three_tables_is_a_matrix(tables, capsys):
+    names = [tables / name for name in ("a.json", "b.json", "a.json")]
+    found = json.loads(run(capsys, "latency", "diff", *names, "--json"))
+    assert found["entries"] == [[6, 5, 6], [5, 6, 5], [6, 5, 6]]
+    assert found["ratio"][0] == [1.0, 2.0, 1.0]
+    printed = run(capsys, "latency", "diff", *names).splitlines()
+    assert printed[0].split() == ["1", str(names[0])]
+    assert "Spearman correlation" in printed
+    assert "--figure compares two tables" in fail(capsys, "latency", "diff", *names, "--figure", tables / "x.svg")
+
+
 def test_merge_joins_and_takes_the_better_measured(tables, capsys):
     out = tables / "merged.json"
     found = json.loads(run(capsys, "latency", "merge", tables / "a.json", tables / "b.json", "--out", out, "--json"))

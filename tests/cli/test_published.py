@@ -10,7 +10,8 @@ from derive import Architecture
 from dnas.cli import main
 from dnas.networks.fasterseg import TABLE_7
 from dnas.runs import RunFolder
-from dnas.workflows.networks import load_network
+from dnas.workflows.initial import initialise
+from dnas.workflows.networks import build_network, load_network
 from search_spaces import load_space
 from search_spaces.fasterseg import Grid
 
@@ -161,6 +162,17 @@ def test_a_training_begins_with_other_weights(tmp_path, capsys):
     assert report["missing"]
     assert all(name.startswith("backbone.blocks.1") for name in report["missing"])
     assert len(RunFolder.open(tmp_path / "second").records("step")) == 3
+    # Classes of other names: their layers are left out, by the names of the run that is edited here.
+    written = tmp_path / "first" / "configuration.yaml"
+    names = RunFolder.open(tmp_path / "first").configuration["classes"]
+    written.write_text(written.read_text().replace(f"- {names[0]}\n", "- another\n"))
+    description = {"name": "regseg_small", "options": {"rates": [[1, 2]], "width": 32}}
+    torch.manual_seed(0)
+    fresh = build_network(description, 6, "test")
+    head = fresh.head.weight.clone()
+    found = initialise(fresh, str(tmp_path / "first"), description, names)
+    assert {"head.weight", "head.bias"} == set(found.missing)
+    assert torch.equal(fresh.head.weight, head)
     # A finished run resumes without its initial weights being read again.
     (tmp_path / "first").rename(tmp_path / "moved")
     run(capsys, "retrain", "regseg_small", *wider, "--out", tmp_path / "second", *options, "--resume")
@@ -221,3 +233,32 @@ def test_libraries_weights_are_reached_from_the_command_line(tmp_path, capsys, m
     report = json.loads((tmp_path / "e" / "initial_weights.json").read_text())
     assert all(name.startswith("backbone.") for name in report["taken"])
     assert all(not name.startswith("backbone.") for name in report["missing"])
+
+
+def test_torchvisions_weights_with_other_classes(tmp_path, capsys, monkeypatch):
+    """Nothing is downloaded: the weights are those of a fresh network of torchvision with its own 21 classes."""
+    import torchvision
+    from torchvision.models import WeightsEnum
+
+    name = "lraspp_mobilenet_v3_large"
+    torch.manual_seed(3)
+    theirs = torchvision.models.get_model(name, weights=None, weights_backbone=None).state_dict()
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: theirs)
+    frozen = ["--set", "learning_rate=1.0e-12", "--set", "freeze_norms=true", "--init", "torchvision"]
+    run(capsys, "retrain", f"torchvision:{name}", "--out", tmp_path / "t", *SMALL, *frozen)
+    weights = RunFolder.open(tmp_path / "t").load_weights("best")
+    torch.testing.assert_close(weights["backbone.0.0.weight"], theirs["backbone.0.0.weight"])
+    report = json.loads((tmp_path / "t" / "initial_weights.json").read_text())
+    assert {key.split(".")[1] for key in report["reshaped"]} == {"low_classifier", "high_classifier"}
+
+
+def test_options_reach_the_benchmark(capsys):
+    options = ["--size", "64x96", "--seconds", "0.02", "--threads", "1", "--device", "cpu", "--json"]
+    counts = [
+        json.loads(run(capsys, "benchmark", "regseg_small", "--network-set", f"width={width}", *options))["parameters"]
+        for width in (32, 64)
+    ]
+    assert counts[0] < counts[1]
+    assert "only a network given by its name" in fail(
+        capsys, "benchmark", "none.yaml", "--network-set", "width=32", *options
+    )

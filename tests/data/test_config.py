@@ -84,3 +84,27 @@ def test_a_bad_file_names_itself_and_the_key(tmp_path: Path, text: str, part: st
 def test_an_unknown_split_lists_the_known():
     with pytest.raises(UserError, match="expected one of train, val, test"):
         open_dataset(load_data_config("streets"), "validation")
+
+
+def test_a_folder_stands_for_its_data_file(tmp_path: Path):
+    with pytest.raises(UserError, match=r"a folder without a data\.yaml; dnas data init"):
+        load_data_config(str(tmp_path))
+    (tmp_path / "data.yaml").write_text("dataset: folder\nroot: images\n")
+    config = load_data_config(str(tmp_path), ["masks=colours", "range=[0, 4095]", "orientation=stored"])
+    assert config.root == str(tmp_path / "images")
+    assert (config.masks, config.range, config.orientation) == ("colours", (0, 4095), "stored")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("range=[5, 5]", "expected the smaller value first"),
+        ("channels=4", "channels 4 needs mean and std of each channel, which dnas data init measures"),
+        ("mean=[0.5]", "expected one for each of 3 channels"),
+        ("listing=files.csv", "listing is for files, not for folder"),
+        ("masks=guess", "masks: given"),
+    ],
+)
+def test_settings_that_contradict_each_other(tmp_path: Path, setting: str, message: str):
+    with pytest.raises(UserError, match=message):
+        load_data_config(f"folder:{tmp_path}", [setting])

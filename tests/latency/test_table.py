@@ -135,7 +135,7 @@ def set_entry(**values):
         (set_entry(latency_ms=True), "latency_ms"),
         (set_entry(latency_ms=2e6, p90_ms=3e6), "latency_ms"),
         (set_entry(latency_ms=5.0), "does not lie between"),
-        (set_entry(repetitions=0), "repetitions"),
+        (set_entry(repetitions=-1), "repetitions"),
         (set_entry(repetitions=1.5), "repetitions"),
         (set_entry(colour=1), "colour"),
         (lambda document: document["entries"][FIRST].pop("rounds"), "rounds"),

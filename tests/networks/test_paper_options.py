@@ -10,6 +10,7 @@ from dnas.errors import UserError
 from dnas.networks import create_network, field_of_view
 from dnas.networks.regseg import RATE_LISTS
 from dnas.networks.regseg_alternatives import ALTERNATIVES, warp
+from dnas.networks.stdc import STDCBackbone, STDCClassifier
 from dnas.ops import resize
 from dnas.profile import SCALE_AND_SUM_PRICES, count_multiply_adds, count_parameters
 
@@ -135,3 +136,17 @@ def test_mistakes_in_eseg() -> None:
         create_network("eseg_s", top_level=4)
     with pytest.raises(UserError, match="expected bifpn or fpn"):
         create_network("eseg_s", pyramid="panet")
+
+
+@pytest.mark.parametrize(
+    ("modules", "parameters", "multiply_adds", "off"),
+    [((2, 2, 2), "8.44", 813e6, -0.0085), ((4, 5, 3), "12.47", 1446e6, -0.0062)],
+)
+def test_stdc_classifies_with_the_printed_parameters(
+    modules: tuple[int, ...], parameters: str, multiply_adds: float, off: float
+) -> None:
+    """STDC, Table 2."""
+    with torch.device("meta"):
+        network = STDCClassifier(STDCBackbone(modules))
+    assert f"{count_parameters(network) / 1e6:.2f}" == parameters
+    assert count_multiply_adds(network, (224, 224)) / multiply_adds - 1 == pytest.approx(off, abs=1e-3)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dnas.ops import fused_bn_relu
+from dnas.ops.fused_bn_relu import weight_gradients_together
 
 
 def close(found, expected):
@@ -87,3 +88,12 @@ def test_statistics_may_be_left_alone():
     found = fused_bn_relu(x, [norm], [[None]])
     assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
     close(found, fused_bn_relu(x, [norm], [[None]]))
+
+
+def test_gradients_of_the_weights_together_are_those_of_each_map():
+    widths = (3, 3, 5, 3)
+    to_scale, to_shift = torch.randn(2, sum(widths), dtype=torch.float64).unbind()
+    affine = [torch.randn(width, dtype=torch.float64) for width in widths for _ in range(2)]
+    found = weight_gradients_together(to_scale, to_shift, affine, widths)
+    parts = zip(to_scale.split(widths), to_shift.split(widths), affine[::2], affine[1::2], strict=True)
+    close(torch.stack(found), torch.stack([a @ scale + b @ shift for a, b, scale, shift in parts]))

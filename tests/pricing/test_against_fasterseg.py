@@ -7,7 +7,7 @@ import pytest
 
 from derive.multi_branch import latency_bounds
 from dnas.pricing import LatencyProgramme, Term
-from dnas.pricing.conditions import cube_of
+from dnas.pricing.conditions import ALWAYS, cube_of, holds
 from search_spaces.fasterseg import Grid, NetworkPlan
 from search_spaces.fasterseg.signatures import cell_signature, fuse_signature, head_signature, stem_signature
 
@@ -37,9 +37,9 @@ def terms_of(end):
     sizes |= {f"operator {cell}": len(OPERATORS) for cell in PLAN.grid.cells()}
     sizes |= {f"ratio {cell}": len(RATIOS) for cell in PLAN.grid.cells() if cell != (0, 0)}
     fixed = price(stem_signature(END_RATIO, SIZE)) + price(head_signature(END_RATIO, 1, PLAN.num_classes, SIZE))
-    terms = [Term((), (), np.array(fixed))]
+    terms = [Term((ALWAYS,), (), np.array(fixed))]
     for number, path in enumerate(paths(end)):
-        cube = cube_of({"path": {number}}) if len(entered) > 1 else ()
+        cube = cube_of({"path": {number}}) if len(entered) > 1 else ALWAYS
         for layer, level in enumerate(path):
             scale, cell = 8 * 2**level, (level, layer)
             following = (path[layer + 1], layer + 1) if layer + 1 < len(path) else None
@@ -54,10 +54,10 @@ def terms_of(end):
                 ]
             )
             variables = (f"operator {cell}", *own, *after)
-            terms.append(Term(cube, variables, table.reshape([sizes[name] for name in variables])))
+            terms.append(Term((cube,), variables, table.reshape([sizes[name] for name in variables])))
             if stride == 2:
                 fused = np.array([price(fuse_signature(a * scale, scale, END_RATIO, SIZE)) for a in ins])
-                terms.append(Term(cube, tuple(own), fused if own else fused.reshape(())))
+                terms.append(Term((cube,), tuple(own), fused if own else fused.reshape(())))
     return terms, sizes
 
 
@@ -65,7 +65,7 @@ def latency_of(terms, options):
     return sum(
         float(term.prices[tuple(options[name] for name in term.variables)])
         for term in terms
-        if all(options[name] in allowed for name, allowed in term.cube)
+        if any(holds(cube, options) for cube in term.cubes)
     )
 
 

@@ -178,6 +178,22 @@ def test_the_programme_finds_the_extremes_and_the_likeliest_at_a_latency(invento
     assert programme.likeliest(scores, (slowest + 1, slowest + 2)) is None
 
 
+def test_without_time_for_a_range_the_nearest_network_is_found(inventory, terms, monkeypatch):
+    latency, programme = ExpectedLatency(terms, inventory.sizes), LatencyProgramme(terms, inventory.sizes)
+    slowest = latency.at(programme.slowest())
+    solve, calls = LatencyProgramme._solve, []
+
+    def out_of_time_first(self, objective, rows):
+        calls.append(len(objective))
+        return (None, True) if len(calls) == 1 else solve(self, objective, rows)
+
+    monkeypatch.setattr(LatencyProgramme, "_solve", out_of_time_first)
+    scores = {name: [0.0] * size for name, size in inventory.sizes.items()}
+    found = programme.likeliest(scores, (slowest + 1, slowest + 2))
+    assert latency.at(found) == pytest.approx(slowest)
+    assert len(calls) == 2
+
+
 def test_the_plain_network_has_only_the_layers_that_run(network):
     plain = plain_network(network.network, {"depth": 0, "first": 0, "second": 0}, torch.empty(1, 3, *SIZE))
     assert not [name for name, _ in plain.named_parameters() if name.startswith(("blocks", "down"))]

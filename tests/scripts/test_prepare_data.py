@@ -27,9 +27,9 @@ from scripts.prepare_data.datasets import sources
 SIZE = (4, 6)
 
 
-def _image(suffix: str) -> bytes:
+def _image(suffix: str, colour: tuple[int, int, int] = (90, 90, 90)) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(stream, format="PNG" if suffix == ".png" else "JPEG")
+    Image.fromarray(np.full((*SIZE, 3), colour, np.uint8)).save(stream, format="PNG" if suffix == ".png" else "JPEG")
     return stream.getvalue()
 
 
@@ -40,6 +40,8 @@ def _mask(value: int = 1) -> bytes:
 
 
 JPG, PNG, MASK, JUNK = _image(".jpg"), _image(".png"), _mask(), b"left out"
+BUILDING = _image(".png", (128, 0, 0))
+"""A mask of CamVid, which has colours."""
 CONFIG = json.dumps(
     {"labels": [{"readable": n, "color": [i, 0, 0], "evaluate": True} for i, n in enumerate("ab")]}
 ).encode()
@@ -151,7 +153,7 @@ def test_archives_as_downloaded_become_a_data_set(tmp_path: Path, capsys, name: 
 def test_camvid_is_sorted_by_the_official_lists(tmp_path: Path, capsys, resorted: bool):
     """From the authors' two archives, or from a folder that was unpacked from another split."""
     names = [name for split in ("train", "val", "test") for name in official_split(split)]
-    images, masks = {f"{name}.png": PNG for name in names}, {f"{name}_L.png": MASK for name in names}
+    images, masks = {f"{name}.png": PNG for name in names}, {f"{name}_L.png": BUILDING for name in names}
     if not resorted:
         archives = [_write(tmp_path / "raw.zip", {f"701_StillsRaw_full/{n}": c for n, c in images.items()})]
         archives.append(_write(tmp_path / "labels.zip", {**masks, "label_colors.txt": JUNK}))

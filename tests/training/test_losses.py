@@ -54,6 +54,21 @@ def test_ohem_equals_a_plain_loop(seed, threshold, min_kept, ignored):
     assert float(loss) == pytest.approx(_ohem_by_loop(logits, labels, threshold, min_kept), rel=1e-10, abs=1e-12)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    threshold=st.floats(0.01, 1.0),
+    min_kept=st.one_of(st.floats(0.0, 1.0), st.integers(0, 200)),
+    ignored=st.sampled_from([0.0, 0.3, 0.97, 1.0]),
+)
+def test_the_shares_of_a_gpu_are_those_of_a_cpu(seed, threshold, min_kept, ignored):
+    logits, labels = _example(seed, ignored)
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    criterion, valid = OhemCrossEntropy(threshold, min_kept), labels != IGNORE
+    found = criterion._shares_without_waiting(losses, valid, valid & (losses > -math.log(threshold)))
+    torch.testing.assert_close(found, criterion._shares(losses, labels), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("threshold", [None, 0.3, 1e-6])
 @pytest.mark.parametrize("ignored", [0.2, 1.0])
 def test_its_gradient_is_that_of_the_written_out_rule(threshold, ignored):

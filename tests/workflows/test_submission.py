@@ -11,10 +11,11 @@ from torch import nn
 from torchvision.datasets import Cityscapes
 
 from dnas.cli import main
-from dnas.data import AugmentationConfig, DataConfig, Labels, open_dataset
+from dnas.data import AugmentationConfig, DataConfig, Labels, eval_transform, open_dataset
 from dnas.data.layouts import cityscapes_lookup
 from dnas.errors import UserError
 from dnas.training import InferenceConfig, SegmentationMetrics, evaluate
+from dnas.training.inference import predict
 from dnas.workflows import networks
 from dnas.workflows.networks import LoadedNetwork
 from dnas.workflows.submission import label_ids, write_submission
@@ -98,4 +99,37 @@ def test_the_command_packs_the_files(root: Path, loaded: LoadedNetwork, monkeypa
     assert main(["submission", str(root), "--data", "streets", "--out", str(root / "x")]) == 2
     assert "use cityscapes:DIR" in capsys.readouterr().err
     assert main([*command, "--split", "all"]) == 2
-    assert "expected test, val or train" in capsys.readouterr().err
+    assert "expected test, val, train or train_extra" in capsys.readouterr().err
+
+
+def test_pseudo_labels_are_trained_on_beside_labels(root: Path, loaded: LoadedNetwork):
+    """ESeg, section 4.4: what is less probable than the confidence is ignored; half of the images are labelled."""
+    random = np.random.default_rng(1)
+    for split, count in (("train", 2), ("train_extra", 5)):
+        for index in range(count):
+            stem = f"bonn_{index:06d}_000019"
+            image = random.integers(0, 256, (*SIZE, 3), np.uint8)
+            _save(root / f"leftImg8bit/{split}/bonn/{stem}_leftImg8bit.png", image)
+            if split == "train":
+                _save(root / f"gtFine/train/bonn/{stem}_gtFine_labelIds.png", random.integers(0, 34, SIZE, np.uint8))
+    config = DataConfig(dataset="cityscapes", root=str(root))
+    with pytest.raises(UserError, match="pseudo_labels: no such folder; write them with dnas submission"):
+        open_dataset(config, "train+pseudo")
+    options = InferenceConfig(scales=(0.5, 1.0), flip=True)
+    confidence = 0.09
+    out = root / "pseudo_labels"
+    write_submission(loaded, root, out, split="train_extra", inference=options, confidence=confidence)
+    both, train = open_dataset(config, "train+pseudo"), open_dataset(config, "train")
+    assert len(both) == 2 * 2 + 5
+    assert torch.equal(both[2][1], train[0][1])
+    image, mask = both[4]
+    pixels, _ = eval_transform(AugmentationConfig())(image, mask)
+    with torch.no_grad():
+        shares = predict(loaded.network, pixels[None], SIZE, options)[0]
+    probability, expected = shares.max(dim=0)
+    assert 0.05 < float((probability < confidence).float().mean()) < 0.95
+    torch.testing.assert_close(
+        mask.as_subclass(torch.Tensor).long(), expected.masked_fill(probability < confidence, 255)
+    )
+    with pytest.raises(UserError, match="is for cityscapes"):
+        open_dataset(DataConfig(dataset="streets", images={"train": 1}), "train+pseudo")

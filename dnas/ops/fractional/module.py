@@ -119,7 +119,10 @@ class FractionalConv2d(nn.Module):
 
     def rate(self) -> float:
         """The rate clamped to its bounds, as a float; raises :class:`UserError` if it is NaN."""
-        value = float(self.dilation.item())
+        return self.clamped(float(self.dilation.item()))
+
+    def clamped(self, value: float) -> float:
+        """``value``, a rate that was read from ``dilation``, clamped; raises as :meth:`rate` does."""
         if math.isnan(value):
             raise UserError("dilation rate nan: the search has diverged; lower the learning rate of the dilation rates")
         return min(max(value, 1.0), self.upper)

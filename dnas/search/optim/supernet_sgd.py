@@ -7,6 +7,7 @@ in the momenta, so that superkernels need no gradient memory.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,7 +172,9 @@ class SupernetSGD(torch.optim.Optimizer):
     def _clip(self, max_norm: float) -> float:
         """Clip the norm of all gradients: scales the others' and returns the factor for those of superkernels."""
         norms = torch._foreach_norm(self.gradients())
-        norm = float(torch.stack([one.double() for one in norms]).norm())
+        # Together, as there are thousands: the plain gradients come first, then those of superkernels in their dtype.
+        joined = [torch.stack(list(group)).double() for _, group in itertools.groupby(norms, key=lambda one: one.dtype)]
+        norm = float(torch.cat(joined).norm()) if joined else 0.0
         if norm <= max_norm:
             return 1.0
         scale = max_norm / (norm + 1e-6)  # NaN if the norm is NaN

@@ -32,6 +32,7 @@ PRINTED = "result.json"
 
 COMMANDS = {
     "latency build": Command("table.json", options=("--resume",), measures=True),
+    "latency predict": Command("table.json", measures=True),
     "latency check": Command(PRINTED, writes=False, options=("--json",), measures=True),
     "search": Command("", options=("--resume",), auto=True),
     "derive": Command("architecture.yaml", options=("--json",), auto=True),

@@ -21,8 +21,10 @@ class JobConfig:
         ``out``, ``resume`` and ``json``.
     after: names of jobs to wait for, besides those that the command and the options refer to.
     cores: CPU cores, and threads of PyTorch. gpus: GPUs; by default one for a command that uses a GPU if there is one.
+        A search or a training with several runs in a process for each.
     alone: nothing else runs on the machine; by default for commands that measure latencies.
-    memory_gb: memory to reserve, in GB (Ray, Slurm). resources: further resources of a Ray cluster.
+    memory_gb: memory to reserve, in GB (Ray, Slurm). resources: further resources of a Ray cluster, whose names may be
+        references: with ``{$device: 1}`` a job runs on a node that offers the device.
     retries: how often a job that died is started again; default: that of the study.
     """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dnas.errors import UserError
-from dnas.files import dump_yaml, read_yaml, write_text
+from dnas.files import dump_yaml, read_text, read_yaml, write_text
 from dnas.workflows.study.commands import (
     COMMANDS,
     measures,
@@ -83,16 +83,27 @@ def plan(study: StudyConfig, base: Mapping[str, Any] | None = None, trials: Tria
 
 
 def base_values(base: str | None, folder: Path) -> dict[str, Any]:
-    """The values that ``base`` defines; the configuration of a run is copied to ``folder``."""
+    """The values that ``base`` defines; the configuration of a run is copied to ``folder``, the study's.
+
+    Raises :class:`UserError` if the study was begun with another base.
+    """
     if base is None:
         return {}
     if not (Path(base) / "configuration.yaml").is_file():
-        return {"space": base}
+        copied = (folder / "base_space.yaml").exists()  # and the run is not there any more
+        return _copied_base() if copied else {"space": base}
     configuration = read_yaml(Path(base) / "configuration.yaml", "configuration of a run")
     for part in ("space", "data"):
         if not isinstance(configuration.get(part), dict):
             raise UserError(f"base {base}: expected a preset, a space's file or the run folder of a search")
-        write_text(folder / f"base_{part}.yaml", dump_yaml(configuration[part]))
+        copy, text = folder / f"base_{part}.yaml", dump_yaml(configuration[part])
+        if copy.exists() and read_text(copy) != text:
+            raise UserError(f"{folder}: was begun with another base: the {part} of {base} differs; give another --out")
+        write_text(copy, text)
+    return _copied_base()
+
+
+def _copied_base() -> dict[str, Any]:
     return {part: f"${STUDY}/base_{part}.yaml" for part in ("space", "data")}
 
 
@@ -150,7 +161,7 @@ class _Planner:
             gpus=settings.gpus if settings.gpus is not None else None if uses_gpu(command, options) else 0,
             alone=measures(command, options) if settings.alone is None else settings.alone,
             memory_gb=settings.memory_gb,
-            resources=settings.resources,
+            resources={as_text(self._substitute(key, point)): one for key, one in settings.resources.items()},
             retries=self._study.retries if settings.retries is None else settings.retries,
         )
 
@@ -184,7 +195,7 @@ class _Planner:
     def _names(self, kind: str) -> list[str]:
         """All names that a job refers to, those in values included."""
         settings, found = self._study.jobs[kind], dict[str, None]()
-        todo = [*settings.after, *references([_words(kind, settings), settings.options])]
+        todo = [*settings.after, *references([_words(kind, settings), settings.options, list(settings.resources)])]
         while todo:
             name = todo.pop(0)
             known = {STUDY: None, **dict.fromkeys([*self._values, *self._varied, *self._sampled]), **self._study.jobs}

@@ -172,6 +172,16 @@ def _stopping_on_request(folder: Path) -> Iterator[None]:
         watcher.join()
 
 
+def several_processes(folder: Path, words: Sequence[str]) -> list[str] | None:
+    """The command of torchrun for a search or a training on several GPUs, one process each; None for other jobs."""
+    job = read_json(folder / JOB, "job of a study")
+    gpus = job["gpus"] or 0
+    if gpus < 2 or job["command"] not in ("search", "retrain"):
+        return None
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    return [*launcher, "-m", "dnas", *words]
+
+
 def _resolved(words: Sequence[str], folder: Path) -> list[str]:
     """The command line with the study's folder in the place of ``$study``."""
     study = str(folder.resolve().parent.parent)

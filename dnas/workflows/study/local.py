@@ -72,6 +72,9 @@ class LocalEngine:
                         sorter.done(job.name)
 
     def _check(self, job: Job) -> None:
+        if job.resources:
+            names = ", ".join(job.resources)
+            raise UserError(f"job {job.name}: needs {names}, which only a cluster offers: --on ray:ADDRESS")
         if job.cores > self.cores:
             raise UserError(f"job {job.name}: cores {job.cores}, this machine has {self.cores}; give it fewer")
         if (job.gpus or 0) > len(self.gpus):

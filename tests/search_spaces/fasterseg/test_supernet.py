@@ -1,5 +1,6 @@
 """The supernet compared with a literal implementation of Eq. 1 and 2, and its gradients."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from dnas.ops import OPERATORS, fit_channels
 from search_spaces.fasterseg import ArchitectureParameters, Grid, MultiResolutionSupernet, combination_name, run_cell
+from search_spaces.fasterseg.supernet import weight_table
 
 CASES = [
     (Grid(5), (1, 2, 3), (2, 3), 2),
@@ -207,3 +209,20 @@ def test_mixed_precision_on_the_cpu(operators):
 def test_names_of_combinations():
     assert combination_name((8, 32)) == "8_32"
     assert combination_name([16]) == "16"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_weights_by_level_are_those_of_every_operator(case):
+    """A GPU gets the first, a CPU the second."""
+    grid = case[0]
+    supernet, parameters = make(*case)
+    for sample in (parameters.sample(torch.Generator().manual_seed(3)), parameters.at_width("largest")):
+        sample = dataclasses.replace(sample, gate=sample.gate and tuple(gate + 0.5 for gate in sample.gate))
+        table = weight_table(grid, sample)
+        for level, layer in grid.cells():
+            for target in [None] if layer == grid.last else supernet._targets(level, layer):
+                each = supernet._weights(level, layer, target, sample, None)
+                together = supernet._weights(level, layer, target, sample, table)
+                assert each.keys() == together.keys()
+                for name, weight in each.items():
+                    assert torch.equal(together[name], weight), (level, layer, target, name)

@@ -96,6 +96,14 @@ def test_resources_follow_from_the_command(curve):
     }  # fmt: skip
 
 
+def test_a_latency_table_for_each_type_of_device():
+    text = "vary: {device: [orin, xavier]}\njobs: {table: {command: latency build x, resources: {$device: 1}}}"
+    found = jobs_of(text)
+    assert {name: job.resources for name, job in found.items()} == {
+        "table-device=orin": {"orin": 1}, "table-device=xavier": {"xavier": 1},
+    }  # fmt: skip
+
+
 def test_a_list_of_mappings_gives_the_combinations_themselves():
     found = jobs_of("vary: [{a: 1, b: x}, {a: 2, b: x}]\njobs: {one: {command: search $a}, two: {command: search $b}}")
     assert list(found) == ["one-a=1", "one-a=2", "two-b=x"]
@@ -144,6 +152,11 @@ def test_the_base_may_be_a_run(tmp_path):
     found = base_values(str(tmp_path), tmp_path / "study")
     assert found == {"space": "$study/base_space.yaml", "data": "$study/base_data.yaml"}
     assert parse_yaml((tmp_path / "study" / "base_data.yaml").read_text(), "") == run["data"]
+    (tmp_path / "configuration.yaml").write_text(dump_yaml({**run, "data": {"dataset": "rectangles"}}))
+    with pytest.raises(UserError, match="was begun with another base: the data of"):
+        base_values(str(tmp_path), tmp_path / "study")
+    (tmp_path / "configuration.yaml").unlink()
+    assert base_values(str(tmp_path), tmp_path / "study") == found
 
 
 @given(st.text(alphabet="a$ {}_1"), st.integers())

@@ -16,7 +16,7 @@ from dnas.progress import NoProgress
 from dnas.runs import Interrupted
 from dnas.workflows.study.config import StudyConfig
 from dnas.workflows.study.graph import plan
-from dnas.workflows.study.job import attempts, prepare
+from dnas.workflows.study.job import attempts, prepare, several_processes
 from dnas.workflows.study.local import LocalEngine
 from dnas.workflows.study.running import run_study
 from dnas.workflows.study.status import STUDY_FILE, open_study, states
@@ -84,6 +84,18 @@ def test_a_job_that_died_is_started_again(local, what):
     assert read_json(folder / "jobs/a/done.json")["attempts"] == 2
 
 
+def test_a_training_with_several_gpus_has_a_process_for_each(tmp_path):
+    study = study_of(
+        "jobs: {a: {command: retrain x, gpus: 2}, b: {command: retrain x}, c: {command: export $a, gpus: 2}}"
+    )
+    several = {job.kind: several_processes(prepare(job, tmp_path), ["retrain", "x"]) for job in plan(study)}
+    assert several["a"][1:] == [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dnas", "retrain", "x")
+    ]
+    assert several["b"] is None
+    assert several["c"] is None
+
+
 class Messages(NoProgress):
     def __init__(self):
         self.lines = []
@@ -129,7 +141,7 @@ def test_measuring_jobs_run_alone(local):
             assert all(other == name or e <= start or s >= end for other, (s, e) in times.items())
 
 
-def test_each_job_has_its_gpu_and_threads(tmp_path):
+def test_each_job_has_its_gpu_and_threads(tmp_path, local):
     script = tmp_path / "job.py"
     script.write_text(
         "import os, pathlib, sys, time\n"
@@ -144,6 +156,8 @@ def test_each_job_has_its_gpu_and_threads(tmp_path):
     seen = {path.parent.name: path.read_text() for path in (tmp_path / "out").glob("jobs/*/seen")}
     assert {seen["a-n=0"], seen["a-n=1"]} <= {"3 2", "5 2"}
     assert (seen["b-n=0"], seen["c-n=1"]) == (" 1", "3,5 1") or seen["c-n=1"] == "5,3 1"
+    with pytest.raises(UserError, match="job a: needs orin, which only a cluster offers"):
+        local(study_of("jobs: {a: {command: search x, resources: {orin: 1}}}"))
     with pytest.raises(UserError, match="job a: gpus 3, this machine has 2"):
         run_study(
             study_of("jobs: {a: {command: search x, gpus: 3}}"), tmp_path / "b", engine=LocalEngine(4, ["3", "5"])

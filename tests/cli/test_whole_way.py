@@ -1,0 +1,139 @@
+"""``dnas init`` and ``dnas auto``: the plan, its commands, and going on after an interruption."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.main
+from PIL import Image
+
+from dnas.cli import main
+from dnas.cli.main import app
+from dnas.data import load_data_config
+from dnas.workflows import planning
+from dnas.workflows.planning import PlanRequest, make_plan, working_size
+from search_spaces import load_space
+
+DATA = ["streets", "--data-set", "images={train: 12, val: 4}", "--space", "fasterseg_demo"]
+
+
+@pytest.fixture(autouse=True)
+def _no_timing(monkeypatch):
+    monkeypatch.setattr(planning, "seconds_per_image", lambda *_: 0.01)
+
+
+def plan(**values):
+    config = load_data_config("streets", ["images={train: 12, val: 4}"])
+    request = {"data": "streets", "config": config, "device": "cpu", "space": "fasterseg_demo", **values}
+    return make_plan(PlanRequest(**request))
+
+
+def test_the_plan_fits_data_budget_and_time():
+    found = plan(budget_ms=7.5, time_s=3600.0).space
+    assert found.input_size == (128, 256)
+    assert found.num_classes == 11
+    assert found.settings.latency_target_ms == 7.5
+    assert found.search.batch_size <= 6
+    assert found.retrain.batch_size <= 12
+    assert found.retrain.augmentation.crop == (128, 256)
+    short = plan(time_s=4.0).space
+    assert short.settings.latency_target_ms is None
+    assert short.retrain.epochs < found.retrain.epochs
+    assert short.search.epochs <= found.search.epochs
+    assert short.search.pretrain_epochs >= 1
+
+
+@pytest.mark.parametrize(
+    ("native", "most", "expected"),
+    [
+        ((360, 480), 240 * 320, (256, 320)),
+        ((1024, 2048), 1024 * 2048, (1024, 2048)),
+        ((3000, 4000), 240 * 320, (256, 320)),
+        ((20, 500), 240 * 320, (64, 512)),
+    ],
+)
+def test_the_working_size_keeps_the_shape(native, most, expected):
+    assert working_size(native, most) == expected
+
+
+def test_every_command_of_the_plan_is_one(tmp_path):
+    """Options and arguments of each are accepted by its parser."""
+    commands = plan(budget_ms=5.0).commands(tmp_path)
+    assert [words[0] for words in commands] == [
+        *("data", "latency", "search", "derive", "retrain", "derive", "retrain", "export", "report")
+    ]
+    for words in commands:
+        command, rest = typer.main.get_command(app), list(words)
+        while hasattr(command, "commands"):
+            command = command.commands[rest.pop(0)]
+        (tmp_path / "table.json").touch()
+        command.make_context("dnas", rest)
+
+
+def test_the_written_file_is_the_space_with_its_commands(tmp_path: Path, capsys):
+    path = tmp_path / "space.yaml"
+    assert main(["init", *DATA, "--out", str(path), "--budget-ms", "6"]) == 0
+    text = path.read_text()
+    assert text.count("#   dnas ") == 9
+    assert "# The latency that the student is led to, in ms" in text
+    assert load_space(str(path)).settings.latency_target_ms == 6
+    assert main(["init", *DATA, "--out", str(path)]) == 2
+    assert main(["init", *DATA, "--out", str(tmp_path / "space")]) == 2
+    assert "expected the name of a YAML file" in capsys.readouterr().err
+
+
+def test_a_step_that_fails_stops_and_the_next_call_goes_on_with_it(tmp_path: Path, monkeypatch, capsys):
+    ran: list[list[str]] = []
+    failing = {"derive"}
+
+    def fake(words):
+        ran.append(list(words))
+        return 2 if words[0] in failing else 0
+
+    monkeypatch.setattr(sys.modules["dnas.cli.main"], "main", fake)
+    out = tmp_path / "out"
+    assert main(["auto", *DATA, "--out", str(out)]) == 2
+    assert [words[0] for words in ran] == ["data", "latency", "search", "derive"]
+    assert "stopped at step 4 of 9" in capsys.readouterr().err
+    assert main(["auto", *DATA, "--out", str(out)]) == 2
+    assert "continue it with --resume" in capsys.readouterr().err
+    failing.clear()
+    ran.clear()
+    assert main(["auto", *DATA, "--out", str(out), "--resume"]) == 0
+    assert [words[0] for words in ran] == ["derive", "retrain", "derive", "retrain", "export", "report"]
+    assert not any("--resume" in words for words in ran)
+
+
+def test_a_search_that_was_interrupted_is_resumed(tmp_path: Path, monkeypatch):
+    ran: list[list[str]] = []
+
+    def fake(words):
+        ran.append(list(words))
+        return 130 if words[0] == "search" and "--resume" not in words else 0
+
+    monkeypatch.setattr(sys.modules["dnas.cli.main"], "main", fake)
+    assert main(["auto", *DATA, "--out", str(tmp_path / "out")]) == 130
+    ran.clear()
+    assert main(["auto", *DATA, "--out", str(tmp_path / "out"), "--resume"]) == 0
+    assert ran[0][0] == "search"
+    assert ran[0][-1] == "--resume"
+    assert sum("--resume" in words for words in ran) == 1
+
+
+def test_a_folder_as_it_is_will_do(tmp_path: Path, monkeypatch):
+    for n in range(6):
+        pixels = np.random.default_rng(n).integers(0, 2, (64, 96), dtype=np.uint8)
+        for folder, content in (("images", pixels * 90), ("masks", pixels)):
+            (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(content).convert("RGB" if folder == "images" else "L").save(
+                tmp_path / "set" / folder / f"{n}.png"
+            )
+    ran: list[list[str]] = []
+    monkeypatch.setattr(sys.modules["dnas.cli.main"], "main", lambda words: ran.append(list(words)) or 0)
+    command = ["auto", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--space", "fasterseg_demo"]
+    assert main(command) == 0
+    assert ran[0][2] == str(tmp_path / "out" / "data" / "data.yaml")
+    assert load_space(str(tmp_path / "out" / "space.yaml")).num_classes == 2
