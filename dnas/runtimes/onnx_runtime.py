@@ -51,7 +51,7 @@ class OnnxModule(BindableModule):
         self.stream = own_stream(self.device)
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised; its log would show texts of the file as they are
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(
