@@ -48,7 +48,7 @@ class Output(io.TextIOBase):
         return Output(self._stream, optional=True, raw=True)
 
     def write(self, text: str) -> int:
-        """Write ``text``; returns its length. Raises :class:`TypeError` for bytes, by which click knows text streams."""
+        """Write ``text``; returns its length. :class:`TypeError` for bytes, by which click knows text streams."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if self._stream is not None:
