@@ -17,7 +17,7 @@ from dnas.config import parse_config
 from dnas.data import AugmentationConfig, DataConfig, Labels, SegmentationDataset, match_classes, open_dataset
 from dnas.environment import process_count
 from dnas.errors import UserError
-from dnas.input_channels import with_input_channels
+from dnas.input_channels import input_channels, with_input_channels
 from dnas.latency import LatencyTable
 from dnas.networks import (
     DOWNLOADS,
@@ -187,14 +187,26 @@ def add_auxiliary_heads(network: nn.Module, source: str) -> None:
 def inherited_network(architecture: Architecture, search_run: Path) -> nn.Module:
     """The network of ``architecture`` with the weights that a search has trained.
 
-    Raises :class:`UserError` for a network of another space, and for a run folder without weights.
+    Where the supernet computes more inner channels than the network has, as in a double convolution of whose output
+    only a part is read, the first ones are taken. Raises :class:`UserError` for a network of another space, and for a
+    run folder without weights.
     """
     run, deriver = deriver_of_run(search_run)
     table = LatencyTable.load(search_run / TABLE) if (search_run / TABLE).exists() else None
     try:
-        return deriver.inherit(searched_problem(run, deriver, table), architecture)
+        searched = deriver.inherit(searched_problem(run, deriver, table), architecture)
+        network = architecture.build(deriver.space.num_classes)
+        network = with_input_channels(network, input_channels(searched)).to(next(searched.parameters()))
+        found = searched.state_dict()
+        network.load_state_dict({name: _first(found[name], one.shape) for name, one in network.state_dict().items()})
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{search_run}: its weights do not fit the network: {error}") from None
+    return network.train(searched.training)
+
+
+def _first(values: Tensor, shape: torch.Size) -> Tensor:
+    """The first entries of ``values`` in every dimension."""
+    return values[tuple(map(slice, shape))] if len(shape) == values.dim() else values
 
 
 def _network_of_search(path: Path, num_classes: int | None, rounded: bool) -> LoadedNetwork:

@@ -310,3 +310,20 @@ def test_judging_continues_where_it_stopped(run, tmp_path, after):
     assert all(torch.equal(found[name], table) for name, table in expected.items())
     first, second = (derive_network(folder, DeriveOptions()) for folder in (run.path, tmp_path / "run"))
     assert first.latency_ms == second.latency_ms
+
+
+def test_inherited_networks_are_plain_ones(run):
+    """Of a double convolution whose output is read in part, the supernet has more inner channels."""
+    deriver = deriver_of(space_from(run.configuration["space"], "test"))
+    problem = searched_problem(run, deriver, LatencyTable.load(run.path / TABLE))
+    wider = []
+    for architecture in deriver.random_architectures(30, seed=0):
+        searched = deriver.inherit(problem, architecture).state_dict()
+        plain = architecture.build(deriver.space.num_classes).state_dict()
+        if any(searched[name].shape != value.shape for name, value in plain.items()):
+            wider.append(architecture)
+            inherited = inherited_network(architecture, run.path).state_dict()
+            assert {name: value.shape for name, value in inherited.items()} == {n: v.shape for n, v in plain.items()}
+            for name, value in inherited.items():
+                assert torch.equal(value, searched[name][tuple(map(slice, value.shape))])
+    assert wider
