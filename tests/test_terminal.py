@@ -65,6 +65,7 @@ from dnas.cli.main import app
 @app.command("wait")
 def wait() -> None:
     import signal, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     print("ready", flush=True)
     time.sleep(60)
 

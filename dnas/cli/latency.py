@@ -82,7 +82,10 @@ def build(
     ]
     inventory = chosen.inventory()
     budget_s = None if budget is None else parse_duration(budget)
-    options = {"--out": out, "--device": device, "--backend": backend, "--precision": precision, "--threads": threads}
+    # What was measured, not "auto": on another machine that may be something else.
+    place = device if len(setups) > 1 else str(setups[0].device)
+    options = {"--out": out, "--device": place, "--backend": setups[0].backend}
+    options |= {"--precision": precision, "--threads": threads}
     options |= {"--rounds": rounds, "--time-per-entry": time_per_entry, "--budget": budget}
     words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
     words += ["--channels-last"] * channels_last + ["--cache", cache] * (cache != "warm")

@@ -75,7 +75,7 @@ def network_by_name(
         )
     if name.startswith(PREFIX):
         return smp_network(name.removeprefix(PREFIX), num_classes, options)
-    if name not in network_names():
+    if not name.startswith(TORCHVISION) and name not in network_names():
         known = ", ".join((*network_names(), f"{PREFIX}DECODER/ENCODER"))
         raise UserError(f"unknown network {name!r}; known networks: {known}")
     try:

@@ -65,9 +65,9 @@ def _library_weights(library: str, description: Mapping[str, Any], num_classes: 
         with torch.random.fork_rng(devices=[]):
             if of_torchvision:
                 # torchvision's own classes; its last layers then differ in shape and are left out.
-                trained = network_by_name(name, 21, {**options, "weights": "DEFAULT"})
+                trained = network_by_name(name, 21, {**options, "weights": "DEFAULT"}, download=True)
                 return dict(trained.state_dict())
-            trained = network_by_name(name, num_classes, {**options, "pretrained": True})
+            trained = network_by_name(name, num_classes, {**options, "pretrained": True}, download=True)
     except UserError:
         raise none from None
     except OSError as error:

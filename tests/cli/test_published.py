@@ -84,8 +84,8 @@ def test_mistakes_are_one_line(logits, tmp_path, capsys):
     assert "expected paper or published-code" in fail(capsys, "derive", logits, "--out", out, "--rule", "mine")
     assert "give --which student" in fail(capsys, "derive", logits, "--out", out, "--which", "teacher")
     assert "expected some of 8, 16, 32" in fail(capsys, "derive", logits, "--out", out, "--branches", "8,64")
-    space = load_space("fasterseg_demo").configuration()
-    with RunFolder.create(tmp_path / "run", "search", {"preset": "x", "space": space}, 0, False):
+    space, data = load_space("fasterseg_demo").configuration(), {"dataset": "streets"}
+    with RunFolder.create(tmp_path / "run", "search", {"preset": "x", "space": space, "data": data}, 0, False):
         pass
     message = fail(capsys, "derive", tmp_path / "run", "--out", out, "--rule", "published-code")
     assert "contains no weights named architecture" in message  # accepted for runs, but this one is empty

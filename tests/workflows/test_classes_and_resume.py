@@ -124,7 +124,7 @@ def test_other_images_and_another_number_of_processes_are_refused(trained, begun
     assert "images.train is" in line
     monkeypatch.setenv("WORLD_SIZE", "2")
     line = fail(capsys, *resume, "--data", f"folder:{trained / 'data'}")
-    assert "processes is 1 in the run, now 2" in line
+    assert "processes 1 in the run, now 2" in line
     monkeypatch.delenv("WORLD_SIZE")
     assert "retrain.learning_rate" in fail(
         capsys, *resume, "--data", f"folder:{trained / 'data'}", "--set", "learning_rate=0.01"

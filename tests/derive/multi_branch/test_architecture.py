@@ -247,7 +247,7 @@ CELL = ("branches", 0, "cells", 1)
         ("version: 1\nversion: 1\n", "occurs twice"),
         ("version: 1\nend_ratio: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
         ("version: 1\nend_ratio: !!binary aGVsbG8=\n", "end_ratio"),
-        ("version: 1\nbranches: &a [*a, *a]\n", "holds itself"),
+        ("version: 1\nbranches: &a [*a, *a]\n", "contains itself"),
         ("version: 1\nend_ratio: .inf\n", "end_ratio"),
         ("version: 1\nend_ratio: [", "not valid YAML"),
         ("version: 1\nbranches: " + "[" * 3000, "not valid YAML"),
