@@ -68,6 +68,9 @@ def run_job(folder: Path, execute: Callable[[Sequence[str]], int]) -> int:
     job, this waits for it.
     """
     job = read_json(folder / JOB, "job of a study")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background processes ignore it, and so do their children; but by it a job is stopped.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with filelock.FileLock(folder / _LOCK):
         if (folder / DONE).exists():
             return 0

@@ -144,16 +144,23 @@ class _Pruning:
         self._ended.set()
         if self._wanted.prune:
             self._thread.join()
+            for _ in self._hopeless():
+                pass  # the epochs since the last look belong to the curves that later trials are compared with
 
     def _watch(self) -> None:
         while not self._ended.wait(_POLL_S):
-            for number, members in self._running.items():
-                for epoch, score in _curve(self._wanted, members, self._out):
-                    if (number, epoch) in self._told or _is_pruned(members, self._out):
-                        continue
-                    self._told.add((number, epoch))
-                    if self._sampler.report(number, epoch, score):
-                        _stop(members, self._out)
+            for members in self._hopeless():
+                _stop(members, self._out)
+
+    def _hopeless(self) -> Iterator[Sequence[Job]]:
+        """Report the epochs that are new; the jobs of the trials that are to be pruned."""
+        for number, members in self._running.items():
+            for epoch, score in _curve(self._wanted, members, self._out):
+                if (number, epoch) in self._told or _is_pruned(members, self._out):
+                    continue
+                self._told.add((number, epoch))
+                if self._sampler.report(number, epoch, score):
+                    yield members
 
 
 def _of_trial(jobs: Sequence[Job], number: int) -> list[Job]:
