@@ -67,7 +67,9 @@ def bundle(
 
 def collect(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle that was measured on the device.")],
-    out: Annotated[Path, typer.Option("--out", help="The table to write.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The table to write; default: table.json in the bundle.")
+    ] = None,
     on: OnOption = None,
     python: PythonOption = "python3",
     ssh: SshOption = "ssh",
@@ -85,6 +87,7 @@ def collect(
         arguments += ["--provider", provider] if provider is not None else []
         with RichProgress() as progress:
             measure_on_host(bundle, host, arguments=arguments, progress=progress)
+    out = out or bundle / "table.json"
     table = collect_table(bundle, out)
     summary = table.summary()
     note(f"{out}: {len(table)} operators of {table.provenance.space} on {summary['device']}")

@@ -54,6 +54,8 @@ def test_an_interrupted_measurement_continues(bundle, other_python, tmp_path):
     assert [line.split()[0] for line in printed] == ["4/6", "5/6", "6/6"]
     table = collect(bundle, tmp_path / "t.json")
     assert (len(table), table.provenance.sittings) == (3, 2)
+    assert main(["latency", "collect", str(bundle)]) == 0
+    assert LatencyTable.load(bundle / "table.json").entries == table.entries
     assert measure(other_python, bundle).stdout == ""
 
 
