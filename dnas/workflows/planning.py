@@ -131,7 +131,9 @@ def make_plan(request: PlanRequest) -> Plan:
     settings = _lengths(request, begun, len(train), pace, crop, size)
     space = load_space(base, [*_task_settings(size, train.labels.num_classes, request), *settings])
     cached = len(train) * 4 * math.prod(size) < _CACHE_BYTES
-    data_settings = (*request.data_settings, f"size=[{size[0]}, {size[1]}]", f"cache={'true' if cached else 'false'}")
+    given = {text.partition("=")[0]: text for text in request.data_settings}
+    decided = {"cache": f"cache={'true' if cached else 'false'}", **given, "size": f"size=[{size[0]},{size[1]}]"}
+    data_settings = tuple(decided.values())
     reasons = (
         f"{len(train)} training and {len(validation)} validation images of {train.labels.num_classes} classes; "
         f"images of {train.image_size[0]}x{train.image_size[1]} are read at {size[0]}x{size[1]} (height x width).",

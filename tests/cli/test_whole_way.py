@@ -46,6 +46,12 @@ def test_the_plan_fits_data_budget_and_time():
     assert short.search.pretrain_epochs >= 1
 
 
+def test_every_setting_of_the_data_is_given_once_and_that_of_the_user_stays():
+    given = ("images={train: 12, val: 4}", "size=[96,192]", "cache=false")
+    found = plan(config=load_data_config("streets", list(given)), data_settings=given).data_settings
+    assert sorted(found) == ["cache=false", "images={train: 12, val: 4}", "size=[96,192]"]
+
+
 @pytest.mark.parametrize(
     ("native", "most", "expected"),
     [
