@@ -56,6 +56,11 @@ class SegmentationDataset(ABC):
         return self._size or self._native_size(0)
 
     @property
+    def is_kept(self) -> bool:
+        """Whether decoded images are kept, so that a second reading is fast."""
+        return self._cache is not None
+
+    @property
     def is_255_stated(self) -> bool:
         """Whether the data say what the value 255 means; false if it is ignored by default."""
         return True

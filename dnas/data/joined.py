@@ -32,6 +32,11 @@ class JoinedDataset(SegmentationDataset):
         """(height, width) of item 0."""
         return self._parts[0].image_size
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether all parts keep their images."""
+        return all(part.is_kept for part in self._parts)
+
     def file_name(self, index: int) -> str:
         """The name that the part has for the item."""
         part, position = self._find(index)

@@ -61,6 +61,11 @@ class _Relabelled(SegmentationDataset):
         """(height, width) of item 0."""
         return self._original.image_size
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the original keeps its images."""
+        return self._original.is_kept
+
     def file_name(self, index: int) -> str:
         """The name of item ``index``."""
         return self._original.file_name(index)

@@ -20,6 +20,7 @@ from dnas.data import (
     evenly_spaced,
     train_transform,
 )
+from dnas.data.waiting import Waiting, waiting_advice
 from dnas.errors import Interrupted, UserError
 from dnas.progress import Progress
 from dnas.runs import Interrupt, RunFolder, seed_everything
@@ -107,6 +108,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             )
             for part, seed in zip(parts, seeds, strict=True)
         ]
+        self.waiting = Waiting(waiting_advice(config.workers, is_kept=self.train_data.is_kept))
         resolved = resolve_precision(config.precision, self.device)
         self.precision: Precision = "fp32" if resolved == "fp16" else resolved  # "auto" is fp16 on older GPUs
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -200,6 +202,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             "miou": means,
             "miou_outputs": scores,
             **self.problem.monitor(),
+            "data_wait": self.waiting.share,
             "seconds": time.perf_counter() - started,
             "peak_memory_mb": peak_memory_mb(self.device),
         }
@@ -209,6 +212,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
         shown = "" if means is None else "  mIoU " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in means.items())
         shown += self._monitored(record)
         self.progress.message(f"epoch {epoch + 1}/{self.config.epochs} ({record['phase']})  loss {loss:.3f}{shown}")
+        if (hint := self.waiting.hint()) is not None:
+            self.progress.message(hint)
 
     @staticmethod
     def _monitored(record: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, train_transform
+from dnas.data.waiting import Waiting, waiting_advice
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
@@ -118,6 +119,7 @@ class _Retraining:
             world=self.world,
             sampling=config.sampling,
         )
+        self.waiting = Waiting(waiting_advice(config.workers, is_kept=train_data.is_kept))
         self.updates_per_epoch = -(-len(self.batches) // config.accumulate)
         self.layout = torch.channels_last if is_channels_last(config, self.device) else torch.contiguous_format
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
@@ -187,6 +189,7 @@ class _Retraining:
                 "loss": loss,
                 "miou": None if evaluation is None else evaluation.miou,
                 "pixel_accuracy": None if evaluation is None else evaluation.pixel_accuracy,
+                "data_wait": self.waiting.share,
                 "seconds": time.perf_counter() - started,
                 "peak_memory_mb": peak_memory_mb(self.device),
             }
@@ -194,6 +197,8 @@ class _Retraining:
         self._save(epoch, evaluation)
         score = "" if evaluation is None else f", mIoU {100 * evaluation.miou:.2f} %"
         self.progress.message(f"epoch {epoch + 1}/{self.config.epochs}: loss {loss:.4f}{score}")
+        if (hint := self.waiting.hint()) is not None:
+            self.progress.message(hint)
 
     def _train(self, epoch: int, interrupt: Interrupt) -> float:
         self.trained.train()
@@ -201,7 +206,7 @@ class _Retraining:
         self.batches.set_epoch(epoch)
         self.progress.begin(f"retrain {epoch + 1}/{self.config.epochs}", len(self.batches))
         total, counted, is_labelled = 0.0, 0, False
-        for step, (images, labels) in enumerate(self.batches):
+        for step, (images, labels) in enumerate(self.waiting.over(self.batches)):
             is_labelled = is_labelled or bool((labels != IGNORE_LABEL).any())
             loss = self._step(epoch, step, images, labels, interrupt)
             if loss is not None:
