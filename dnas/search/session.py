@@ -21,6 +21,7 @@ from dnas.data import (
     train_transform,
 )
 from dnas.data.waiting import Waiting, waiting_advice
+from dnas.data.worker_count import worker_count
 from dnas.errors import Interrupted, UserError
 from dnas.progress import Progress
 from dnas.runs import Interrupt, RunFolder, seed_everything
@@ -91,6 +92,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
         self.calibration_images = parts[0]
+        self.workers = worker_count(config.workers, self.train_data, self.device, streams=len(parts))
         self.streams = [
             batches(
                 self.train_data,
@@ -101,14 +103,14 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 shuffle=True,
                 drop_last=True,
                 indices=part,
-                workers=config.workers,
+                workers=self.workers,
                 pin_memory=self.device.type == "cuda",
                 rank=self.rank,
                 world=self.world,
             )
             for part, seed in zip(parts, seeds, strict=True)
         ]
-        self.waiting = Waiting(waiting_advice(config.workers, is_kept=self.train_data.is_kept))
+        self.waiting = Waiting(waiting_advice(self.workers, is_kept=self.train_data.is_kept))
         resolved = resolve_precision(config.precision, self.device)
         self.precision: Precision = "fp32" if resolved == "fp16" else resolved  # "auto" is fp16 on older GPUs
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -287,7 +289,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             self.device,
             rank=self.rank,
             world=self.world,
-            workers=self.config.workers,
+            workers=self.workers,
             layout=self.layout,
             advance=self.progress.advance,
         )

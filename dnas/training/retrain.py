@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, train_transform
 from dnas.data.waiting import Waiting, waiting_advice
+from dnas.data.worker_count import worker_count
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
@@ -104,6 +105,7 @@ class _Retraining:
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
+        self.workers = worker_count(config.workers, train_data, self.device)
         self.batches = batches(
             train_data,
             train_transform(config.augmentation),
@@ -113,13 +115,13 @@ class _Retraining:
             shuffle=True,
             # BatchNorm cannot normalise a last batch of one image.
             drop_last=True,
-            workers=config.workers,
+            workers=self.workers,
             pin_memory=self.device.type == "cuda",
             rank=self.rank,
             world=self.world,
             sampling=config.sampling,
         )
-        self.waiting = Waiting(waiting_advice(config.workers, is_kept=train_data.is_kept))
+        self.waiting = Waiting(waiting_advice(self.workers, is_kept=train_data.is_kept))
         self.updates_per_epoch = -(-len(self.batches) // config.accumulate)
         self.layout = torch.channels_last if is_channels_last(config, self.device) else torch.contiguous_format
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
@@ -302,7 +304,7 @@ class _Retraining:
             device=self.device,
             batch_size=self.config.validation_batch_size,
             precision=self.config.precision,
-            workers=self.config.workers,
+            workers=self.workers,
             channels_last=self.layout == torch.channels_last,
             rank=self.rank,
             world=self.world,
