@@ -18,6 +18,7 @@ from dnas.data import (
     batches,
     eval_transform,
     evenly_spaced,
+    finish_device,
     train_transform,
 )
 from dnas.data.waiting import Waiting, waiting_advice
@@ -92,6 +93,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
         self.calibration_images = parts[0]
+        finish_on = finish_device(config.augmentation, self.device)
         self.workers = worker_count(config.workers, self.train_data, self.device, streams=len(parts))
         self.streams = [
             batches(
@@ -107,10 +109,13 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 pin_memory=self.device.type == "cuda",
                 rank=self.rank,
                 world=self.world,
+                finish_on=finish_on,
             )
             for part, seed in zip(parts, seeds, strict=True)
         ]
-        self.waiting = Waiting(waiting_advice(self.workers, is_kept=self.train_data.is_kept))
+        could_finish = finish_on is None and self.device.type == "cuda"
+        advice = waiting_advice(self.workers, is_kept=self.train_data.is_kept, could_finish_on_device=could_finish)
+        self.waiting = Waiting(advice)
         resolved = resolve_precision(config.precision, self.device)
         self.precision: Precision = "fp32" if resolved == "fp16" else resolved  # "auto" is fp16 on older GPUs
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, train_transform
+from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, finish_device, train_transform
 from dnas.data.waiting import Waiting, waiting_advice
 from dnas.data.worker_count import worker_count
 from dnas.device import resolve_device
@@ -105,6 +105,7 @@ class _Retraining:
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
+        finish_on = finish_device(config.augmentation, self.device)
         self.workers = worker_count(config.workers, train_data, self.device)
         self.batches = batches(
             train_data,
@@ -120,8 +121,11 @@ class _Retraining:
             rank=self.rank,
             world=self.world,
             sampling=config.sampling,
+            finish_on=finish_on,
         )
-        self.waiting = Waiting(waiting_advice(self.workers, is_kept=train_data.is_kept))
+        could_finish = finish_on is None and self.device.type == "cuda"
+        advice = waiting_advice(self.workers, is_kept=train_data.is_kept, could_finish_on_device=could_finish)
+        self.waiting = Waiting(advice)
         self.updates_per_epoch = -(-len(self.batches) // config.accumulate)
         self.layout = torch.channels_last if is_channels_last(config, self.device) else torch.contiguous_format
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]

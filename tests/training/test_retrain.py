@@ -164,7 +164,12 @@ def test_auxiliary_heads_are_weighed_and_trained(tmp_path):
     [
         {"precision": "bf16"},
         {"channels_last": True, "gradient_clipping": 0.1},
-        {"schedule": "cosine", "workers": 1, "validation_batch_size": 2},
+        {
+            "schedule": "cosine",
+            "workers": 1,
+            "validation_batch_size": 2,
+            "augmentation": AugmentationConfig(crop=(16, 16), brightness=0.3, on_device=True),
+        },
         {"schedule": "exponential", "decay_norms_and_biases": True},
         {"ema_decay": 0.9, "ema_every": 2},
         {"optimizer": "adamw", "learning_rate": 1e-3, "class_weights": "enet", "ohem_threshold": None},
