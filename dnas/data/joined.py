@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torchvision import tv_tensors
@@ -33,9 +34,10 @@ class JoinedDataset(SegmentationDataset):
         return self._parts[0].image_size
 
     @property
-    def is_kept(self) -> bool:
-        """Whether all parts keep their images."""
-        return all(part.is_kept for part in self._parts)
+    def kept_in(self) -> Literal["memory", "disk"] | None:
+        """Where all parts keep their images; None if they differ."""
+        places = {part.kept_in for part in self._parts}
+        return places.pop() if len(places) == 1 else None
 
     def file_name(self, index: int) -> str:
         """The name that the part has for the item."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torchvision import tv_tensors
@@ -62,9 +63,9 @@ class _Relabelled(SegmentationDataset):
         return self._original.image_size
 
     @property
-    def is_kept(self) -> bool:
-        """Whether the original keeps its images."""
-        return self._original.is_kept
+    def kept_in(self) -> Literal["memory", "disk"] | None:
+        """Where the original keeps its images."""
+        return self._original.kept_in
 
     def file_name(self, index: int) -> str:
         """The name of item ``index``."""

@@ -47,7 +47,8 @@ def worker_count(
     if wanted is not None:
         return wanted
     cores = available_cores() // local_process_count() if cores is None else cores
-    if math.prod(dataset.image_size) < _SMALL or (dataset.is_kept and multiprocessing.get_start_method() != "fork"):
+    is_private = dataset.kept_in == "memory" and multiprocessing.get_start_method() != "fork"
+    if is_private or math.prod(dataset.image_size) < _SMALL:
         return 0
     if device.type != "cuda":
         return min(2, cores // _CORES_TO_A_WORKER) // streams

@@ -114,7 +114,9 @@ class SearchSession(ABC, Generic[Problem, Config]):
             for part, seed in zip(parts, seeds, strict=True)
         ]
         could_finish = finish_on is None and self.device.type == "cuda"
-        advice = waiting_advice(self.workers, is_kept=self.train_data.is_kept, could_finish_on_device=could_finish)
+        advice = waiting_advice(
+            self.workers, is_kept=self.train_data.kept_in is not None, could_finish_on_device=could_finish
+        )
         self.waiting = Waiting(advice)
         resolved = resolve_precision(config.precision, self.device)
         self.precision: Precision = "fp32" if resolved == "fp16" else resolved  # "auto" is fp16 on older GPUs

@@ -124,7 +124,9 @@ class _Retraining:
             finish_on=finish_on,
         )
         could_finish = finish_on is None and self.device.type == "cuda"
-        advice = waiting_advice(self.workers, is_kept=train_data.is_kept, could_finish_on_device=could_finish)
+        advice = waiting_advice(
+            self.workers, is_kept=train_data.kept_in is not None, could_finish_on_device=could_finish
+        )
         self.waiting = Waiting(advice)
         self.updates_per_epoch = -(-len(self.batches) // config.accumulate)
         self.layout = torch.channels_last if is_channels_last(config, self.device) else torch.contiguous_format

@@ -9,8 +9,8 @@ from dnas.data.worker_count import available_cores, worker_count
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
 
-def images(size=(512, 1024), is_kept=False):
-    return SimpleNamespace(image_size=size, is_kept=is_kept)
+def images(size=(512, 1024), kept_in=None):
+    return SimpleNamespace(image_size=size, kept_in=kept_in)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_the_number_follows_cores_and_device(device, cores: int, streams: int, e
 @pytest.mark.parametrize(("method", "expected"), [("fork", 7), ("spawn", 0)])
 def test_a_cache_in_memory_is_shared_by_forked_workers_alone(monkeypatch, method: str, expected: int):
     monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
-    assert worker_count(None, images(is_kept=True), GPU, cores=8) == expected
+    assert worker_count(None, images(kept_in="memory"), GPU, cores=8) == expected
 
 
 def test_processes_share_the_cores_of_a_machine(monkeypatch, tmp_path):
