@@ -185,9 +185,10 @@ def test_the_best_finalist_after_short_trainings_is_derived(tmp_path, monkeypatc
             raise KeyboardInterrupt
         return validate(self, epoch)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(retraining, "_validate", stopped)
+    monkeypatch.setattr(retraining, "_validate", stopped)
+    with pytest.raises(KeyboardInterrupt):
         search("stopped", resume=True)
+    monkeypatch.undo()
     assert [record["kind"] for record in judged(RunFolder.open(tmp_path / "stopped"))].count("finalist") == 1
     assert judged(search("stopped", resume=True)) == judged(run)
 
