@@ -3,7 +3,7 @@
 ``python -m scripts.bench_data`` writes generated images as PNG files into a temporary folder. It prints for an image:
 the milliseconds until it is a batch on the device, those before it is finished there (the part of a worker), and what a
 worker hands over. On the CPU without workers this is the CPU time of the process, which other work hardly changes.
-``--data camvid:DIR`` reads real images, ``--workers N`` in the background; with ``--device cuda`` batches end on the GPU.
+``--data camvid:DIR`` reads real images, ``--workers N`` in the background; batches end on ``--device``.
 """
 
 from __future__ import annotations
