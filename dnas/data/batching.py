@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from dnas.data.dataset import SegmentationDataset
 from dnas.data.on_device import DeviceFinish
-from dnas.data.sampling import SamplingConfig, class_presence, draw_epoch
+from dnas.data.sampling import PresenceTransform, SamplingConfig, draw_epoch
 from dnas.data.seeding import mix_seed
 from dnas.data.shared_memory import handed_over, received
+from dnas.data.splitting import permutation
 from dnas.data.transforms import EvalTransform, TrainTransform, Transform
 from dnas.data.workers import no_child_signals, start_worker, worker_died
 from dnas.errors import UserError
@@ -67,7 +68,7 @@ def batches(
     sampler = _BatchSampler(chosen, batch_size, seed, epoch, shuffle, drop_last, rank, world)
     if sampling is not None and sampling.draws:
         unread = torch.zeros(len(chosen), 0, dtype=torch.bool)
-        presence = unread if sampling.rule == "plain" else class_presence(dataset, chosen)
+        presence = unread if sampling.rule == "plain" else class_presence(dataset, chosen, workers)
         sampler.sampling, sampler.presence = sampling, presence
     if not len(sampler):
         need = f"{batch_size * world} (batch size {batch_size} on {world} process{'es' * (world > 1)})"
@@ -84,34 +85,24 @@ def batches(
     return Batches(samples, sampler, workers, pin_memory and torch.cuda.is_available(), finish)
 
 
-def split_halves(count: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A random split of ``range(count)`` into two halves, each in ascending order; the first has the odd image.
-
-    The bilevel search trains the weights on one half and the architecture parameters on the other (FasterSeg,
-    Appendix F).
-    """
-    if count < 2:
-        raise UserError(f"given {count} images, expected at least 2 to split them into halves")
-    order = _permutation(count, mix_seed("halves", seed))
-    middle = (count + 1) // 2
-    return tuple(sorted(order[:middle])), tuple(sorted(order[middle:]))
-
-
-def split_parts(count: int, seed: int, held_out: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Two disjoint parts of ``range(count)``, drawn by ``seed``, each in ascending order.
-
-    The second has the share ``held_out``, and both have at least one image; fewer than 2 are a :class:`UserError`.
-    """
-    if count < 2:
-        raise UserError(f"given {count} images, expected at least 2 to hold some of them out")
-    order = _permutation(count, mix_seed("held out", seed))
-    kept = min(count - 1, max(1, round(count * (1 - held_out))))
-    return tuple(sorted(order[:kept])), tuple(sorted(order[kept:]))
-
-
-def evenly_spaced(count: int, wanted: int) -> list[int]:
-    """``wanted`` evenly spaced indices below ``count``."""
-    return [i * count // wanted for i in range(wanted)]
+def class_presence(dataset: SegmentationDataset, indices: Sequence[int], workers: int = 0) -> torch.Tensor:
+    """Whether a class has a pixel in an image, bool (indices, classes); reads every mask once."""
+    stream = batches(
+        dataset,
+        PresenceTransform(dataset.labels.num_classes),
+        batch_size=1,
+        seed=0,
+        epoch=0,
+        shuffle=False,
+        drop_last=False,
+        indices=indices,
+        workers=workers,
+    )
+    presence = torch.cat([found.clone() for _, found in stream])  # a copy: in shared memory each would be an open file
+    stream.close()
+    if not presence.any():
+        raise UserError(f"{dataset.name} {dataset.split}: no pixel is labelled, so images cannot be drawn by class")
+    return presence
 
 
 class Batches:
@@ -223,7 +214,7 @@ class _BatchSampler(Sampler[_Keys]):
             return [(self.indices[row], draw, focus) for row, draw, focus in draws]
         order = list(range(len(self.indices)))
         if self.shuffle:
-            order = _permutation(len(order), mix_seed("order", self.seed, self.epoch))
+            order = permutation(len(order), mix_seed("order", self.seed, self.epoch))
         return [(self.indices[position],) for position in order]
 
     @property
@@ -291,11 +282,6 @@ class _Samples:
                     "the same size; set the size of the data or the crop of the augmentation, or use batch size 1"
                 )
         return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
-
-
-def _permutation(count: int, seed: int) -> list[int]:
-    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order
 
 
 def _identity(batch: Any) -> Any:

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dnas.data.batching import evenly_spaced
 from dnas.data.discovery.exports import find_annotations
 from dnas.data.discovery.hub import holds_table, unpack_table
 from dnas.data.discovery.images import ImageFacts, look_at_images
@@ -23,6 +22,7 @@ from dnas.data.discovery.tables import ListedClass, find_table, read_table
 from dnas.data.discovery.values import FoundClasses, classes_of_masks, look_at_masks
 from dnas.data.labels import IGNORE_LABEL
 from dnas.data.listing import LISTING, ListedPair, write_listing
+from dnas.data.splitting import evenly_spaced
 from dnas.errors import UserError
 from dnas.files import dump_yaml, read_yaml, write_atomically, write_text
 from dnas.progress import NoProgress, Progress
