@@ -18,8 +18,11 @@ from dnas.data import (
     batches,
     eval_transform,
     evenly_spaced,
+    finish_device,
     train_transform,
 )
+from dnas.data.waiting import Waiting, waiting_advice
+from dnas.data.worker_count import worker_count
 from dnas.errors import Interrupted, UserError
 from dnas.progress import Progress
 from dnas.runs import Interrupt, RunFolder, seed_everything
@@ -90,6 +93,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
         self.calibration_images = parts[0]
+        finish_on = finish_device(config.augmentation, self.device)
+        self.workers = worker_count(config.workers, self.train_data, self.device, streams=len(parts))
         self.streams = [
             batches(
                 self.train_data,
@@ -100,13 +105,19 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 shuffle=True,
                 drop_last=True,
                 indices=part,
-                workers=config.workers,
+                workers=self.workers,
                 pin_memory=self.device.type == "cuda",
                 rank=self.rank,
                 world=self.world,
+                finish_on=finish_on,
             )
             for part, seed in zip(parts, seeds, strict=True)
         ]
+        could_finish = finish_on is None and self.device.type == "cuda"
+        advice = waiting_advice(
+            self.workers, is_kept=self.train_data.kept_in is not None, could_finish_on_device=could_finish
+        )
+        self.waiting = Waiting(advice)
         resolved = resolve_precision(config.precision, self.device)
         self.precision: Precision = "fp32" if resolved == "fp16" else resolved  # "auto" is fp16 on older GPUs
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -200,6 +211,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             "miou": means,
             "miou_outputs": scores,
             **self.problem.monitor(),
+            "data_wait": self.waiting.share,
             "seconds": time.perf_counter() - started,
             "peak_memory_mb": peak_memory_mb(self.device),
         }
@@ -209,6 +221,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
         shown = "" if means is None else "  mIoU " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in means.items())
         shown += self._monitored(record)
         self.progress.message(f"epoch {epoch + 1}/{self.config.epochs} ({record['phase']})  loss {loss:.3f}{shown}")
+        if (hint := self.waiting.hint()) is not None:
+            self.progress.message(hint)
 
     @staticmethod
     def _monitored(record: Mapping[str, Any]) -> str:
@@ -282,7 +296,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             self.device,
             rank=self.rank,
             world=self.world,
-            workers=self.config.workers,
+            workers=self.workers,
             layout=self.layout,
             advance=self.progress.advance,
         )

@@ -20,6 +20,7 @@ from dnas.data import (
     Transform,
     batches,
     eval_transform,
+    finish_device,
 )
 from dnas.errors import UserError
 from dnas.input_channels import input_channels
@@ -188,7 +189,7 @@ def evaluate(
     network.to(device).eval()
     share = (range(len(dataset)) if indices is None else indices)[rank::world]
     transform = eval_transform(augmentation, options.input_size)
-    singles = _one_by_one(dataset, transform, share, workers, pin_memory=device.type == "cuda")
+    singles = _one_by_one(dataset, transform, share, workers, device, finish_device(augmentation, device))
 
     channels = input_channels(network)
 
@@ -226,7 +227,12 @@ def _require_labels(found: Evaluation, dataset: SegmentationDataset) -> Evaluati
 
 
 def _one_by_one(
-    dataset: SegmentationDataset, transform: Transform, share: Sequence[int], workers: int, pin_memory: bool
+    dataset: SegmentationDataset,
+    transform: Transform,
+    share: Sequence[int],
+    workers: int,
+    device: torch.device,
+    finish_on: torch.device | None,
 ) -> Batches | None:
     """Batches of one image each, in order; None if there are more processes than images and this one has none."""
     if not share:
@@ -241,7 +247,8 @@ def _one_by_one(
         drop_last=False,
         indices=share,
         workers=workers,
-        pin_memory=pin_memory,
+        pin_memory=device.type == "cuda",
+        finish_on=finish_on,
     )
 
 

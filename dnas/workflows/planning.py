@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import time
 from collections.abc import Mapping
@@ -218,7 +217,6 @@ def _lengths(
     share = min(_SHARES["teacher"], _SHARES["student"])
     trained = _epochs(share * request.time_s, images * pace, max(retrain["epochs"], 100), at_least=4)
     batch = min(retrain["batch_size"], images)
-    workers = 0 if resolve_device("auto").type == "cpu" else min(8, os.cpu_count() or 1)
     return [
         f"search.pretrain_epochs={pretrain}",
         f"search.search_epochs={max(1, epochs - pretrain)}",
@@ -226,13 +224,11 @@ def _lengths(
         f"search.validation_images={min(50, half)}",
         f"search.validate_every={max(1, epochs // 8)}",
         f"search.augmentation.crop=[{crop[0]}, {crop[1]}]",
-        f"search.workers={workers}",
         f"retrain.epochs={trained}",
         f"retrain.batch_size={batch}",
         f"retrain.warm_up_steps={min(45, trained * (images // batch) // 10)}",
         f"retrain.validate_every={max(1, trained // 10)}",
         f"retrain.augmentation.crop=[{size[0]}, {size[1]}]",
-        f"retrain.workers={workers}",
     ]
 
 

@@ -67,7 +67,10 @@ def run_search(
         tensorboard=tensorboard,
         other_environment=other_environment,
         upgrade=partial(_upgrade, configuration),
-        free=("data.root", "data.classes", "data.listing", "data.cache", "space.search.workers", "space.retrain"),
+        free=(
+            *("data.root", "data.classes", "data.listing", "data.cache", "data.cache_dir"),
+            *("space.search.workers", "space.retrain"),
+        ),
     ) as run:
         if run.is_owner and table is not None:
             table.save(out / TABLE)
