@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from dnas.training import fix_workspace
 from scripts.first_gpu import fractional, latency, loader, search_step, smoke
 from scripts.first_gpu.session import Session, Step, run_part
 from scripts.first_gpu.tables import RESULTS
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("first_gpu: PyTorch finds no usable GPU; --dry-run rehearses on the CPU", file=sys.stderr)
         return 2
     rehearsal = Path(tempfile.gettempdir()) / "dnas_first_gpu"
+    fix_workspace(True)  # before CUDA is initialised, for the steps that are deterministic
     session = Session(options.out or (rehearsal if options.dry_run else RESULTS), options.dry_run)
     failed = run_part(options.part, PARTS[options.part](session), session)
     for name in failed:

@@ -14,6 +14,12 @@ from scripts.first_gpu.session import Session, Step, records, run_part
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "first_gpu.sh"
 
 
+@pytest.fixture(autouse=True)
+def _workspace(monkeypatch):
+    """The script sets the variable for its process."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 @pytest.mark.parametrize("part", ["latency", "fractional", "loader"])
 def test_a_rehearsed_part_fills_the_columns_of_its_tables(part, tmp_path):
     assert main([part, "--dry-run", "--out", str(tmp_path)]) == 0
