@@ -18,6 +18,7 @@ from dnas.data import DataConfig
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.files import dump_yaml, read_json, write_json, write_text
+from dnas.latency import LatencyTable
 from dnas.workflows.networks import open_splits
 from search_spaces import SearchSpace, load_space
 
@@ -166,6 +167,35 @@ def seconds_per_image(space: SearchSpace[Any], size: tuple[int, int], device: to
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - started)
     return best / len(images)
+
+
+def fit_budget(space: Path, table: Path) -> str | None:
+    """Remove the latency target of the file ``space`` if every network of the space meets it by ``table``.
+
+    Returns what was done as a line for the user; None if nothing was to be done. The rest of the file stays as it is.
+    Raises :class:`UserError` for a target below the latency of the fastest network.
+    """
+    found = load_space(str(space))
+    target = found.settings.latency_target_ms
+    if target is None:
+        return None
+    bounds = deriver_of(found).latency_bounds(LatencyTable.load(table)).values()
+    fastest, slowest = min(low for low, _ in bounds), max(high for _, high in bounds)
+    if target < fastest:
+        raise UserError(
+            f"budget of {target:g} ms: the fastest network of the space takes {fastest:.3f} ms at "
+            f"{found.input_size[0]}x{found.input_size[1]} according to {table}; raise latency_target_ms in {space}, "
+            "or begin again with a larger --budget-ms or a smaller size of the images (--data-set size=[HEIGHT,WIDTH])"
+        )
+    if target <= slowest:
+        return None
+    lines = space.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = ("latency_target_ms: null\n" if line.startswith("latency_target_ms:") else line for line in lines)
+    write_text(space, "".join(kept))
+    return (
+        f"budget of {target:g} ms: the slowest network of the space takes {slowest:.3f} ms, so that every network meets "
+        "it; the search goes on without a latency target"
+    )
 
 
 def save_progress(folder: Path, commands: list[list[str]], finished: int) -> None:
