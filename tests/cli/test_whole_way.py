@@ -17,14 +17,16 @@ from dnas.latency import Effort, LatencyTable, Measurement, make_setup
 from dnas.latency.provenance import start_provenance
 from dnas.workflows import planning
 from dnas.workflows.planning import PlanRequest, make_plan, working_size
+from dnas.workflows.schedule import Costs
 from search_spaces import load_space
 
+COSTS = Costs(entry=0.02, read=0.01, image=0.01, step=0.2, score=0.01)
 DATA = ["streets", "--data-set", "images={train: 12, val: 4}", "--space", "fasterseg_demo"]
 
 
 @pytest.fixture(autouse=True)
 def _no_timing(monkeypatch):
-    monkeypatch.setattr(planning, "seconds_per_image", lambda *_: 0.01)
+    monkeypatch.setattr(planning, "measure_costs", lambda *_, **__: COSTS)
 
 
 def plan(**values):
