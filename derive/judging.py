@@ -1,33 +1,48 @@
-"""Judging derived networks by the weights of a finished search.
+"""Judging derived networks by the weights of a finished search, or by short trainings.
 
 A network inherits the weights of the supernet, its BatchNorm statistics are measured on the images that trained these
 weights, and its mIoU on training images that they have never seen. The validation images are never used
-(FasterSeg, Appendix H).
+(FasterSeg, Appendix H). A short training from scratch ranks networks better, at a higher cost; it uses the same images.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from dnas.config import Field, parse_config, record
-from dnas.data import DataConfig, SegmentationDataset, evenly_spaced, match_classes, open_dataset
+from dnas.config import Field, parse_config, record, to_mapping
+from dnas.data import (
+    DataConfig,
+    DatasetPart,
+    SegmentationDataset,
+    evenly_spaced,
+    match_classes,
+    measured_statistics,
+    open_dataset,
+)
+from dnas.data.seeding import mix_seed
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.input_channels import with_input_channels
 from dnas.json_lines import append_record, read_lines, repair
 from dnas.latency.table import LatencyTable
 from dnas.progress import NoProgress, Progress
-from dnas.runs import RunFolder, load_into
+from dnas.runs import RunFolder, load_into, seed_everything
 from dnas.runs.configurations import search_configuration
 from dnas.search import JointSearchConfig, Pass, SearchProblem, SearchSettings
 from dnas.search.calibration import calibration_batches, recalibrate_bn
 from dnas.search.scoring import miou_of_outputs
+from dnas.training import RetrainConfig, retrain
 from dnas.training.device import autocast, make_accelerator
 
 if TYPE_CHECKING:
@@ -35,6 +50,9 @@ if TYPE_CHECKING:
 
 JUDGED = "judged.jsonl"
 """File name of the judged networks in the run folder of a search."""
+
+FINALISTS = "finalists"
+"""Folder of short trainings in the run folder of a search, while they run."""
 
 
 class Judge:
@@ -137,6 +155,26 @@ class Judge:
             self.progress.advance(miou=self._known[key])
         return {key: self._known[key] for key in jobs}
 
+    def trained_miou(
+        self,
+        architectures: Sequence[Architecture],
+        recipe: RetrainConfig,
+        description: str,
+        notes: Sequence[Mapping[str, Any]],
+    ) -> list[float]:
+        """The mIoU of every network after a training from scratch by ``recipe``; ``notes`` as for :meth:`miou`.
+
+        The networks are trained on the images of the supernet's weights and scored on those that judge networks. At
+        the end of a search, an interrupted training is continued.
+        """
+        keys = [f"{key_of(architecture)} after {recipe.epochs} epochs" for architecture in architectures]
+        jobs = {
+            key: functools.partial(self._trained, architecture, recipe)
+            for key, architecture in zip(keys, architectures, strict=True)
+        }
+        found = self._all(jobs, description, dict(zip(keys, notes, strict=True)))
+        return [found[key] for key in keys]
+
     def wait(self) -> None:
         """Wait for all processes."""
         self._accelerator.wait_for_everyone()
@@ -146,6 +184,48 @@ class Judge:
         outputs = self._scored(network, lambda images: {"network": network(images)})
         return outputs["network"]
 
+    def _trained(self, architecture: Architecture, recipe: RetrainConfig) -> float:
+        dataset = self._dataset
+        data = parse_config(DataConfig, self.run.configuration["data"], f"{self.run.path}: data")
+        recipe = dataclasses.replace(
+            recipe,
+            validate_every=recipe.epochs,
+            auxiliary_weights=(),
+            augmentation=measured_statistics(recipe.augmentation, data),
+        )
+        configuration = {
+            "network": {"architecture": to_mapping(architecture)},
+            "data": to_mapping(data),
+            "retrain": to_mapping(recipe),
+        }
+        kept, judging = self._parts()
+        with (
+            self._finalist_folder(key_of(architecture)) as path,
+            RunFolder.create(
+                path, "retrain", configuration, self.run.seed, resume=path.exists(), device=self._device
+            ) as folder,
+        ):
+            seed_everything(mix_seed("network", self.run.seed))
+            network = with_input_channels(architecture.build(dataset.labels.num_classes), data.channels)
+            parts = DatasetPart(dataset, kept), DatasetPart(dataset, judging)
+            return retrain(network, parts, folder, recipe, device=self._device).best_miou
+
+    @contextlib.contextmanager
+    def _finalist_folder(self, key: str) -> Iterator[Path]:
+        """A folder for a short training, removed at its end; in that of the search, so that it can be resumed.
+
+        The folder of a finished search is only read: then it is a temporary one.
+        """
+        if self.run.is_reader:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / key
+            return
+        path = self.run.path / FINALISTS / key
+        yield path
+        self.wait()
+        if self.run.is_owner:
+            shutil.rmtree(path)
+
     def _judged_pass(self, forward: Pass) -> float:
         outputs = self._scored(self.problem.weights, lambda images: self.problem.outputs(images, forward))
         return sum(outputs.values()) / len(outputs)
@@ -153,10 +233,7 @@ class Judge:
     def _scored(self, network: nn.Module, run: Callable[[Tensor], Mapping[str, Tensor]]) -> dict[str, float]:
         """The mIoU of the outputs of ``run`` with BatchNorm statistics of their own in ``network``."""
         settings, dataset = self._settings, self._dataset
-        if isinstance(settings, JointSearchConfig):
-            raise UserError(f"{self.run.path}: a joint search holds no training images out, by which to judge networks")
-        kept, held_out = settings.parts(len(dataset), self.run.seed)
-        wanted = min(len(held_out), settings.judge_images or len(held_out))
+        kept, judging = self._parts()
 
         def outputs(images: Tensor) -> Mapping[str, Tensor]:
             with autocast(self._device, settings.precision):
@@ -168,12 +245,21 @@ class Judge:
             outputs,
             dataset,
             settings.augmentation,
-            [held_out[i] for i in evenly_spaced(len(held_out), wanted)],
+            judging,
             self._device,
             batch_size=settings.batch_size,
             rank=self._accelerator.process_index,
             world=self._accelerator.num_processes,
         )
+
+    def _parts(self) -> tuple[Sequence[int], Sequence[int]]:
+        """The training images of the supernet's weights, and those that judge networks."""
+        settings = self._settings
+        if isinstance(settings, JointSearchConfig):
+            raise UserError(f"{self.run.path}: a joint search holds no training images out, by which to judge networks")
+        kept, held_out = settings.parts(len(self._dataset), self.run.seed)
+        wanted = min(len(held_out), settings.judge_images or len(held_out))
+        return kept, [held_out[i] for i in evenly_spaced(len(held_out), wanted)]
 
 
 def searched_problem(run: RunFolder, deriver: Deriver[Any], table: LatencyTable | None) -> SearchProblem:
@@ -190,11 +276,15 @@ def searched_problem(run: RunFolder, deriver: Deriver[Any], table: LatencyTable 
 
 @record
 class Judged:
-    """A judged network: the key of :func:`key_of`, its mIoU (a fraction), its kind, and its predicted latency."""
+    """A judged network: the key of :func:`key_of`, its mIoU (a fraction), its kind, and its predicted latency.
+
+    Of a finalist, the mIoU is that after a short training.
+    """
 
     network: str
     miou: Annotated[float, Field(ge=0, le=1)]
     kind: str = ""
+    supernet_miou: Annotated[float, Field(ge=0, le=1)] | None = None
     latency_ms: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
 

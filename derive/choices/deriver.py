@@ -76,8 +76,8 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
         """The likeliest options; with a latency target those within 5 % of it, if there are any."""
         if options.branches is not None:
             raise UserError(f"{run.path}: a network with choices has no branches; leave --branches out")
-        if options.candidates is not None:
-            raise UserError(f"{run.path}: networks with choices are not judged; leave --candidates out")
+        if options.candidates is not None or options.finalists is not None:
+            raise UserError(f"{run.path}: networks with choices are not judged; leave --candidates and --finalists out")
         # There is one network; --which student refers to it, too.
         which, rule = self.check_options(
             dataclasses.replace(options, which=ARCHITECTURE) if options.which == "student" else options, run.path

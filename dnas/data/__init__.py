@@ -11,6 +11,7 @@ from dnas.data.dataset import SegmentationDataset, check_dataset
 from dnas.data.labels import IGNORE_LABEL, Labels
 from dnas.data.matching import class_order, match_classes
 from dnas.data.opening import open_dataset
+from dnas.data.part import DatasetPart
 from dnas.data.sampling import SamplingConfig
 from dnas.data.transforms import (
     AugmentationConfig,
@@ -26,6 +27,7 @@ __all__ = [
     "Batch",
     "Batches",
     "DataConfig",
+    "DatasetPart",
     "Labels",
     "SamplingConfig",
     "SegmentationDataset",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,8 @@ class StudyConfig:
 
     space: name of the preset. data: name of the data; images are resized to ``image_size``. table: name of the shipped
         latency table, for the space's input size.
-    recipe: how every network is trained; ``recipe_name`` names it in the results.
+    recipe: how every network is trained, with one validation at the end, so that no epoch is chosen; ``recipe_name``
+        names it in the results.
     targets_ms: latency targets. Around each, within ``tolerance``, ``networks_per_target`` random networks are trained.
     spread_networks: further random networks, spread over all latencies of the space.
     repeated_networks: how many of all are trained with ``seeds`` seeds instead of one.
@@ -104,7 +104,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", help="folder of the data's files; not for generated data")
     parser.add_argument("--work", type=Path, required=True, help="folder for unfinished runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--on", default="local", help="where jobs run: local, ray, ray:ADDRESS or slurm")
 
 
 def load_study(name: str) -> StudyConfig:

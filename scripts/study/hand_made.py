@@ -16,7 +16,7 @@ from dnas.networks import network_by_name
 from dnas.profile import count_parameters
 from scripts.study.config import StudyConfig, add_options, load_study
 from scripts.study.rows import HAND_MADE, read_rows
-from scripts.study.training import Training, train_all
+from scripts.study.training import Training, command, train_all
 
 
 def main() -> None:
@@ -33,8 +33,7 @@ def main() -> None:
         for name in study.hand_made
         if (name, seed) not in done
     ]
-    data = study.open_data(options.root)
-    train_all(wanted, data, study.recipe, options.work / "trainings", options.results / HAND_MADE, options.processes)
+    train_all(wanted, study, options, options.results / HAND_MADE, jobs={})
 
 
 def _training(study: StudyConfig, name: str, seed: int) -> Training:
@@ -50,9 +49,9 @@ def _training(study: StudyConfig, name: str, seed: int) -> Training:
         "description": description,
         "parameters": count_parameters(network_by_name(description["name"], 19, description["options"])),
     }
-    folder = re.sub(r"[^a-z0-9]+", "-", name.lower())
-    return Training(f"{study.recipe_key}-{folder}-seed{seed}", description, seed, row)
+    job = re.sub(r"[^a-z0-9]+", "_", name.lower())
+    return Training(f"{job}_seed{seed}", description["name"], seed, lambda: row, description["options"])
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -3,7 +3,7 @@
     python -m scripts.study.random_networks camvid --root CAMVID --work DIR
 
 It can be stopped and started again at any time: finished trainings are rows of docs/study/random.jsonl, unfinished ones
-continue from their last epoch in DIR.
+continue from their last epoch in DIR, which is the folder of a ``dnas study`` with one job for each training.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 from derive import Architecture, deriver_of
 from derive.judging import key_of
 from dnas.config import to_mapping
+from dnas.files import dump_yaml, write_text
 from scripts.study.config import StudyConfig, add_options, load_study
 from scripts.study.rows import LENGTH, RANDOM, read_rows
-from scripts.study.training import Training, train_all
+from scripts.study.training import Training, command, train_all, work_folder
 from search_spaces import load_space
 
 
@@ -36,10 +37,11 @@ def main() -> None:
         study, results = dataclasses.replace(study, recipe=recipe), options.results / LENGTH
     keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
     done = {(row["network"], row["seed"]) for row in read_rows(results, **keys)}
-    wanted = [one for one in trainings(study) if (one.row["network"], one.seed) not in done]
+    wanted = [one for one in trainings(study) if (one.row()["network"], one.seed) not in done]
     print(f"{len(done)} trainings are done, {len(wanted)} to do")
-    data = study.open_data(options.root)
-    train_all(wanted[: options.limit], data, study.recipe, options.work, results, options.processes)
+    for one in wanted[: options.limit]:
+        write_text(work_folder(study, options) / "networks" / f"{one.name}.yaml", dump_yaml(one.row()["architecture"]))
+    train_all(wanted[: options.limit], study, options, results, jobs={})
 
 
 def networks(study: StudyConfig) -> list[tuple[Architecture, float]]:
@@ -87,8 +89,8 @@ def _training(study: StudyConfig, architecture: Architecture, predicted_ms: floa
         "measured_ms": None,
         "architecture": description,
     }
-    name = f"{row['recipe']}-{row['network']}-seed{seed}"
-    return Training(name, {"architecture": description}, seed, row)
+    name = f"{row['network']}_seed{seed}"
+    return Training(name, f"$study/networks/{name}.yaml", seed, lambda: row)
 
 
 def _in_turns(groups: list[list[Architecture]]) -> Iterator[Architecture]:
@@ -101,4 +103,4 @@ def _in_turns(groups: list[list[Architecture]]) -> Iterator[Architecture]:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,102 +1,150 @@
-"""Trainings in parallel processes, one thread each, that continue where they were stopped."""
+"""Jobs of a study of searches, run by ``dnas study``: on this machine, a Ray cluster or Slurm.
+
+A training is two jobs: ``dnas retrain``, and ``dnas evaluate`` on the test images. Its row is appended to the results
+when both are done.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
-import os
-import shutil
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dnas.data import DataConfig, open_dataset
-from dnas.environment import describe_environment
-from dnas.progress import RichProgress
-from dnas.training import RetrainConfig
-from dnas.training.metrics import evaluate
-from dnas.workflows.networks import load_network
-from dnas.workflows.retraining import run_retraining
+from dnas.config import parse_config, to_mapping
+from dnas.errors import Interrupted, UserError
+from dnas.files import dump_yaml, write_text
+from dnas.progress import Progress, RichProgress
+from dnas.runs import RunFolder
+from dnas.workflows.study.config import StudyConfig as JobGraph
+from dnas.workflows.study.engines import find_engine
+from dnas.workflows.study.graph import JOBS, Job
+from dnas.workflows.study.job import cpu_seconds, is_done, result_of
+from dnas.workflows.study.running import run_study
+from scripts.study.config import StudyConfig
 from scripts.study.rows import append_row
+from search_spaces import load_space
+
+Jobs = Mapping[str, Mapping[str, Any]]
+"""Jobs by name, as in the file of ``dnas study``."""
 
 
 @dataclass(frozen=True)
 class Training:
     """A network to train.
 
-    name: names its run folder. network: as in the configuration of a retraining. row: what is known of it already.
+    name: in the names of its jobs: letters, digits and underscores. network: as given to ``dnas retrain``; it may refer
+    to other jobs. options: those of a network by name. row: what is known of the network; it is called after the
+    training.
     """
 
     name: str
-    network: Mapping[str, Any]
+    network: str
     seed: int
-    row: Mapping[str, Any]
+    row: Callable[[], Mapping[str, Any]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """Its two jobs."""
+        common = {"data": "$study/data.yaml", "device": "cpu"}
+        settings = {"recipe": "$study/recipe.yaml", "seed": self.seed, "scratch": True, "check": "none"}
+        options = {"network-set": dict(self.options)} if self.options else {}
+        return {
+            f"train_{self.name}": {
+                "command": f"retrain {self.network}",
+                "options": {**common, **settings, **options},
+            },
+            f"test_{self.name}": {
+                "command": f"evaluate $train_{self.name}",
+                "options": {**common, "split": "test", "batch-size": 8},
+            },
+        }
+
+    def scores(self, work: Path) -> dict[str, Any]:
+        """The results. A recipe validates once, at its end, so that no epoch is chosen."""
+        folder = work / JOBS / f"train_{self.name}"
+        run = RunFolder.open(folder, "retrain")
+        epochs, seconds = run.records("epoch"), cpu_seconds(folder)
+        return {
+            "seed": self.seed,
+            "val_miou": epochs[-1]["miou"],
+            "test_miou": result_of(work / JOBS / f"test_{self.name}")["miou"],
+            "epochs": len(epochs),
+            "cpu_seconds": None if seconds is None else round(seconds, 1),
+            "commit": run.environment["git_commit"],
+            "torch": run.environment["torch"],
+        }
 
 
 def train_all(
-    trainings: Sequence[Training], data: DataConfig, recipe: RetrainConfig, work: Path, results: Path, processes: int
+    trainings: Sequence[Training], study: StudyConfig, options: argparse.Namespace, results: Path, jobs: Jobs
 ) -> None:
-    """Run the trainings and append the row of each to ``results`` when it ends; run folders are in ``work``."""
-    if not trainings:
+    """Run the trainings and ``jobs`` that they refer to, and append the row of each training to ``results``.
+
+    ``options``: those of :func:`scripts.study.config.add_options`.
+    """
+    work = work_folder(study, options)
+    by_last_job = {f"test_{training.name}": training for training in trainings}
+
+    def finish(training: Training) -> str:
+        row = {**training.row(), **training.scores(work)}
+        append_row(results, row)
+        scores = f"validation {100 * row['val_miou']:.1f} %, test {100 * row['test_miou']:.1f} %"
+        return f"{row['network']} seed {row['seed']}: {scores}"
+
+    # Their rows were not written, as the command was killed.
+    done = {name for name in by_last_job if is_done(work / JOBS / name)}
+    for name in sorted(done):
+        print(finish(by_last_job[name]))
+    waiting = [training for name, training in by_last_job.items() if name not in done]
+    every = {**jobs, **{name: job for training in waiting for name, job in training.jobs.items()}}
+    with RichProgress() as progress:
+
+        def finished(job: Job) -> None:
+            if job.name in by_last_job:
+                progress.message(finish(by_last_job[job.name]))
+
+        run_jobs(every, study, options, progress, finished)
+
+
+def run_jobs(
+    jobs: Jobs,
+    study: StudyConfig,
+    options: argparse.Namespace,
+    progress: Progress,
+    finished: Callable[[Job], None] | None = None,
+) -> None:
+    """Run jobs that may read ``$study/data.yaml``, ``$study/recipe.yaml`` and ``$study/table.json``, one core each."""
+    if not jobs:
         return
-    context = multiprocessing.get_context("spawn")
-    with (
-        RichProgress() as progress,
-        concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, initializer=one_thread) as pool,
-    ):
-        progress.begin("trainings", len(trainings))
-        running = {pool.submit(_train, one, data, recipe, work / one.name): one for one in trainings}
-        try:
-            for number, future in enumerate(concurrent.futures.as_completed(running), start=1):
-                row = future.result()
-                append_row(results, row)
-                shutil.rmtree(work / running[future].name)
-                progress.advance()
-                scores = f"validation {100 * row['val_miou']:.1f} %, test {100 * row['test_miou']:.1f} %"
-                progress.message(f"{number}/{len(trainings)} {row['network']} seed {row['seed']}: {scores}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def one_thread() -> None:
-    """Let this process compute with one thread."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-
-
-def _train(training: Training, data: DataConfig, recipe: RetrainConfig, out: Path) -> dict[str, Any]:
-    """Train one network and score its last weights on the validation and the test images."""
-    started = time.process_time()
-    resumed = out.exists()
-    run_retraining(
-        training.network,
-        data,
-        out,
-        recipe,
-        source=training.name,
-        seed=training.seed,
-        resume=resumed,
-        device="cpu",
+    work = work_folder(study, options)
+    space = {**load_space(study.space).configuration(), "retrain": to_mapping(study.recipe)}
+    write_text(work / "data.yaml", dump_yaml(to_mapping(study.open_data(options.root))))
+    write_text(work / "recipe.yaml", dump_yaml(space))
+    study.latency_table().save(work / "table.json")
+    run_study(
+        parse_config(JobGraph, {"jobs": jobs}, "study"),
+        work,
+        engine=find_engine(options.on),
+        progress=progress,
+        finished=finished,
     )
-    found = load_network(str(out))
-    scores = {
-        f"{split}_miou": evaluate(
-            found.network, open_dataset(data, split), recipe.augmentation, batch_size=recipe.validation_batch_size
-        ).miou
-        for split in ("val", "test")
-    }
-    facts = describe_environment("cpu")
-    return {
-        **training.row,
-        "seed": training.seed,
-        **scores,
-        "epochs": recipe.epochs,
-        "cpu_seconds": None if resumed else round(time.process_time() - started, 1),
-        "commit": facts["git_commit"],
-        "torch": facts["torch"],
-    }
+
+
+def work_folder(study: StudyConfig, options: argparse.Namespace) -> Path:
+    """The folder of the runs of a study with its recipe."""
+    work: Path = options.work.resolve() / study.recipe_key
+    return work
+
+
+def command(main: Callable[[], None]) -> None:
+    """Run a command; a mistake of the user or an interruption ends it with one line."""
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    except Interrupted as stopped:
+        print(stopped)
+        raise SystemExit(130) from None

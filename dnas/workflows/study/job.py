@@ -77,14 +77,19 @@ def run_job(folder: Path, execute: Callable[[Sequence[str]], int]) -> int:
         if (folder / STOP).exists():
             return INTERRUPTED
         repair(folder / ATTEMPTS, "attempts of a job")
-        started = time.time()
+        started, processor = time.time(), _processor_seconds()
         append_record(folder / ATTEMPTS, {"started": started, "host": socket.gethostname(), "process": os.getpid()})
         status = 1
         try:
             with _output_to(folder), _stopping_on_request(folder):
                 status = _status(execute, _resolved(job["words"], folder))
         finally:
-            ended = {"ended": time.time(), "seconds": round(time.time() - started, 3), "status": status}
+            ended = {
+                "ended": time.time(),
+                "seconds": round(time.time() - started, 3),
+                "cpu_seconds": round(_processor_seconds() - processor, 3),
+                "status": status,
+            }
             append_record(folder / ATTEMPTS, ended)
         if status == 0:
             write_json(folder / DONE, {"attempts": sum("started" in one for one in attempts(folder)), **ended})
@@ -99,6 +104,15 @@ def is_done(folder: Path) -> bool:
 def attempts(folder: Path) -> list[dict[str, Any]]:
     """The records of all attempts: one when an attempt started, one when it ended; one that died has no end."""
     return [line.record for line in read_lines(folder / ATTEMPTS, "attempts of a job") if line.record is not None]
+
+
+def cpu_seconds(folder: Path) -> float | None:
+    """Processor time of a job in seconds, over all attempts; None if an attempt died, whose time is not known."""
+    records = attempts(folder)
+    ended = [record for record in records if "ended" in record]
+    if len(ended) < sum("started" in record for record in records):
+        return None
+    return float(sum(record["cpu_seconds"] for record in ended))
 
 
 def is_running(folder: Path) -> bool:
@@ -183,6 +197,12 @@ def several_processes(folder: Path, words: Sequence[str]) -> list[str] | None:
         return None
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
     return [*launcher, "-m", "dnas", *words]
+
+
+def _processor_seconds() -> float:
+    """Processor time of this process and of its children that have ended, in seconds."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _resolved(words: Sequence[str], folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import filelock
@@ -29,12 +29,14 @@ def run_study(
     engine: Engine | None = None,
     runner: Sequence[str] | None = None,
     progress: Progress | None = None,
+    finished: Callable[[Job], None] | None = None,
 ) -> list[Job]:
     """Run all jobs of a study that are not done yet, in folders below ``out``; returns all jobs.
 
     A study that was stopped or killed continues; values and jobs may be added to it. ``engine`` runs the jobs, by
-    default as processes of this machine; ``runner`` is the command for one job. Raises :class:`UserError` if a job
-    failed, after all others that do not depend on it, and :class:`~dnas.runs.Interrupted` after Ctrl-C.
+    default as processes of this machine; ``runner`` is the command for one job. ``finished`` is called for each job
+    that ends with success now. Raises :class:`UserError` if a job failed, after all others that do not depend on it,
+    and :class:`~dnas.runs.Interrupted` after Ctrl-C.
     """
     out, progress = out.resolve(), progress or NoProgress()
     check_names(study, str(out))
@@ -45,7 +47,7 @@ def run_study(
             prepare(job, out)
         write_text(out / STUDY_FILE, dump_yaml(to_mapping(study)))
         waiting = [job for job in jobs if not is_done(job.folder(out))]
-        return _run(waiting, len(jobs), out, chosen, command, progress)
+        return _run(waiting, len(jobs), out, chosen, command, progress, finished)
 
     with _only_one(out):
         jobs = plan(study, base_values(study.base, out))
@@ -61,7 +63,13 @@ def run_study(
 
 
 def _run(
-    waiting: list[Job], total: int, out: Path, engine: Engine, runner: Sequence[str], progress: Progress
+    waiting: list[Job],
+    total: int,
+    out: Path,
+    engine: Engine,
+    runner: Sequence[str],
+    progress: Progress,
+    finished: Callable[[Job], None] | None,
 ) -> list[str]:
     """Run the jobs that wait; returns the messages of those that failed."""
     failed: list[str] = []
@@ -75,6 +83,8 @@ def _run(
             done += 1
             progress.advance()
             progress.message(f"{done}/{total} {job.name}")
+            if finished is not None:
+                finished(job)
         elif outcome.status != INTERRUPTED:
             failed.append(f"{job.name}: {outcome.message}")
             progress.message(f"failed: {failed[-1]}")
