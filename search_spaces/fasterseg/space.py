@@ -81,6 +81,7 @@ class FasterSegSpace(SearchSpace[FasterSegPreset]):
             task.num_classes,
             task.input_size,
             self.end_ratios[architecture],
+            task.channels,
         )
 
     def inventory(self) -> list[InventoryItem]:
@@ -94,7 +95,7 @@ class FasterSegSpace(SearchSpace[FasterSegPreset]):
         network, size = self.settings.network, self.input_size
         ends = sorted(set(self.end_ratios.values()))
         for end in ends:
-            yield stem_signature(end, size)
+            yield stem_signature(end, size, self.channels)
             yield head_signature(end, network.branches, self.num_classes, size)
             for scale in network.scales[:-1]:
                 for ratio in sorted({*network.ratios, *(ends if scale == 8 else ())}):
