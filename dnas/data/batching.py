@@ -141,6 +141,11 @@ class Batches:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
+        for parts in self.parts():
+            yield (parts[0], parts[1]) if self._finish is None else self._finish(*parts)
+
+    def parts(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The batches before they are finished on a device: images, masks and numbers; else images and labels."""
         self._iteration = iteration = object()
         loader = self._loader = self._loader or self._make_loader()
         items = None
@@ -150,9 +155,7 @@ class Batches:
             while (item := next(items, None)) is not None:
                 if isinstance(item, UserError):
                     raise item
-                parts = received(item)
-                images, labels = (parts[0], parts[1]) if self._finish is None else self._finish(*parts)
-                yield images, labels
+                yield received(item)
                 if self._iteration is not iteration:
                     raise RuntimeError("another iteration over these batches has started, or they were closed")
             return

@@ -232,7 +232,7 @@ def train_transform(config: AugmentationConfig) -> TrainTransform:
     return TrainTransform(config)
 
 
-def eval_transform(config: AugmentationConfig, image_size: tuple[int, int] | None = None) -> Transform:
+def eval_transform(config: AugmentationConfig, image_size: tuple[int, int] | None = None) -> EvalTransform:
     """The transform for evaluation: normalisation only.
 
     ``image_size``: (height, width) to which images are resized first; their labels keep their size.
