@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,30 @@ from dnas.data.discovery.run_lengths import RunLengths
 from dnas.data.stored import read_stored_size
 from dnas.errors import UserError
 
+_FARTHEST = 1e6
+"""Pixels from the corner of the image; annotations may reach a little beyond it."""
+
 BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A region of one class: ``points`` (x, y) in pixels, or the ``runs`` of a mask at ``corner`` (left, top)."""
+    """A region of one class: ``points`` (x, y) in pixels, or the ``runs`` of a mask at ``corner`` (left, top).
+
+    Raises :class:`UserError` for a name that is no text, and for points that are no numbers of a picture's size.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...] = ()
     runs: RunLengths | None = None
     corner: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise UserError(f"a region of the class {str(self.name)[:60]!r}, expected a name")
+        values = [*itertools.chain.from_iterable(self.points), *self.corner]
+        if not all(isinstance(value, int | float) and abs(value) < _FARTHEST for value in values):
+            raise UserError(f"a region of {self.name!r} with coordinates that are no pixels: {str(self.points)[:60]}")
 
 
 @dataclass(frozen=True)
