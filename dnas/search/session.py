@@ -171,6 +171,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 raise UserError(f"{self.run.path}: its checkpoint is not that of this search ({error})") from None
             if not self.run.has_weights("architecture"):
                 raise UserError(f"{self.run.path}: architecture.safetensors is missing; restore it, or start again")
+            self.run.load_weights("architecture")  # refuses a damaged file, which a finished search would not replace
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
         self.accelerator.wait_for_everyone()  # no process may replace the checkpoint before all have read it

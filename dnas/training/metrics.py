@@ -18,6 +18,7 @@ from dnas.errors import UserError
 from dnas.input_channels import input_channels
 from dnas.progress import NoProgress, Progress
 from dnas.training.boundary import BoundaryIoU
+from dnas.training.determinism import order_does_not_matter
 from dnas.training.device import Precision, autocast
 from dnas.training.inference import InferenceConfig, predict
 from dnas.training.losses import resize_logits
@@ -112,9 +113,10 @@ class SegmentationMetrics:
                 )
             size = (labels.shape[-2], labels.shape[-1])
             predictions = resize_logits(predictions, size).argmax(dim=1)
-        self._matrix.update(predictions, labels)
-        if self._boundary is not None:
-            self._boundary.update(predictions, labels)
+        with order_does_not_matter():
+            self._matrix.update(predictions, labels)
+            if self._boundary is not None:
+                self._boundary.update(predictions, labels)
         self._images.update(labels.shape[0])
 
     def result(self) -> Evaluation:

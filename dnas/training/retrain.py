@@ -169,6 +169,7 @@ class _Retraining:
                         f"{self.run.path}: {name}.safetensors is missing, but epoch {state['epoch']} is finished; "
                         "restore it, or start again"
                     )
+                self.run.load_weights(name)  # refuses a damaged file, which a finished run would not replace
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
         self.trained = self.accelerator.prepare_model(self.network)

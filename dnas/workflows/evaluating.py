@@ -16,12 +16,18 @@ from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.export import is_exported_file, open_file
 from dnas.export.file_network import FileNetwork
+from dnas.input_channels import RGB
 from dnas.progress import Progress
 from dnas.training import Evaluation, InferenceConfig, evaluate
 from dnas.training.device import Precision
 from dnas.workflows.networks import is_shared, load_network, require_classes
 
-IN_0_TO_1 = AugmentationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+def in_0_to_1(channels: int = RGB) -> AugmentationConfig:
+    """Settings that leave images of ``channels`` channels in 0 to 1, as exported files take them."""
+    return AugmentationConfig(mean=(0.0,) * channels, std=(1.0,) * channels)
+
+
 """The normalisation of images for :class:`FileNetwork`, which normalises them as its file needs it."""
 
 
@@ -139,7 +145,7 @@ def _of_file(
     return Scored(
         network=network,
         dataset=dataset,
-        augmentation=IN_0_TO_1,
+        augmentation=in_0_to_1(network.image_channels),
         device=file.module.device,
         precision="fp32",
         notes=tuple(notes),

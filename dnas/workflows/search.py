@@ -14,11 +14,12 @@ from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig
 from dnas.device import resolve_device
 from dnas.errors import UserError
-from dnas.input_channels import with_input_channels
+from dnas.input_channels import RGB, with_input_channels
 from dnas.latency import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
+from dnas.training import deterministic_algorithms, fix_workspace
 from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
 from dnas.workflows.networks import deciding, open_splits, recorded_classes, require_classes
 from search_spaces import SearchSpace, space_from
@@ -33,6 +34,7 @@ def run_search(
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
+    deterministic: bool = False,
     allow_mismatch: bool = False,
     tensorboard: bool = False,
     other_environment: bool = False,
@@ -44,9 +46,11 @@ def run_search(
     Everything that could fail later is checked first: input size, device and entries of the table, the latency target,
     and the number of classes. ``table`` may be None if the space does not require one.
     ``check``: number of images of each split that are read before; None for all.
+    ``deterministic``: see :func:`dnas.training.deterministic_algorithms`; a run keeps it when it is resumed.
     """
+    fix_workspace(deterministic)  # before anything initialises CUDA
     chosen = resolve_device(device)
-    space = _with_statistics(space, data)
+    space = _for_data(space, data)
     _check_table(space, table, allow_mismatch)
     deriver = deriver_of(space)
     target = space.latency_target(table, deriver)
@@ -56,22 +60,25 @@ def run_search(
     problem = space.problem(table, seed)
     with_input_channels(problem.weights, data.channels)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
-    configuration |= deciding(splits)
-    with RunFolder.create(
-        out,
-        "search",
-        configuration,
-        seed,
-        resume,
-        device=chosen,
-        tensorboard=tensorboard,
-        other_environment=other_environment,
-        upgrade=partial(_upgrade, configuration),
-        free=(
-            *("data.root", "data.classes", "data.listing", "data.cache", "data.cache_dir"),
-            *("space.search.workers", "space.retrain"),
-        ),
-    ) as run:
+    configuration |= {"deterministic": deterministic} | deciding(splits)
+    with (
+        RunFolder.create(
+            out,
+            "search",
+            configuration,
+            seed,
+            resume,
+            device=chosen,
+            tensorboard=tensorboard,
+            other_environment=other_environment,
+            upgrade=partial(_upgrade, configuration),
+            free=(
+                *("data.root", "data.classes", "data.listing", "data.cache", "data.cache_dir", "space.search.workers"),
+                *(() if space.search_trains_networks else ("space.retrain",)),
+            ),
+        ) as run,
+        deterministic_algorithms(deterministic),
+    ):
         if run.is_owner and table is not None:
             table.save(out / TABLE)
         result = search(problem, splits, run, space.search, device=chosen, progress=progress, latency_target=target)
@@ -80,11 +87,14 @@ def run_search(
         return result
 
 
-def _with_statistics(space: SearchSpace[Any], data: DataConfig) -> SearchSpace[Any]:
-    """``space`` with the mean and deviation of ``data`` in the settings of its trainings."""
-    if data.mean is None or data.std is None:
+def _for_data(space: SearchSpace[Any], data: DataConfig) -> SearchSpace[Any]:
+    """``space`` with the channels of ``data`` in its task, and their mean and deviation in its trainings."""
+    if data.channels == space.channels and (data.mean is None or data.std is None):
         return space
     values = space.configuration()
+    values["task"]["channels"] = data.channels
+    if data.mean is None or data.std is None:
+        return space_from(values, space.name)
     for part in ("search", "retrain"):
         values[part]["augmentation"] |= {"mean": list(data.mean), "std": list(data.std)}
     return space_from(values, space.name)
@@ -103,6 +113,11 @@ def _check_table(space: SearchSpace[Any], table: LatencyTable | None, allow_mism
     here = "cpu" if kind == "cuda" and not torch.cuda.is_available() else kind
     table.check_usable(input_size=space.input_size, device=here, allow_mismatch=allow_mismatch)
     missing = table.missing([item.spec for item in space.inventory()])
+    if missing and space.channels != RGB:
+        raise UserError(
+            f"{table.source or 'the latency table'}: holds no {missing[0].key!r}, which images of {space.channels} "
+            f"channels need; measure it with `dnas latency build {space.name} --set task.channels={space.channels}`"
+        )
     if missing:
         table.lookup(missing[0])  # raises, naming the entry and the command that measures it
 
@@ -114,6 +129,7 @@ def _upgrade(wanted: Mapping[str, Any], configuration: dict[str, Any]) -> dict[s
     """
     space, data = configuration.get("space", {}), configuration.get("data", {})
     return {
+        "deterministic": False,
         **{key: wanted[key] for key in ("classes", "images", "processes")},
         **configuration,
         "space": space_from(space, "configuration.yaml").configuration(),

@@ -12,8 +12,9 @@ from dnas.data.on_device import pack_numbers
 from dnas.ops import fractional_conv2d
 from dnas.progress import NoProgress
 from dnas.runs import Interrupt, Interrupted
-from dnas.training import RetrainConfig
+from dnas.training import RetrainConfig, deterministic_algorithms
 from dnas.training.retrain import _Retraining
+from tests.gpu.conftest import NOT_DETERMINISTIC
 
 GPU = torch.device("cuda", 0)
 CLASSES = 6
@@ -25,8 +26,9 @@ def small_network():
     )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_retraining_step_with_distillation_waits_once(fake_gpu, monkeypatch, precision):
+@pytest.mark.parametrize(("precision", "deterministic"), [("fp32", True), ("bf16", False)])
+def test_a_retraining_step_with_distillation_waits_once(fake_gpu, monkeypatch, precision, deterministic):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     accelerator = SimpleNamespace(
         device=GPU, process_index=0, num_processes=1, free_memory=lambda: None, reduce=lambda values, how: values
     )
@@ -37,7 +39,7 @@ def test_a_retraining_step_with_distillation_waits_once(fake_gpu, monkeypatch, p
     records = []
     run = SimpleNamespace(seed=0, path="run", log=records.append)
     images, labels = torch.zeros(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.int64)
-    with fake_gpu() as device:
+    with fake_gpu() as device, deterministic_algorithms(deterministic):
         network, teacher = (small_network() for _ in range(2))
         job = _Retraining(network, splits, run, config, teacher, GPU, NoProgress())
         job.trained = job.network.train()
@@ -48,6 +50,7 @@ def test_a_retraining_step_with_distillation_waits_once(fake_gpu, monkeypatch, p
         assert job.network.training
         assert not teacher.training
         assert device.waits.total() <= 1, device.waits
+        assert bool(NOT_DETERMINISTIC & set(device.launches)) is not deterministic
         job.release()
     assert {tensor.device for tensor in job.network.state_dict().values()} == {GPU}
     layouts = {p.is_contiguous(memory_format=torch.channels_last) for p in job.network.parameters() if p.dim() == 4}

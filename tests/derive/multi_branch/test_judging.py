@@ -358,7 +358,7 @@ class Stops(NoProgress):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("after", [1, 30, 52])
+@pytest.mark.parametrize("after", [1, 52])
 def test_judging_continues_where_it_stopped(run, tmp_path, after):
     with pytest.raises(KeyboardInterrupt):
         searched(tmp_path / "run", progress=Stops(after))
