@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dnas.data import AugmentationConfig, SegmentationDataset, match_classes
+from dnas.data.worker_count import worker_count
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.export import is_exported_file, open_file
@@ -65,6 +66,7 @@ class Scored:
             device=self.device,
             batch_size=batch_size,
             precision=self.precision,
+            workers=worker_count(None, self.dataset, self.device),
             inference=dataclasses.replace(inference or InferenceConfig(), input_size=self.size),
             boundary=boundary,
             progress=progress,

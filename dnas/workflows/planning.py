@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from derive import deriver_of
 from dnas.data import DataConfig
+from dnas.data.config import BUILT_IN
 from dnas.device import resolve_device
 from dnas.errors import UserError
-from dnas.files import dump_yaml, read_json, write_json, write_text
+from dnas.files import dump_yaml, read_json, user_cache, write_json, write_text
 from dnas.input_channels import RGB
 from dnas.latency import LatencyTable
 from dnas.search import SearchConfig
@@ -34,6 +36,10 @@ SMALL_SPACE, LARGE_SPACE = "fasterseg_camvid_small", "fasterseg"
 _MOST_PIXELS = {"cpu": 240 * 320, "cuda": 1024 * 2048}
 _STEP = 32
 _CACHE_BYTES = 2 << 30
+_ON_DISK = (
+    "Decoded images are kept on the disk, 4 bytes a pixel, in cache_dir or dnas/images of the user's caches; the folder "
+    "may be deleted afterwards, and --data-set cache=false does without."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +155,9 @@ def make_plan(request: PlanRequest) -> Plan:
     length = schedule(request.time_s, work, costs)
     settings = _lengths(length, work, crop, begun.retrain.batch_size, size)
     space = load_space(base, [*_task_settings(size, train.labels.num_classes, request), *settings])
-    cached = len(train) * 4 * math.prod(size) < _CACHE_BYTES
     given = {text.partition("=")[0]: text for text in request.data_settings}
-    decided = {"cache": f"cache={'true' if cached else 'false'}", **given, "size": f"size=[{size[0]},{size[1]}]"}
+    cache = "disk" if "cache_dir" in given else choose_cache(request.config, len(train), len(validation), size)
+    decided = {"cache": f"cache={cache}", **given, "size": f"size=[{size[0]},{size[1]}]"}
     data_settings = tuple(decided.values())
     reasons = (
         f"{len(train)} training and {len(validation)} validation images of {train.labels.num_classes} classes; "
@@ -159,8 +165,23 @@ def make_plan(request: PlanRequest) -> Plan:
         f"Begun with the preset {base}; trained on {trained_on}, {1000 * costs.image:.1f} ms an image and "
         f"{costs.step:.2f} s a step of the search; latencies of {request.device}.",
         _estimate(length, request.time_s),
+        *([_ON_DISK] if "cache=disk" in data_settings else []),
     )
     return Plan(request, space, data_settings, reasons, length)
+
+
+def choose_cache(
+    config: DataConfig, training: int, validation: int, size: tuple[int, int]
+) -> Literal["true", "disk", "false"]:
+    """Where decoded images are kept: in memory if they are few, else on the disk if it has twice the room they need."""
+    image = 4 * math.prod(size)
+    if training * image < _CACHE_BYTES:
+        return "true"
+    place = user_cache()
+    while not place.exists():
+        place = place.parent
+    room = shutil.disk_usage(place).free > 2 * (training + validation) * image
+    return "disk" if room and config.dataset not in BUILT_IN else "false"
 
 
 def working_size(native: tuple[int, int], most_pixels: int) -> tuple[int, int]:

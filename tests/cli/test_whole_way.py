@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +56,19 @@ def test_every_setting_of_the_data_is_given_once_and_that_of_the_user_stays():
     given = ("images={train: 12, val: 4}", "size=[96,192]", "cache=false")
     found = plan(config=load_data_config("streets", list(given)), data_settings=given).data_settings
     assert sorted(found) == ["cache=false", "images={train: 12, val: 4}", "size=[96,192]"]
+
+
+def test_many_images_are_kept_on_a_disk_with_room(monkeypatch):
+    cityscapes, size = load_data_config("cityscapes:DIR"), (1024, 2048)
+
+    def cache(config, training, free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        return planning.choose_cache(config, training, 500, size)
+
+    assert cache(cityscapes, 200, 0) == "true"
+    assert cache(cityscapes, 2975, 60 * 10**9) == "disk"
+    assert cache(cityscapes, 2975, 50 * 10**9) == "false"
+    assert cache(load_data_config("streets"), 2975, 60 * 10**9) == "false"
 
 
 @pytest.mark.parametrize(
