@@ -13,8 +13,8 @@ from dnas.data.dataset import SegmentationDataset
 from dnas.environment import local_process_count
 
 _MOST = 16
-_SMALL = 2**17
-"""Pixels below which reading and augmenting an image is faster than sending it from another process is worth."""
+_SMALL = {"cuda": 2**14, "cpu": 2**17}
+"""Pixels below which reading and augmenting an image takes too short, beside a step on the device, to start processes."""
 _CORES_TO_A_WORKER = 8
 """Where the CPU trains, it needs its cores itself: a step takes far longer than its images."""
 _CGROUP = Path("/sys/fs/cgroup/cpu.max")
@@ -48,7 +48,7 @@ def worker_count(
         return wanted
     cores = available_cores() // local_process_count() if cores is None else cores
     is_private = dataset.kept_in == "memory" and multiprocessing.get_start_method() != "fork"
-    if is_private or math.prod(dataset.image_size) < _SMALL:
+    if is_private or math.prod(dataset.image_size) < _SMALL.get(device.type, 0):
         return 0
     if device.type != "cuda":
         return min(2, cores // _CORES_TO_A_WORKER) // streams

@@ -37,8 +37,8 @@ _MOST_PIXELS = {"cpu": 240 * 320, "cuda": 1024 * 2048}
 _STEP = 32
 _CACHE_BYTES = 2 << 30
 _ON_DISK = (
-    "Decoded images are kept on the disk, 4 bytes a pixel, in cache_dir or dnas/images of the user's caches; the folder "
-    "may be deleted afterwards, and --data-set cache=false does without."
+    "Decoded images are kept on the disk, 4 bytes a pixel, in cache_dir or dnas/images of the user's caches. They "
+    "may be deleted afterwards; --data-set cache=false does without."
 )
 
 

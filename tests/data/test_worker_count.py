@@ -24,7 +24,12 @@ def test_the_number_follows_cores_and_device(device, cores: int, streams: int, e
     assert worker_count(None, images(), device, streams=streams, cores=cores) == expected
     assert worker_count(3, images(), device, streams=streams, cores=cores) == 3
     assert worker_count(0, images(), device, streams=streams, cores=cores) == 0
-    assert worker_count(None, images(size=(240, 320)), device, cores=cores) == 0
+    assert worker_count(None, images(size=(96, 128)), device, cores=cores) == 0
+
+
+def test_a_gpu_is_faster_than_the_reading_of_small_images():
+    assert worker_count(None, images(size=(240, 320)), GPU, cores=8) == 7
+    assert worker_count(None, images(size=(240, 320)), CPU, cores=8) == 0
 
 
 @pytest.mark.parametrize(("method", "expected"), [("fork", 7), ("spawn", 0)])
