@@ -37,6 +37,7 @@ from dnas.data import load_data_config
 from dnas.data.decode import read_image, read_mask
 from dnas.data.discovery.exports import find_annotations
 from dnas.data.discovery.polygons import draw_mask
+from dnas.data.disk_cache import DiskCache
 from dnas.data.labels import read_classes
 from dnas.errors import UserError
 from dnas.export import benchmark, export_onnx, export_torch
@@ -265,6 +266,7 @@ def _plain_files(folder: Path) -> Iterator[Kind]:
         "image.npy", folder / "image.npy", lambda: (read_image(folder / "image.npy"), _mask(folder / "image.npy"))
     )
     yield _coco(folder / "coco", values)
+    yield _cached(folder / "cached.pixels", values)
     for suffix in ("png", "jpg", "bmp", "tiff", "webp"):
         path = folder / f"image.{suffix}"
         Image.fromarray(values).save(path)
@@ -290,6 +292,25 @@ def _coco(folder: Path, pixels: Any) -> Kind:
             draw_mask(image, dict.fromkeys(found.names if found else (), 1), 0)
 
     return Kind("instances.json", folder / "instances.json", read, json.loads, _json)
+
+
+def _cached(path: Path, pixels: Any) -> Kind:
+    """An image and its mask in the cache of decoded images."""
+    np.save(path.with_suffix(".npy"), pixels)
+    sources = [(path.with_suffix(".npy"), path.with_suffix(".npy"))]
+    cache = DiskCache(path.parent, name="cached", settings="", sources=sources, channels=3, num_classes=5, size=None)
+    cache.get(0)
+    cache.put(0, torch.from_numpy(pixels).permute(2, 0, 1), torch.zeros(pixels.shape[:2], dtype=torch.uint8))
+    (stored,) = cache.folder.glob("*.pixels")
+
+    def read() -> None:
+        found = cache.get(0)
+        if found is None:
+            raise UserError("counts as absent")
+        if found[0].shape[1:] != found[1].shape or not bool(((found[1] < 5) | (found[1] == 255)).all()):
+            raise ValueError(f"given {found}")
+
+    return Kind(path.name, stored, read)
 
 
 def _mask(path: Path) -> None:

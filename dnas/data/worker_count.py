@@ -14,7 +14,7 @@ from dnas.environment import local_process_count
 
 _MOST = 16
 _SMALL = {"cuda": 2**14, "cpu": 2**17}
-"""Pixels below which reading and augmenting an image takes too short, beside a step on the device, to start processes."""
+"""Pixels below which the reading of an image takes too short, beside a step on the device, to start processes."""
 _CORES_TO_A_WORKER = 8
 """Where the CPU trains, it needs its cores itself: a step takes far longer than its images."""
 _CGROUP = Path("/sys/fs/cgroup/cpu.max")
