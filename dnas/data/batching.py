@@ -16,6 +16,7 @@ from dnas.data.seeding import mix_seed
 from dnas.data.shared_memory import handed_over, received
 from dnas.data.splitting import permutation
 from dnas.data.transforms import EvalTransform, TrainTransform, Transform
+from dnas.data.waiting import Waiting
 from dnas.data.workers import no_child_signals, start_worker, worker_died
 from dnas.errors import UserError
 
@@ -43,6 +44,7 @@ def batches(
     world: int = 1,
     sampling: SamplingConfig | None = None,
     finish_on: torch.device | None = None,
+    waiting: Waiting | None = None,
 ) -> Batches:
     """Batches of images float32 (N, 3, h, w) and labels int64 (N, h, w), for one epoch or, with ``set_epoch``, several.
 
@@ -55,6 +57,7 @@ def batches(
     sampling: which images an epoch has; None is the rule "plain". Other rules read all masks first, and always shuffle.
     finish_on: a device that mirrors, changes colours and normalises, see :mod:`dnas.data.on_device`; the batches are
         on it then. None: the workers do it, and the batches are on the CPU.
+    waiting: measures how long batches are waited for.
 
     The caller's random generators are not touched. Raises :class:`UserError` for fewer images than one batch (or than
     ``world``) and, while iterating, for images of different sizes in one batch and for unusable files.
@@ -82,7 +85,7 @@ def batches(
             raise TypeError(f"a {type(transform).__name__} cannot be finished on a device")
         finish = transform.finish(finish_on)
     samples = _Samples(dataset, transform, seed, prepares=finish is not None)
-    return Batches(samples, sampler, workers, pin_memory and torch.cuda.is_available(), finish)
+    return Batches(samples, sampler, workers, pin_memory and torch.cuda.is_available(), finish, waiting)
 
 
 def class_presence(dataset: SegmentationDataset, indices: Sequence[int], workers: int = 0) -> torch.Tensor:
@@ -119,12 +122,14 @@ class Batches:
         workers: int,
         pin_memory: bool,
         finish: DeviceFinish | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
         self._samples = samples
         self._sampler = sampler
         self._workers = workers
         self._pin_memory = pin_memory
         self._finish = finish
+        self._waiting = waiting
         self._loader: DataLoader[Any] | None = None
         self._iteration: object = None
 
@@ -132,7 +137,8 @@ class Batches:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        for parts in self.parts():
+        found = self.parts()
+        for parts in found if self._waiting is None else self._waiting.over(found):
             yield (parts[0], parts[1]) if self._finish is None else self._finish(*parts)
 
     def parts(self) -> Iterator[tuple[torch.Tensor, ...]]:

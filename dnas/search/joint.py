@@ -100,7 +100,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         steps = len(stream)
         self.progress.begin(f"{phase} epoch {epoch + 1}/{config.epochs}", steps)
         total = 0.0
-        for step, batch in enumerate(self.waiting.over(stream)):
+        for step, batch in enumerate(stream):
             started = time.perf_counter()
             factor = schedule_factor(config, epoch * steps + step, steps)
             set_learning_rate(self.weight_optimizer, factor * config.learning_rate)

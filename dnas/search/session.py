@@ -94,6 +94,11 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self._calibrating = parts[0]
         finish_on = finish_device(config.augmentation, self.device)
         self.workers = worker_count(config.workers, self.train_data, self.device, streams=len(parts))
+        could_finish = finish_on is None and self.device.type == "cuda"
+        advice = waiting_advice(
+            self.workers, is_kept=self.train_data.kept_in is not None, could_finish_on_device=could_finish
+        )
+        self.waiting = Waiting(advice, self.device)
         self.streams = [
             batches(
                 self.train_data,
@@ -109,14 +114,10 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 rank=self.rank,
                 world=self.world,
                 finish_on=finish_on,
+                waiting=self.waiting,
             )
             for part, seed in zip(parts, seeds, strict=True)
         ]
-        could_finish = finish_on is None and self.device.type == "cuda"
-        advice = waiting_advice(
-            self.workers, is_kept=self.train_data.kept_in is not None, could_finish_on_device=could_finish
-        )
-        self.waiting = Waiting(advice)
         resolved = resolve_precision(config.precision, self.device)
         self.precision: Precision = "fp32" if resolved == "fp16" else resolved  # "auto" is fp16 on older GPUs
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -197,7 +198,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
         seed_everything(self.run.seed, epoch, self.rank)
         pretraining = self.config.pretrain_epochs
         self.problem.begin_epoch(max(0, epoch - pretraining) / max(1, self.config.epochs - pretraining))
-        loss = self.train(epoch, interrupt)
+        with self.waiting.epoch():
+            loss = self.train(epoch, interrupt)
         is_last = epoch + 1 == self.config.epochs
         scores = self._validate() if is_last or (epoch + 1) % self.config.validate_every == 0 else None
         if scores is not None:

@@ -107,6 +107,11 @@ class _Retraining:
         self.world: int = self.accelerator.num_processes
         finish_on = finish_device(config.augmentation, self.device)
         self.workers = worker_count(config.workers, train_data, self.device)
+        could_finish = finish_on is None and self.device.type == "cuda"
+        advice = waiting_advice(
+            self.workers, is_kept=train_data.kept_in is not None, could_finish_on_device=could_finish
+        )
+        self.waiting = Waiting(advice, self.device)
         self.batches = batches(
             train_data,
             train_transform(config.augmentation),
@@ -122,12 +127,8 @@ class _Retraining:
             world=self.world,
             sampling=config.sampling,
             finish_on=finish_on,
+            waiting=self.waiting,
         )
-        could_finish = finish_on is None and self.device.type == "cuda"
-        advice = waiting_advice(
-            self.workers, is_kept=train_data.kept_in is not None, could_finish_on_device=could_finish
-        )
-        self.waiting = Waiting(advice)
         self.updates_per_epoch = -(-len(self.batches) // config.accumulate)
         self.layout = torch.channels_last if is_channels_last(config, self.device) else torch.contiguous_format
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
@@ -188,7 +189,8 @@ class _Retraining:
         reset_peak_memory(self.device)
         # Seeded in every epoch, so that a resumed run draws the same noise in every process.
         seed_everything(self.run.seed, epoch, self.rank)
-        loss = self._train(epoch, interrupt)
+        with self.waiting.epoch():
+            loss = self._train(epoch, interrupt)
         is_last = epoch + 1 == self.config.epochs
         evaluation = self._validate(epoch) if is_last or (epoch + 1) % self.config.validate_every == 0 else None
         self.run.log(
@@ -215,7 +217,7 @@ class _Retraining:
         self.batches.set_epoch(epoch)
         self.progress.begin(f"retrain {epoch + 1}/{self.config.epochs}", len(self.batches))
         total, counted, is_labelled = 0.0, 0, False
-        for step, (images, labels) in enumerate(self.waiting.over(self.batches)):
+        for step, (images, labels) in enumerate(self.batches):
             is_labelled = is_labelled or bool((labels != IGNORE_LABEL).any())
             loss = self._step(epoch, step, images, labels, interrupt)
             if loss is not None:
