@@ -121,7 +121,7 @@ class DiskCache:
     def _require_room(self, pixels: int) -> None:
         missing = len(self._sources) - sum(1 for _ in self.folder.glob("*.pixels"))
         needed, free = missing * (self._channels + 1) * pixels, shutil.disk_usage(self.folder).free
-        if needed > free - _RESERVE:
+        if missing > 0 and needed > free - _RESERVE:
             raise UserError(
                 f"{self.folder}: the cache of {missing} images needs {needed / 2**30:.1f} GiB, the disk has "
                 f"{free / 2**30:.1f} GiB free, of which 1 is left alone; set cache_dir of the data to a folder on "

@@ -1,4 +1,5 @@
 import os
+import pickle
 import shutil
 import struct
 from pathlib import Path
@@ -153,6 +154,13 @@ def test_a_full_disk_is_an_error_at_the_beginning_and_none_later(opened, reads, 
         assert dataset[0][0].any()
     assert len(reads) == 2
     assert not files(tmp_path)
+    room(2**40)
+    full = opened(size=(10, 14))
+    expected = [full[index] for index in range(2)]
+    room(0)
+    complete = pickle.loads(pickle.dumps(opened(size=(10, 14))))  # as it is sent to workers that are not forked
+    for index in range(2):
+        assert_equal(complete[index], expected[index])
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     with pytest.raises(UserError, match="blocked"):
