@@ -11,7 +11,7 @@ from dnas.data import DataConfig, open_dataset
 from dnas.ops import fractional_conv2d
 from dnas.progress import NoProgress
 from dnas.runs import Interrupt, Interrupted
-from dnas.training import RetrainConfig, deterministic_algorithms
+from dnas.training import RetrainConfig, SegmentationMetrics, deterministic_algorithms
 from dnas.training.retrain import _Retraining
 from tests.gpu.conftest import NOT_DETERMINISTIC
 
@@ -55,6 +55,20 @@ def test_a_retraining_step_with_distillation_waits_once(fake_gpu, monkeypatch, p
     layouts = {p.is_contiguous(memory_format=torch.channels_last) for p in job.network.parameters() if p.dim() == 4}
     assert layouts == {True}
     assert records[0]["loss"] == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_confusion_matrix_stays_on_the_device(fake_gpu, dtype):
+    with fake_gpu() as device:
+        metrics = SegmentationMetrics([f"class {number}" for number in range(CLASSES)], GPU, boundary=0.1)
+        device.waits.clear()
+        for _ in range(2):
+            logits = torch.zeros(2, CLASSES, 8, 8, dtype=dtype, device=GPU)
+            metrics.update(logits, torch.zeros(2, 64, 64, dtype=torch.int64, device=GPU))
+        copied = [text for text in device.waits if text.startswith(("copy", "tolist"))]
+        assert not copied
+        assert metrics._matrix.confmat.device == GPU
+        assert metrics.result().images == 1  # every value that the host reads is 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
