@@ -55,6 +55,12 @@ RatesOption = Annotated[
 CheckOption = Annotated[
     str, typer.Option("--check", help="Files to read before: a sample, all or none; broken ones are named at once.")
 ]
+DeterministicOption = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic", help="The same bits in every run on a GPU, too, which is slower; on a CPU they are anyway."
+    ),
+]
 TensorBoardOption = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")]
 
 

@@ -17,6 +17,7 @@ from dnas.data.transforms import (
     AugmentationConfig,
     Transform,
     eval_transform,
+    finish_device,
     measured_statistics,
     train_transform,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "class_order",
     "eval_transform",
     "evenly_spaced",
+    "finish_device",
     "load_data_config",
     "match_classes",
     "measured_statistics",

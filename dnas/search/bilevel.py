@@ -119,7 +119,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         self._gradients = self._gradient_monitor()
         total = 0.0
         with freeze_bn_stats(self.problem.weights):
-            for step, pair in enumerate(self._pairs(epoch, phase)):
+            for step, pair in enumerate(self.waiting.over(self._pairs(epoch, phase))):
                 started = time.perf_counter()
                 generator = torch.Generator().manual_seed(mix_seed("architecture", self.run.seed, epoch, step))
                 first, second = pair

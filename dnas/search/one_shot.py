@@ -63,7 +63,7 @@ class OneShotSearch(SearchSession[OneShotProblem, OneShotConfig]):
         self.progress.begin(f"supernet epoch {epoch + 1}/{config.epochs}", steps)
         total = 0.0
         with freeze_bn_stats(self.problem.weights):
-            for step, batch in enumerate(stream):
+            for step, batch in enumerate(self.waiting.over(stream)):
                 started = time.perf_counter()
                 rate = config.learning_rate * schedule_factor(config, epoch * steps + step, steps)
                 set_learning_rate(self.weight_optimizer, rate)

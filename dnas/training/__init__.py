@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dnas.training.config import RetrainConfig
+from dnas.training.determinism import deterministic_algorithms, fix_workspace
 from dnas.training.device import (
     autocast,
     end_processes,
@@ -29,10 +30,12 @@ __all__ = [
     "SegmentationMetrics",
     "autocast",
     "cosine_decay",
+    "deterministic_algorithms",
     "distillation_loss",
     "end_processes",
     "evaluate",
     "exponential_decay",
+    "fix_workspace",
     "is_channels_last",
     "linear_warm_up",
     "make_accelerator",

@@ -69,9 +69,13 @@ def make_scaler(device: torch.device, precision: Precision) -> torch.amp.GradSca
 
 @contextlib.contextmanager
 def tuned_convolutions(device: torch.device) -> Iterator[None]:
-    """A context in which cuDNN tries its algorithms and uses the fastest for each size; nothing on the CPU."""
+    """A context in which cuDNN tries its algorithms and uses the fastest for each size; nothing on the CPU.
+
+    Nothing, too, where only deterministic algorithms are allowed: the fastest one may be another in every run.
+    """
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    tunes = device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    torch.backends.cudnn.benchmark = before or tunes
     try:
         yield
     finally:

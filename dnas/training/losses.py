@@ -161,7 +161,7 @@ class _OhemCrossEntropy(torch.autograd.Function):
             with torch.enable_grad():
                 resized = resize_logits(small, (labels.shape[-2], labels.shape[-1]))
             found = F.log_softmax(resized.detach(), dim=1)
-            losses = F.nll_loss(found, labels, ignore_index=criterion.ignore_label, reduction="none")
+            losses = _losses_of_truth(found, labels, criterion.ignore_label)
             kept = 1 - criterion.label_smoothing
             smoothed = None if kept == 1 else kept * losses - (1 - kept) * found.mean(dim=1)
             loss, shares = criterion.mean_and_shares(losses, labels, smoothed)
@@ -218,6 +218,16 @@ def distillation_loss(
             return divergence.mean()
         valid = labels != IGNORE_LABEL
         return (divergence * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _losses_of_truth(log_probabilities: Tensor, labels: Tensor, ignore_label: int) -> Tensor:
+    """Minus the logarithm of the probability of each pixel's class, 0 for ignored pixels."""
+    if log_probabilities.is_cuda and torch.are_deterministic_algorithms_enabled():
+        # PyTorch refuses nll_loss there, though it is the mean that depends on the order, not the loss of a pixel.
+        ignored = labels == ignore_label
+        of_truth = log_probabilities.gather(1, labels.masked_fill(ignored, 0)[:, None])[:, 0]
+        return -of_truth.masked_fill(ignored, 0)
+    return F.nll_loss(log_probabilities, labels, ignore_index=ignore_label, reduction="none")
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, train_transform
+from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, finish_device, train_transform
+from dnas.data.waiting import Waiting, waiting_advice
+from dnas.data.worker_count import worker_count
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
@@ -103,6 +105,8 @@ class _Retraining:
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
+        finish_on = finish_device(config.augmentation, self.device)
+        self.workers = worker_count(config.workers, train_data, self.device)
         self.batches = batches(
             train_data,
             train_transform(config.augmentation),
@@ -112,12 +116,18 @@ class _Retraining:
             shuffle=True,
             # BatchNorm cannot normalise a last batch of one image.
             drop_last=True,
-            workers=config.workers,
+            workers=self.workers,
             pin_memory=self.device.type == "cuda",
             rank=self.rank,
             world=self.world,
             sampling=config.sampling,
+            finish_on=finish_on,
         )
+        could_finish = finish_on is None and self.device.type == "cuda"
+        advice = waiting_advice(
+            self.workers, is_kept=train_data.kept_in is not None, could_finish_on_device=could_finish
+        )
+        self.waiting = Waiting(advice)
         self.updates_per_epoch = -(-len(self.batches) // config.accumulate)
         self.layout = torch.channels_last if is_channels_last(config, self.device) else torch.contiguous_format
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
@@ -188,6 +198,7 @@ class _Retraining:
                 "loss": loss,
                 "miou": None if evaluation is None else evaluation.miou,
                 "pixel_accuracy": None if evaluation is None else evaluation.pixel_accuracy,
+                "data_wait": self.waiting.share,
                 "seconds": time.perf_counter() - started,
                 "peak_memory_mb": peak_memory_mb(self.device),
             }
@@ -195,6 +206,8 @@ class _Retraining:
         self._save(epoch, evaluation)
         score = "" if evaluation is None else f", mIoU {100 * evaluation.miou:.2f} %"
         self.progress.message(f"epoch {epoch + 1}/{self.config.epochs}: loss {loss:.4f}{score}")
+        if (hint := self.waiting.hint()) is not None:
+            self.progress.message(hint)
 
     def _train(self, epoch: int, interrupt: Interrupt) -> float:
         self.trained.train()
@@ -202,7 +215,7 @@ class _Retraining:
         self.batches.set_epoch(epoch)
         self.progress.begin(f"retrain {epoch + 1}/{self.config.epochs}", len(self.batches))
         total, counted, is_labelled = 0.0, 0, False
-        for step, (images, labels) in enumerate(self.batches):
+        for step, (images, labels) in enumerate(self.waiting.over(self.batches)):
             is_labelled = is_labelled or bool((labels != IGNORE_LABEL).any())
             loss = self._step(epoch, step, images, labels, interrupt)
             if loss is not None:
@@ -298,7 +311,7 @@ class _Retraining:
             device=self.device,
             batch_size=self.config.validation_batch_size,
             precision=self.config.precision,
-            workers=self.config.workers,
+            workers=self.workers,
             channels_last=self.layout == torch.channels_last,
             rank=self.rank,
             world=self.world,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,7 +258,6 @@ def _lengths(
     epochs, trained = length.search_epochs, length.retrain_epochs
     pretrain = max(1, round(0.4 * epochs))
     batch = min(retrain_batch, work.train)
-    workers = 0 if resolve_device("auto").type == "cpu" else min(8, os.cpu_count() or 1)
     return [
         f"search.pretrain_epochs={pretrain}",
         f"search.search_epochs={max(1, epochs - pretrain)}",
@@ -267,13 +265,11 @@ def _lengths(
         f"search.validation_images={work.scored}",
         f"search.validate_every={validate_every(epochs, SEARCH_VALIDATIONS)}",
         f"search.augmentation.crop=[{crop[0]}, {crop[1]}]",
-        f"search.workers={workers}",
         f"retrain.epochs={trained}",
         f"retrain.batch_size={batch}",
         f"retrain.warm_up_steps={min(45, trained * (work.train // batch) // 10)}",
         f"retrain.validate_every={validate_every(trained, RETRAIN_VALIDATIONS)}",
         f"retrain.augmentation.crop=[{size[0]}, {size[1]}]",
-        f"retrain.workers={workers}",
     ]
 
 

@@ -19,7 +19,14 @@ from dnas.errors import UserError
 from dnas.files import write_json
 from dnas.progress import NoProgress, Progress
 from dnas.runs import RunFolder, seed_everything
-from dnas.training import RetrainConfig, RetrainResult, is_channels_last, retrain
+from dnas.training import (
+    RetrainConfig,
+    RetrainResult,
+    deterministic_algorithms,
+    fix_workspace,
+    is_channels_last,
+    retrain,
+)
 from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
 from dnas.workflows.initial import LIBRARIES, initialise
 from dnas.workflows.networks import (
@@ -51,6 +58,7 @@ def run_retraining(
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
+    deterministic: bool = False,
     tensorboard: bool = False,
     other_environment: bool = False,
     progress: Progress | None = None,
@@ -63,7 +71,9 @@ def run_retraining(
     ``download`` allows options of the network to download pretrained weights. ``num_classes`` is the number of
     classes of the search; other data raises :class:`UserError` unless ``transfer``.
     ``check``: number of images of each split that are read before; None for all.
+    ``deterministic``: see :func:`dnas.training.deterministic_algorithms`; a run keeps it when it is resumed.
     """
+    fix_workspace(deterministic)  # before anything initialises CUDA
     chosen = resolve_device(device)
     config = dataclasses.replace(config, channels_last=is_channels_last(config, chosen))
     config = dataclasses.replace(config, augmentation=measured_statistics(config.augmentation, data))
@@ -84,6 +94,7 @@ def run_retraining(
         "teacher": None if teacher is None or teacher.run is None else str(teacher.run.path.resolve()),
         "inherit": None if inherit is None else str(inherit.resolve()),
         "init": init if init is None or init in LIBRARIES else str(Path(init).resolve()),
+        "deterministic": deterministic,
         **deciding(splits),
         "colours": [list(colour) for colour in labels.colours],
         "input_size": list(splits[1].image_size),
@@ -102,18 +113,24 @@ def run_retraining(
     if init is not None and not (resume and (out / "state.pt").exists()):
         # Before the folder is made: a mistake here leaves none behind.
         taken = initialise(built, init, description, labels.names)
-    with RunFolder.create(
-        out,
-        "retrain",
-        configuration,
-        seed,
-        resume,
-        device=chosen,
-        tensorboard=tensorboard,
-        other_environment=other_environment,
-        upgrade=partial(_upgrade, configuration),
-        free=("data.root", "data.classes", "data.listing", "data.cache", "retrain.workers", "colours"),
-    ) as run:
+    with (
+        RunFolder.create(
+            out,
+            "retrain",
+            configuration,
+            seed,
+            resume,
+            device=chosen,
+            tensorboard=tensorboard,
+            other_environment=other_environment,
+            upgrade=partial(_upgrade, configuration),
+            free=(
+                *("data.root", "data.classes", "data.listing", "data.cache", "data.cache_dir"),
+                *("retrain.workers", "colours"),
+            ),
+        ) as run,
+        deterministic_algorithms(deterministic),
+    ):
         if taken is not None:
             if run.is_owner:
                 write_json(run.path / "initial_weights.json", taken.to_mapping())
@@ -159,6 +176,7 @@ def _upgrade(wanted: Mapping[str, Any], configuration: dict[str, Any]) -> dict[s
     return {
         "inherit": None,
         "init": None,
+        "deterministic": False,
         **{key: wanted[key] for key in ("images", "processes")},
         **configuration,
         "data": to_mapping(parse_config(DataConfig, data, "configuration.yaml: data")),

@@ -19,6 +19,7 @@ from dnas.latency import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
+from dnas.training import deterministic_algorithms, fix_workspace
 from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
 from dnas.workflows.networks import deciding, open_splits, recorded_classes, require_classes
 from search_spaces import SearchSpace, space_from
@@ -33,6 +34,7 @@ def run_search(
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
+    deterministic: bool = False,
     allow_mismatch: bool = False,
     tensorboard: bool = False,
     other_environment: bool = False,
@@ -44,7 +46,9 @@ def run_search(
     Everything that could fail later is checked first: input size, device and entries of the table, the latency target,
     and the number of classes. ``table`` may be None if the space does not require one.
     ``check``: number of images of each split that are read before; None for all.
+    ``deterministic``: see :func:`dnas.training.deterministic_algorithms`; a run keeps it when it is resumed.
     """
+    fix_workspace(deterministic)  # before anything initialises CUDA
     chosen = resolve_device(device)
     space = _for_data(space, data)
     _check_table(space, table, allow_mismatch)
@@ -56,19 +60,25 @@ def run_search(
     problem = space.problem(table, seed)
     with_input_channels(problem.weights, data.channels)
     configuration = {"preset": space.name, "space": space.configuration(), "data": to_mapping(data)}
-    configuration |= deciding(splits)
-    with RunFolder.create(
-        out,
-        "search",
-        configuration,
-        seed,
-        resume,
-        device=chosen,
-        tensorboard=tensorboard,
-        other_environment=other_environment,
-        upgrade=partial(_upgrade, configuration),
-        free=("data.root", "data.classes", "data.listing", "data.cache", "space.search.workers", "space.retrain"),
-    ) as run:
+    configuration |= {"deterministic": deterministic} | deciding(splits)
+    with (
+        RunFolder.create(
+            out,
+            "search",
+            configuration,
+            seed,
+            resume,
+            device=chosen,
+            tensorboard=tensorboard,
+            other_environment=other_environment,
+            upgrade=partial(_upgrade, configuration),
+            free=(
+                *("data.root", "data.classes", "data.listing", "data.cache", "data.cache_dir", "space.search.workers"),
+                *(() if space.search_trains_networks else ("space.retrain",)),
+            ),
+        ) as run,
+        deterministic_algorithms(deterministic),
+    ):
         if run.is_owner and table is not None:
             table.save(out / TABLE)
         result = search(problem, splits, run, space.search, device=chosen, progress=progress, latency_target=target)
@@ -119,6 +129,7 @@ def _upgrade(wanted: Mapping[str, Any], configuration: dict[str, Any]) -> dict[s
     """
     space, data = configuration.get("space", {}), configuration.get("data", {})
     return {
+        "deterministic": False,
         **{key: wanted[key] for key in ("classes", "images", "processes")},
         **configuration,
         "space": space_from(space, "configuration.yaml").configuration(),

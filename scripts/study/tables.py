@@ -9,7 +9,6 @@ rows.
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -18,13 +17,13 @@ from typing import Any
 
 from dnas.files import write_text
 from dnas.report import save_figure
+from scripts.markdown import NOTHING, markdown_table, with_block
 from scripts.study.analysis import Comparison, compare, means, noise, rank_correlation, within_band
 from scripts.study.config import StudyConfig, load_study, study_names
 from scripts.study.pareto import pareto
 from scripts.study.rows import DERIVED, HAND_MADE, LENGTH, RANDOM, RESULTS, SUPERNETS, read_rows
 
 DOCUMENT = RESULTS.parent / "RESULTS.md"
-NOTHING = "*No rows yet.*"
 
 
 def main() -> None:
@@ -49,10 +48,8 @@ def with_tables(document: str, results: Path) -> str:
         study = load_study(name)
         for block, table in TABLES.items():
             mark = f"study {name} {block}"
-            pattern = re.compile(rf"(<!-- begin: {mark} -->\n).*?(<!-- end: {mark} -->)", re.DOTALL)
-            if pattern.search(document):
-                text = table(study, results)
-                document = pattern.sub(lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", document)  # type: ignore[misc]
+            if f"<!-- begin: {mark} -->" in document:
+                document = with_block(document, mark, table(study, results))
     return document
 
 
@@ -81,7 +78,7 @@ def random_table(study: StudyConfig, results: Path) -> str:
             )
         )
     header = ("networks", "n", "predicted ms", "val", "test", "val, range", "test, range", "tau of ms and val")
-    text = _table(header, lines)
+    text = markdown_table(header, lines)
     for split in ("val", "test"):
         found = noise(rows, f"{split}_miou")
         if found.networks:
@@ -110,7 +107,7 @@ def length_table(study: StudyConfig, results: Path) -> str:
         ]
         lines.append((f"{study.recipe.epochs} and {epochs}", len(pairs), *(f"{x:.1f}" for x in mean), *taus))
     header = ("epochs", "n", "val, first", "val, second", "tau, val", "tau, test", "tau, mean of both")
-    return _table(header, lines) if lines else NOTHING
+    return markdown_table(header, lines) if lines else NOTHING
 
 
 def supernet_table(study: StudyConfig, results: Path) -> str:
@@ -141,7 +138,7 @@ def supernet_table(study: StudyConfig, results: Path) -> str:
         )
     header = ["setting", "epochs", "seeds", "min of a core", "n", "tau", "rho"]
     header += [f"tau at {target:g} ms" for target in study.targets_ms]
-    return _table(header, lines)
+    return markdown_table(header, lines)
 
 
 def derived_table(study: StudyConfig, results: Path) -> str:
@@ -158,7 +155,7 @@ def derived_table(study: StudyConfig, results: Path) -> str:
     header = ["method", "ms", "seeds", "random"]
     for split in ("val", "test"):
         header += [split, f"random, {split}", "percentile", "difference", "best of"]
-    return _table(header, lines) if lines else NOTHING
+    return markdown_table(header, lines) if lines else NOTHING
 
 
 def hand_made_table(study: StudyConfig, results: Path) -> str:
@@ -178,7 +175,11 @@ def hand_made_table(study: StudyConfig, results: Path) -> str:
                     *(_spread(_percent(mine, split), ".1f") for split in ("val", "test")),
                 )
             )
-    return _table(("network", "parameters (M)", "measured ms", "seeds", "val", "test"), lines) if lines else NOTHING
+    return (
+        markdown_table(("network", "parameters (M)", "measured ms", "seeds", "val", "test"), lines)
+        if lines
+        else NOTHING
+    )
 
 
 TABLES: dict[str, Callable[[StudyConfig, Path], str]] = {
@@ -213,11 +214,6 @@ def _spread(values: Sequence[float], form: str = ".2f") -> str:
         return ""
     mean = f"{statistics.mean(values):{form}}"
     return f"{mean} ± {statistics.stdev(values):{form}}" if len(values) > 1 else mean
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    cells = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [list(header), ["---"] * len(header), *cells])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,12 @@ VIEWS = {
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
 }
 GPU = torch.device("cuda", 0)
+# What PyTorch refuses on CUDA where only deterministic algorithms are allowed, of what networks and losses may use.
+NOT_DETERMINISTIC = {
+    *("upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward"),
+    *("_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "grid_sampler_2d_backward"),
+    *("nll_loss_forward", "nll_loss2d_forward", "histc", "kthvalue", "median", "put_", "reflection_pad2d_backward"),
+}
 
 
 class Device(TorchDispatchMode):

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from dnas.data import DataConfig, open_dataset
+from dnas.data import AugmentationConfig, DataConfig, open_dataset, train_transform
+from dnas.data.on_device import pack_numbers
 from dnas.ops import fractional_conv2d
 from dnas.progress import NoProgress
 from dnas.runs import Interrupt, Interrupted
-from dnas.training import RetrainConfig
+from dnas.training import RetrainConfig, deterministic_algorithms
 from dnas.training.retrain import _Retraining
+from tests.gpu.conftest import NOT_DETERMINISTIC
 
 GPU = torch.device("cuda", 0)
 CLASSES = 6
@@ -24,8 +26,9 @@ def small_network():
     )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_retraining_step_with_distillation_waits_once(fake_gpu, monkeypatch, precision):
+@pytest.mark.parametrize(("precision", "deterministic"), [("fp32", True), ("bf16", False)])
+def test_a_retraining_step_with_distillation_waits_once(fake_gpu, monkeypatch, precision, deterministic):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     accelerator = SimpleNamespace(
         device=GPU, process_index=0, num_processes=1, free_memory=lambda: None, reduce=lambda values, how: values
     )
@@ -36,7 +39,7 @@ def test_a_retraining_step_with_distillation_waits_once(fake_gpu, monkeypatch, p
     records = []
     run = SimpleNamespace(seed=0, path="run", log=records.append)
     images, labels = torch.zeros(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.int64)
-    with fake_gpu() as device:
+    with fake_gpu() as device, deterministic_algorithms(deterministic):
         network, teacher = (small_network() for _ in range(2))
         job = _Retraining(network, splits, run, config, teacher, GPU, NoProgress())
         job.trained = job.network.train()
@@ -47,11 +50,31 @@ def test_a_retraining_step_with_distillation_waits_once(fake_gpu, monkeypatch, p
         assert job.network.training
         assert not teacher.training
         assert device.waits.total() <= 1, device.waits
+        assert bool(NOT_DETERMINISTIC & set(device.launches)) is not deterministic
         job.release()
     assert {tensor.device for tensor in job.network.state_dict().values()} == {GPU}
     layouts = {p.is_contiguous(memory_format=torch.channels_last) for p in job.network.parameters() if p.dim() == 4}
     assert layouts == {True}
     assert records[0]["loss"] == 1.0
+
+
+def test_images_are_finished_without_waiting(fake_gpu):
+    jitter = {
+        "brightness_factor": 1.2,
+        "contrast_factor": 0.8,
+        "saturation_factor": 1.1,
+        "hue_factor": None,
+        "fn_idx": torch.arange(4),
+    }
+    numbers = torch.stack([pack_numbers(flip, jitter) for flip in (False, True)])
+    images, masks = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 8, 8, dtype=torch.uint8)
+    with fake_gpu() as device:
+        finish = train_transform(AugmentationConfig()).finish(GPU)
+        device.waits.clear()
+        found = finish(images, masks, numbers)
+        assert device.waits.total() == 0, device.waits
+        assert device.launches.total() < 60, device.launches
+    assert [(part.device, part.dtype) for part in found] == [(GPU, torch.float32), (GPU, torch.int64)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

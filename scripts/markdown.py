@@ -1,0 +1,20 @@
+"""Tables of documents that are written from measured rows: each stands between two comments that name it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+NOTHING = "*No rows yet.*"
+
+
+def with_block(document: str, mark: str, text: str) -> str:
+    """The document with ``text`` between ``<!-- begin: MARK -->`` and ``<!-- end: MARK -->``, if it has these."""
+    pattern = re.compile(rf"(<!-- begin: {re.escape(mark)} -->\n).*?(<!-- end: {re.escape(mark)} -->)", re.DOTALL)
+    return pattern.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", document)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown; floats are written with two digits."""
+    cells = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [list(header), ["---"] * len(header), *cells])
