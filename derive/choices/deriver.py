@@ -115,15 +115,15 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
             raise UserError(f"{run.path}: a latency target needs a latency table (--table)")
         meet = None if target is None or table is None else _MeetTarget(self, target, table)
         architectures = self._candidates(run, options.candidates or 1, meet)
-        miou = None
-        if len(architectures) > 1:
+        best, count, miou = architectures[0], len(architectures), None
+        if count > 1:
             judge = options.judge or Judge.of_run(run, self, table, device=options.device, progress=options.progress)
             notes = [{"kind": "candidate", "target_ms": target} for _ in architectures]
             mious = judge.miou(architectures, "judging candidates", notes)
-            miou, architectures = max(mious), [architectures[mious.index(max(mious))]]
-        count = len(notes) if miou is not None else 1
+            miou = max(mious)
+            best = architectures[mious.index(miou)]
         proven = None if meet is None else meet.proven
-        architecture = dataclasses.replace(architectures[0], provenance=provenance_of(run, which, rule))
+        architecture = dataclasses.replace(best, provenance=provenance_of(run, which, rule))
         if miou is not None:
             architecture = architecture.with_provenance(candidates=count, supernet_miou=round(miou, 6))
         if proven is False:
