@@ -483,7 +483,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name, kind in kinds(Path(folder)).items():
             if arguments.kind is None or name in arguments.kind:
-                outcomes[name] = run(kind, arguments.mutations, arguments.seed)
+                outcome = outcomes[name] = run(kind, arguments.mutations, arguments.seed)
+                # At once, so that an interrupted run has told what it found.
+                print(
+                    f"{name}: {outcome.tries} tries, {outcome.refused} refused, {len(outcome.failures)} failures",
+                    *sorted(set(outcome.failures))[:5],
+                    sep="\n  ",
+                    file=sys.stderr,
+                    flush=True,
+                )
     print_table(outcomes, f"{arguments.mutations} mutations of each kind, seed {arguments.seed}")
     return int(any(outcome.failures for outcome in outcomes.values()))
 

@@ -25,7 +25,7 @@ from dnas.choices.network import ChoiceNetwork
 from dnas.choices.plain import hard_run, plain_network
 from dnas.choices.running import Lazy
 from dnas.choices.sample import Decision, Sample
-from dnas.choices.sampling import gumbel_choices, mean_entropy
+from dnas.choices.sampling import gumbel_choices, gumbel_draws, mean_entropy, read_columns
 
 __all__ = [
     "DEFAULT_KINDS",
@@ -50,10 +50,12 @@ __all__ = [
     "Width",
     "WidthChoice",
     "gumbel_choices",
+    "gumbel_draws",
     "hard_run",
     "kind_of",
     "mean_entropy",
     "named_choices",
     "plain_network",
+    "read_columns",
     "widest",
 ]

@@ -18,6 +18,15 @@ def gumbel_choices(
     Returns, per table, the sampled columns and gates (rows,): exactly 1 in the forward pass, with the gradient of the
     sampled softmax entry (FasterSeg, Appendix C).
     """
+    drawn, gates = gumbel_draws(tables, generator, temperature)
+    (columns,) = read_columns([drawn])
+    return columns, gates
+
+
+def gumbel_draws(
+    tables: Iterable[Tensor], generator: torch.Generator, temperature: float
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """:func:`gumbel_choices` whose sampled columns (rows,) stay on the device, so that nobody waits for it."""
     tables = list(tables)
     indices, gates = [], []
     for table, noise in zip(tables, _gumbel_noise(tables, generator), strict=True):
@@ -26,8 +35,14 @@ def gumbel_choices(
         chosen = soft.gather(1, index[:, None])[:, 0]
         indices.append(index)
         gates.append(1.0 + (chosen - chosen.detach()))  # exactly 1
-    columns = iter(torch.cat(indices).tolist() if indices else [])  # the host waits for the device once
-    return tuple(tuple(itertools.islice(columns, len(index))) for index in indices), tuple(gates)
+    return tuple(indices), tuple(gates)
+
+
+def read_columns(draws: Sequence[Sequence[Tensor]]) -> list[tuple[tuple[int, ...], ...]]:
+    """The columns of :func:`gumbel_draws` as numbers, those of all draws together: the host waits once."""
+    indices = [index for drawn in draws for index in drawn]
+    columns = iter(torch.cat(indices).tolist() if indices else [])
+    return [tuple(tuple(itertools.islice(columns, len(index))) for index in drawn) for drawn in draws]
 
 
 def _gumbel_noise(tables: Sequence[Tensor], generator: torch.Generator) -> Sequence[Tensor]:

@@ -10,17 +10,22 @@ import torch
 from torch import Tensor, nn
 
 
-def fused_bn_relu(x: Tensor, norms: Sequence[nn.BatchNorm2d], weights: Sequence[Sequence[Tensor | None]]) -> Tensor:
+def fused_bn_relu(
+    x: Tensor,
+    norms: Sequence[nn.BatchNorm2d],
+    weights: Sequence[Sequence[Tensor | None]],
+    one: Tensor | None = None,
+) -> Tensor:
     """``weight_i * relu(norm_i(x_i))`` for the maps x_i that are concatenated in (N, sum of C_i, H, W); same shape.
 
     ``weights`` holds for every map one weight per part of the batch. The parts are of equal size and are normalised by
     separate statistics, like separate batches. A weight is a non-negative scalar, so that it can be folded into scale
     and shift of the norm: relu(w y) = w relu(y). None means 1. (At exactly 0 the gradient of the weight is lost; that
-    of a softmax is 0 there, too.)
+    of a softmax is 0 there, too.) ``one``: a scalar 1 on the device, which is made if it is needed and not given.
     """
     affine = [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
     by_part = [weight for part in zip(*weights, strict=True) for weight in part]
-    result: Tensor = _FusedBNReLU.apply(x, norms, *affine, *by_part)
+    result: Tensor = _FusedBNReLU.apply(x, norms, one, *affine, *by_part)
     return result
 
 
@@ -28,18 +33,20 @@ class _FusedBNReLU(torch.autograd.Function):
     """One autograd node instead of about ten: on small maps, the overhead of nodes dominates the cost of norms."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norms: Sequence[nn.BatchNorm2d], *parameters: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, norms: Sequence[nn.BatchNorm2d], one: Tensor | None, *parameters: Tensor | None
+    ) -> Tensor:
         scales, shifts = [norm.weight for norm in norms], [norm.bias for norm in norms]
         weights = parameters[2 * len(norms) :]
         ctx.training, ctx.eps, ctx.widths = norms[0].training, norms[0].eps, [norm.num_features for norm in norms]
         ctx.statistics = (None, None)
         if not ctx.training:
             ctx.statistics = _join([_mean(norm) for norm in norms]), _join([_variance(norm) for norm in norms])
-        maps, kept = [], []
         plain = _affine(scales, shifts)
-        for index, part in enumerate(_split(x, len(weights) // len(norms))):
-            factor = _factor(weights[index * len(norms) : (index + 1) * len(norms)], ctx.widths, plain[0])
-            scale, shift = _times(plain, factor)
+        parts = _split(x, len(weights) // len(norms))
+        factors = _factors(weights, ctx.widths, plain[0], one)
+        maps, kept = [], list(plain)
+        for part, factor, (scale, shift) in zip(parts, factors, _times([plain] * len(parts), factors), strict=True):
             if ctx.training:
                 found = _normalise_by_batch(part, scale, shift, norms)
             else:
@@ -55,15 +62,15 @@ class _FusedBNReLU(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, result, *saved = ctx.saved_tensors
-        widths, needs = ctx.widths, ctx.needs_input_grad[2:]
-        parameters, kept = saved[: len(needs)], saved[len(needs) :]
+        widths, needs = ctx.widths, ctx.needs_input_grad[3:]
+        parameters, plain, kept = saved[: len(needs)], saved[len(needs) :][:2], saved[len(needs) + 2 :]
         parts, trained = len(kept) // 5, any(needs)
-        affine: list[Tensor] = []
+        of_affine: list[Sequence[Tensor]] = []
         gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
         to_x: list[Tensor] = []
         to_parameters: list[Tensor | None] = [None] * len(needs)
         for index, (part, of_part) in enumerate(zip(_split(x, parts), _split(gradient, parts), strict=True)):
-            scale, factor, mean, deviation, reserve = kept[5 * index : 5 * index + 5]
+            scale, _, mean, deviation, reserve = kept[5 * index : 5 * index + 5]
             to_part, to_scale, to_shift = torch.ops.aten._batch_norm_impl_index_backward(
                 ctx.kind,
                 part,
@@ -80,18 +87,21 @@ class _FusedBNReLU(torch.autograd.Function):
             to_x.append(to_part)
             first = (2 + index) * len(widths)  # index of this part's weights, which come after scales and shifts
             if any(needs[first : first + len(widths)]):
-                found = _weight_gradients(to_scale, to_shift, parameters[: 2 * len(widths)], widths)
+                found = _weight_gradients(to_scale, to_shift, plain, widths)
                 for place, to_weight in enumerate(found, start=first):
                     if needs[place]:
                         to_parameters[place] = to_weight.to(parameters[place].dtype)
-            if any(needs[: 2 * len(widths)]):
-                terms = list(_times((to_scale, to_shift), factor))
-                affine = [term + total for term, total in zip(terms, affine, strict=True)] if affine else terms
+            of_affine.append((to_scale, to_shift))
+        affine: Sequence[Tensor] = ()
+        if any(needs[: 2 * len(widths)]):
+            affine, *others = _times(of_affine, kept[1::5])
+            for terms in others:
+                affine = torch._foreach_add(list(terms), list(affine))
         for at, of_maps in enumerate(affine):
             for place, of_norm in enumerate(of_maps.split_with_sizes(widths)):
                 if needs[2 * place + at]:
                     to_parameters[2 * place + at] = of_norm
-        return _join(to_x) if ctx.needs_input_grad[0] else None, None, *to_parameters
+        return _join(to_x) if ctx.needs_input_grad[0] else None, None, None, *to_parameters
 
 
 def _normalise_by_batch(x: Tensor, scale: Tensor, shift: Tensor, norms: Sequence[nn.BatchNorm2d]) -> Any:
@@ -148,23 +158,21 @@ def _variance(norm: nn.BatchNorm2d) -> Tensor:
 
 
 def _weight_gradients(
-    to_scale: Tensor, to_shift: Tensor, affine: Sequence[Tensor], widths: Sequence[int]
+    to_scale: Tensor, to_shift: Tensor, plain: Sequence[Tensor], widths: Sequence[int]
 ) -> Sequence[Tensor]:
-    """The gradients of the weights of all maps, scalars; ``affine``: scale and shift of every norm in turn."""
+    """The gradients of the weights of all maps, scalars; ``plain``: scale and shift of all maps."""
     if to_scale.is_cuda:
-        return weight_gradients_together(to_scale, to_shift, affine, widths)
-    of_maps = zip(to_scale.split_with_sizes(widths), to_shift.split_with_sizes(widths), strict=True)
-    return [
-        torch.dot(one, affine[2 * place]) + torch.dot(other, affine[2 * place + 1])
-        for place, (one, other) in enumerate(of_maps)
-    ]
+        return weight_gradients_together(to_scale, to_shift, plain, widths)
+    scale, shift = plain
+    of_maps = zip(*(tensor.split_with_sizes(widths) for tensor in (to_scale, scale, to_shift, shift)), strict=True)
+    return [torch.dot(a, b) + torch.dot(c, d) for a, b, c, d in of_maps]
 
 
 def weight_gradients_together(
-    to_scale: Tensor, to_shift: Tensor, affine: Sequence[Tensor], widths: Sequence[int]
+    to_scale: Tensor, to_shift: Tensor, plain: Sequence[Tensor], widths: Sequence[int]
 ) -> Sequence[Tensor]:
     """The same by a few kernels for all maps instead of three for each, as launches are what a GPU would wait for."""
-    product = torch.addcmul(to_scale * _join(affine[::2]), to_shift, _join(affine[1::2]))
+    product = torch.addcmul(to_scale * plain[0], to_shift, plain[1])
     runs = [(width, len(list(group))) for width, group in itertools.groupby(widths)]
     blocks = product.split_with_sizes([width * count for width, count in runs])
     return [
@@ -174,15 +182,20 @@ def weight_gradients_together(
     ]
 
 
-def _factor(weights: Sequence[Tensor | None], widths: Sequence[int], like: Tensor) -> Tensor | None:
-    """The weight of every channel, or one for all channels of a single map; None if all weights are 1."""
+def _factors(
+    weights: Sequence[Tensor | None], widths: Sequence[int], like: Tensor, one: Tensor | None
+) -> Sequence[Tensor | None]:
+    """For every part the weight of each channel, or one for all channels of a single map; None if all weights are 1."""
+    parts = len(weights) // len(widths)
     if all(weight is None for weight in weights):
-        return None
+        return [None] * parts
     if len(weights) == 1 and weights[0] is not None:
-        return weights[0].to(like.dtype)
-    one = like.new_ones(()) if any(weight is None for weight in weights) else None
-    each = [one if weight is None else weight.to(like.dtype) for weight in weights]
-    return torch.cat([weight.expand(width) for weight, width in zip(each, widths, strict=True) if weight is not None])
+        return [weights[0].to(like.dtype)]
+    if one is None and any(weight is None for weight in weights):
+        one = like.new_ones(())
+    each = zip(weights, [*widths] * parts, strict=True)
+    filled = [(one if weight is None else weight.to(like.dtype), width) for weight, width in each]
+    return torch.cat([weight.expand(width) for weight, width in filled if weight is not None]).chunk(parts)
 
 
 def _affine(scales: Sequence[Tensor], shifts: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -192,12 +205,15 @@ def _affine(scales: Sequence[Tensor], shifts: Sequence[Tensor]) -> Sequence[Tens
     return torch.cat([*scales, *shifts]).view(2, -1).unbind()
 
 
-def _times(pair: Sequence[Tensor], factor: Tensor | None) -> Sequence[Tensor]:
-    """Both tensors times the factor, by one kernel."""
-    if factor is None:
-        return pair
-    found: Sequence[Tensor] = torch._foreach_mul(list(pair), factor if factor.dim() == 0 else [factor, factor])
-    return found
+def _times(pairs: Sequence[Sequence[Tensor]], factors: Sequence[Tensor | None]) -> Sequence[Sequence[Tensor]]:
+    """Both tensors of each pair times the factor of its part, by one kernel. The factors are all None, or none is."""
+    present = [factor for factor in factors if factor is not None]
+    if not present:
+        return pairs
+    tensors = [tensor for pair in pairs for tensor in pair]
+    by_tensor = present[0] if present[0].dim() == 0 else [factor for factor in present for _ in range(2)]
+    found = iter(torch._foreach_mul(tensors, by_tensor))
+    return list(zip(found, found, strict=True))
 
 
 def _split(x: Tensor, parts: int) -> Sequence[Tensor]:

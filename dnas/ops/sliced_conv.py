@@ -96,6 +96,8 @@ class _SlicedConv(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x,), weights = ctx.saved_tensors, ctx.weights
         stride, padding = ctx.stride, weights[0].shape[-1] // 2
+        if all(ctx.needs_input_grad[i] for i in (0, *range(4, 4 + len(weights)))) and x.is_cuda:
+            return _both_gradients(ctx, x, gradient, padding)
         to_input = None
         if ctx.needs_input_grad[0]:
             like_input = gradient.new_empty(ctx.size) if x is None else x  # only its shape and type are used
@@ -110,6 +112,16 @@ class _SlicedConv(torch.autograd.Function):
             for index, weight_gradient in zip(wanted, found, strict=True):
                 to_weights[index] = weight_gradient
         return to_input, None, None, None, *to_weights
+
+
+def _both_gradients(ctx: Any, x: Tensor, gradient: Tensor, padding: int) -> tuple[Tensor | None, ...]:
+    """The gradients of the input and of all weights by one call, as a GPU would wait for the second one."""
+    kernels = _fused(x, ctx.stride, _slices(ctx.weights, ctx.widths, x))
+    assert len(kernels) == 1
+    to_input, to_kernel = _convolution_backward(gradient, x, kernels[0], ctx.stride, padding, [True, True])
+    targets = [_Slice(*of_weight) for of_weight in zip(ctx.weights, ctx.widths, ctx.buffers, strict=True)]
+    found = zip(targets, to_kernel.split_with_sizes(ctx.widths), strict=True)
+    return to_input, None, None, None, *(_add(target, part) for target, part in found)
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,7 @@ def _input_gradient(x: Tensor, gradient: Tensor, slices: Sequence[Tensor], strid
     parts = gradient.split_with_sizes([kernel.shape[0] for kernel in kernels], dim=1)
     total = None
     for part, kernel in zip(parts, kernels, strict=True):
-        found = _convolution_backward(part, x, kernel, stride, padding, to_weight=False)
+        found, _ = _convolution_backward(part, x, kernel, stride, padding, [True, False])
         total = found if total is None else total.add_(found)
     assert total is not None
     return total
@@ -160,7 +172,7 @@ def _weight_gradients(
             for target, part in zip(targets, rows.split_with_sizes(widths), strict=True)
         ]
     shape = (sum(widths), x.shape[1], *kernel)
-    found = _convolution_backward(gradient, x, x.new_empty(1).expand(shape), stride, padding, to_weight=True)
+    _, found = _convolution_backward(gradient, x, x.new_empty(1).expand(shape), stride, padding, [False, True])
     return [_add(target, part) for target, part in zip(targets, found.split_with_sizes(widths), strict=True)]
 
 
@@ -202,19 +214,10 @@ def _unfold(x: Tensor, side: int, stride: int, padding: int, size: torch.Size) -
 
 
 def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, *, to_weight: bool
-) -> Tensor:
-    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-        gradient,
-        x,
-        weight,
-        None,
-        [stride] * 2,
-        [padding] * 2,
-        [1, 1],
-        False,
-        [0, 0],
-        1,
-        [not to_weight, to_weight, False],
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, wanted: Sequence[bool]
+) -> tuple[Tensor, Tensor]:
+    """The gradients of input and weight, those that are ``wanted``."""
+    to_input, to_weight, _ = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [*wanted, False]
     )
-    return found[int(to_weight)]
+    return to_input, to_weight

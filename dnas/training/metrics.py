@@ -91,7 +91,7 @@ class SegmentationMetrics:
         self._names = tuple(class_names)
         matrix = MulticlassConfusionMatrix(len(self._names), ignore_index=IGNORE_LABEL, validate_args=False)
         self._matrix = matrix.to(device)
-        self._images = SumMetric().to(device)
+        self._images = SumMetric(nan_strategy="disable").to(device)  # looking for NaN would wait for the device
         self._boundary = None if boundary is None else BoundaryIoU(len(self._names), boundary).to(device)
         # torchmetrics warns about a result without data, which a process without a share of the images would have.
         self._matrix.update(torch.zeros(1, device=device).long(), torch.full((1,), IGNORE_LABEL, device=device))
@@ -117,7 +117,7 @@ class SegmentationMetrics:
             self._matrix.update(predictions, labels)
             if self._boundary is not None:
                 self._boundary.update(predictions, labels)
-        self._images.update(labels.shape[0])
+        self._images.update(labels.new_full((), labels.shape[0]))  # filled on the device, without a copy
 
     def result(self) -> Evaluation:
         """The scores so far; all 0 if no pixel was valid."""

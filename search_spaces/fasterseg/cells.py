@@ -59,11 +59,13 @@ class CellOutput:
 
     weights: one mapping for each of several equal parts of the batch, each of which is normalised with its own
         statistics. The same operators run on all parts.
+    one: a scalar 1 on the device; None: each norm that needs it makes it.
     """
 
     operators: MixedOperator
     weights: Sequence[Mapping[str, Tensor | None]]
     width: int
+    one: Tensor | None = None
 
     def weights_of(self, name: str) -> list[Tensor | None]:
         """The weights of one operator by part."""
@@ -82,6 +84,7 @@ class _Branch:
     chain: ConvolutionChain
     weights: Sequence[Tensor | None]
     width: int
+    one: Tensor | None
 
 
 def run_cell(x: Tensor, outputs: Sequence[CellOutput]) -> list[Tensor]:
@@ -109,7 +112,7 @@ def run_recomputed(x: Tensor, outputs: Sequence[CellOutput], run: RunCell = run_
 def _branches(outputs: Sequence[CellOutput]) -> list[_Branch]:
     """The operators that are chains of convolutions."""
     return [
-        _Branch(index, chain, output.weights_of(name), output.width)
+        _Branch(index, chain, output.weights_of(name), output.width, output.one)
         for index, output in enumerate(outputs)
         for name in output.weights[0]
         if (chain := output.operators.operator(name).chain()) is not None
@@ -126,9 +129,11 @@ def _run(x: Tensor, branches: Sequence[_Branch], stride: int) -> list[Tensor]:
         convolved,
         [layer.norm.of(branch.width) for layer, branch in zip(first, branches, strict=True)],
         [branch.weights if len(branch.chain.layers) == 1 else [None] * len(branch.weights) for branch in branches],
+        branches[0].one,
     )
     results = []
-    for part, branch in zip(normed.split_with_sizes(widths, dim=1), branches, strict=True):
+    parts = [normed] if len(branches) == 1 else normed.split_with_sizes(widths, dim=1)
+    for part, branch in zip(parts, branches, strict=True):
         out = part
         for number, layer in enumerate(branch.chain.layers[1:], start=2):
             buffers = [layer.gradient_buffers.get("weight")]

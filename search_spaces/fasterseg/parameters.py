@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnas.choices import gumbel_choices
+from dnas.choices import gumbel_draws, read_columns
 from dnas.errors import UserError
 from search_spaces.fasterseg.grid import Grid
 
@@ -37,6 +37,10 @@ class Sample:
     operators: tuple[tuple[int, ...], ...] | None = None
     operator_gate: tuple[Tensor, ...] | None = None
 
+    def operators_of(self, level: int, row: int) -> Sequence[int]:
+        """The indices of the operators that run in the cell with ``row`` in alpha."""
+        return range(self.alpha[level].shape[1]) if self.operators is None else (self.operators[level][row],)
+
     def operator_weights(self, level: int, row: int) -> dict[int, Tensor | None]:
         """The weights of the operators that run in the cell with ``row`` in alpha, by index; None is 1."""
         if self.operators is None:
@@ -52,6 +56,33 @@ class Sample:
             beta=tuple(map(function, self.beta)),
             gamma=tuple(map(function, self.gamma)),
         )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A sample whose drawn ratios and operators, (connections,) and (cells,) per level, are still on the device.
+
+    None: the sample has them already.
+    """
+
+    sample: Sample
+    ratios: tuple[Tensor, ...] | None = None
+    operators: tuple[Tensor, ...] | None = None
+
+
+def finished(drafts: Sequence[Draft]) -> list[Sample]:
+    """The samples of the drafts; the host waits once for the draws of all of them."""
+    drawn = [draws for draft in drafts for draws in (draft.ratios, draft.operators) if draws is not None]
+    columns = iter(read_columns(drawn))
+    samples = []
+    for draft in drafts:
+        sample = draft.sample
+        if draft.ratios is not None:
+            sample = dataclasses.replace(sample, choice=next(columns))
+        if draft.operators is not None:
+            sample = dataclasses.replace(sample, operators=next(columns))
+        samples.append(sample)
+    return samples
 
 
 class ArchitectureParameters(nn.Module):
@@ -111,10 +142,21 @@ class ArchitectureParameters(nn.Module):
 
         The widest ratios if widths are not searched.
         """
-        if not self.search_ratios:
-            return self.at_width("largest")
-        choices, gates = gumbel_choices(self.gamma, generator, temperature)
-        return self._with_choice(choices, gates)
+        return finished([self.draft("sampled", generator, temperature)])[0]
+
+    def draft(
+        self, width: str, generator: torch.Generator, temperature: float = 1.0, *, single_path: bool = False
+    ) -> Draft:
+        """A draft of :meth:`sample` for ``width`` "sampled", else of :meth:`at_width`.
+
+        ``single_path``: with one operator per cell, see :meth:`with_operators`.
+        """
+        if width == "sampled" and self.search_ratios:
+            ratios, gates = gumbel_draws(self.gamma, generator, temperature)
+            found = Draft(self._with_choice((), _with_gradient(gates)), ratios)
+        else:
+            found = Draft(self.at_width("largest" if width == "sampled" else width, generator))
+        return self._with_draws(found, generator, temperature) if single_path else found
 
     def with_operators(self, sample: Sample, generator: torch.Generator, temperature: float = 1.0) -> Sample:
         """``sample`` with one operator per cell, by hard straight-through Gumbel-softmax of alpha.
@@ -122,8 +164,7 @@ class ArchitectureParameters(nn.Module):
         The gradient is that of the sampled entry of the softmax alone, because the other operators do not run (GDAS,
         Dong and Yang 2019, section 3.2).
         """
-        operators, gates = gumbel_choices(self.alpha, generator, temperature)
-        return dataclasses.replace(sample, operators=operators, operator_gate=gates)
+        return finished([self._with_draws(Draft(sample), generator, temperature)])[0]
 
     def with_likeliest_operators(self, sample: Sample) -> Sample:
         """``sample`` with only the most likely operator of every cell."""
@@ -155,6 +196,11 @@ class ArchitectureParameters(nn.Module):
         widest[-1].fill_(1)  # on the device, without a copy
         return tuple(widest.expand(self.grid.gamma_rows(level), len(self.ratios)) for level in self.grid.levels)
 
+    def _with_draws(self, draft: Draft, generator: torch.Generator, temperature: float) -> Draft:
+        operators, gates = gumbel_draws(self.alpha, generator, temperature)
+        sample = dataclasses.replace(draft.sample, operator_gate=_with_gradient(gates))
+        return dataclasses.replace(draft, sample=sample, operators=operators)
+
     def _with_choice(self, choices: Sequence[tuple[int, ...]], gate: tuple[Tensor, ...] | None) -> Sample:
         return Sample(
             alpha=tuple(F.softmax(table, dim=-1) for table in self.alpha),
@@ -164,3 +210,8 @@ class ArchitectureParameters(nn.Module):
             gate=gate,
             end_ratio=self.end_ratio,
         )
+
+
+def _with_gradient(gates: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """The gates; on a GPU None if they have no gradient, as they are then only launches that multiply by 1."""
+    return None if gates[0].is_cuda and not torch.is_grad_enabled() else gates

@@ -21,17 +21,25 @@ def finer_probabilities(beta: Sequence[Tensor], grid: Grid) -> list[Tensor]:
     0 at level 0, which has no finer level; 1 for the first cell of every other level, which has no other predecessor.
     """
     reference = beta[-1] if len(beta) > 1 else torch.zeros(())
-    zero, one = reference.new_zeros(()), reference.new_ones(())
-    layers = []
-    for layer in range(grid.layers):
-        row = []
-        for level in grid.levels:
-            if level == 0 or layer < level:
-                row.append(zero)
-            else:
-                row.append(one if layer == level else beta[level][grid.beta_row(level, layer), 0])
-        layers.append(torch.stack(row))
-    return layers
+    zeros, one = reference.new_zeros(grid.layers), reference.new_ones(1)
+    columns = [torch.cat([zeros[:level], one, beta[level][:, 0]]) for level in grid.levels[1:]]
+    return list(torch.stack([zeros, *columns], dim=1).unbind())
+
+
+def visits_together(finer: Sequence[Tensor]) -> Tensor:
+    """:func:`visits` of all branches by few kernels, as launches are what a GPU would wait for.
+
+    (layers, levels, levels): for every layer, by the level at which a branch ends, the probabilities of its cells.
+    """
+    table = torch.stack(list(finer))
+    # Rows are cells, columns are their predecessors: the cell of the same level and that of the finer one.
+    steps = torch.diag_embed(1 - table) + torch.diag_embed(table[:, 1:], offset=-1)
+    current = torch.eye(table.shape[1], dtype=table.dtype, device=table.device)
+    layers = [current]
+    for step in steps[1:].flip(0).unbind():
+        current = current @ step
+        layers.append(current)
+    return torch.stack(layers[::-1])
 
 
 def visits(finer: Sequence[Tensor], level: int, grid: Grid) -> list[Tensor]:

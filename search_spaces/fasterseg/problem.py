@@ -14,7 +14,7 @@ from dnas.search.problem import Pass
 from search_spaces.fasterseg.cells import RunCell, run_cell
 from search_spaces.fasterseg.ends import combination_name
 from search_spaces.fasterseg.expected_latency import DecoupledWeights, ExpectedLatency
-from search_spaces.fasterseg.parameters import ArchitectureParameters, Sample
+from search_spaces.fasterseg.parameters import ArchitectureParameters, Sample, finished
 from search_spaces.fasterseg.supernet import MultiResolutionSupernet, can_batch
 
 WIDTHS = ("smallest", "largest", "random", "likeliest", "sampled")
@@ -78,27 +78,21 @@ class CoSearch:
     def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
         """One pass per entry of the phase's list; with ``batch_equal_passes`` equal ones are merged."""
         with torch.no_grad():
-            passes = [
-                self._sampled(name, generator)
-                if width == "sampled"
-                else self._pass(name, self._architectures[name].at_width(width, generator), generator)
-                for name, width in self.passes[phase]
-            ]
+            passes = self._drawn(self.passes[phase], generator)
         return merged(passes) if self.batch_equal_passes else passes
 
     def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
         """One sampled pass per architecture, those with searched widths first."""
-        passes = [self._sampled(name, generator) for name in self._architectures]
+        passes = self._drawn([(name, "sampled") for name in self._architectures], generator)
         return sorted(passes, key=lambda one: not self._architectures[one.architecture].search_ratios)
 
-    def _sampled(self, name: str, generator: torch.Generator) -> Pass:
-        return self._pass(name, self._architectures[name].sample(generator, self.temperature), generator)
-
-    def _pass(self, name: str, sample: Sample, generator: torch.Generator) -> Pass:
-        """The pass of a sample, with sampled operators in single-path search."""
-        if self.single_path:
-            sample = self._architectures[name].with_operators(sample, generator, self.temperature)
-        return Pass(name, sample)
+    def _drawn(self, wanted: Sequence[tuple[str, str]], generator: torch.Generator) -> list[Pass]:
+        """A pass for each architecture and width, in single-path search with sampled operators."""
+        drafts = [
+            self._architectures[name].draft(width, generator, self.temperature, single_path=self.single_path)
+            for name, width in wanted
+        ]
+        return [Pass(name, sample) for (name, _), sample in zip(wanted, finished(drafts), strict=True)]
 
     def validation_passes(self) -> Mapping[str, Pass]:
         """Every architecture at its most likely widths, in single-path search also with its most likely operators."""

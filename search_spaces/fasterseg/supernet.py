@@ -16,7 +16,7 @@ from search_spaces.fasterseg.cells import CellOutput, MixedOperator, RunCell, ru
 from search_spaces.fasterseg.ends import SuperEnds
 from search_spaces.fasterseg.grid import Grid
 from search_spaces.fasterseg.parameters import Sample
-from search_spaces.fasterseg.paths import downsampling, finer_probabilities, visits
+from search_spaces.fasterseg.paths import downsampling, finer_probabilities, visits, visits_together
 from search_spaces.fasterseg.selection import Selection
 
 
@@ -119,22 +119,21 @@ class MultiResolutionSupernet(nn.Module):
 
         ``stems``: the output of each sample's stem.
         """
-        # On a GPU, where each product is a launch. A single-path sample has few products.
-        tables = [
-            weight_table(self.grid, sample) if sample.operators is None and sample.alpha[0].is_cuda else None
-            for sample in samples
-        ]
+        # On a GPU each product, and each constant, is a launch.
+        one = stems[0].new_ones((), dtype=samples[0].alpha[0].dtype) if stems[0].is_cuda else None
+        tables = [weight_table(self.grid, sample) if sample.alpha[0].is_cuda else None for sample in samples]
         inputs = {(0, 0): _as_batch(stems)}
         outputs: list[dict[int, Tensor]] = [{} for _ in samples]
         for level, layer in self.grid.cells():
             x = inputs[level, layer]
             if layer == self.grid.last:
                 for index, (part, own) in enumerate(zip(_parts(x, len(samples)), outputs, strict=True)):
-                    output = self._output(level, layer, None, samples[index : index + 1], tables[index : index + 1])
+                    own_tables = tables[index : index + 1]
+                    output = self._output(level, layer, None, samples[index : index + 1], own_tables, one)
                     (own[self.grid.scales[level]],) = run(part, [output])
                 continue
             targets = self._targets(level, layer)
-            found = run(x, [self._output(level, layer, target, samples, tables) for target in targets])
+            found = run(x, [self._output(level, layer, target, samples, tables, one) for target in targets])
             for target, out in zip(targets, found, strict=True):
                 inputs[target] = inputs[target] + out if target in inputs else out
         parts = {cell: _parts(x, len(samples)) for cell, x in inputs.items()}
@@ -198,6 +197,7 @@ class MultiResolutionSupernet(nn.Module):
         target: tuple[int, int] | None,
         samples: Sequence[Sample],
         tables: Sequence[_WeightTable | None],
+        one: Tensor | None,
     ) -> CellOutput:
         """The operators from a cell to one of its targets, with their weights; target None is the head."""
         grid, first = self.grid, samples[0]
@@ -210,7 +210,7 @@ class MultiResolutionSupernet(nn.Module):
         weights = [
             self._weights(level, layer, target, sample, table) for sample, table in zip(samples, tables, strict=True)
         ]
-        return CellOutput(cast("MixedOperator", operators), weights, width)
+        return CellOutput(cast("MixedOperator", operators), weights, width, one)
 
     def _weights(
         self,
@@ -228,7 +228,8 @@ class MultiResolutionSupernet(nn.Module):
         grid = self.grid
         if table is not None:
             row = table[level, None if target is None else target[0]][grid.alpha_row(level, layer)]
-            return dict(zip(self.operators, row, strict=True))
+            chosen = sample.operators_of(level, grid.alpha_row(level, layer))
+            return dict(zip((self.operators[index] for index in chosen), row, strict=True))
         factors = []
         if target is not None:
             into = target[0]
@@ -242,46 +243,72 @@ class MultiResolutionSupernet(nn.Module):
     def _skips(self, inputs: dict[tuple[int, int], Tensor], sample: Sample) -> dict[tuple[int, int], Tensor]:
         """The skip map of every branch scale and every finer scale: the last map of the branch's path there."""
         grid = self.grid
-        finer = finer_probabilities(sample.beta, grid)
+        leaving = leaving_probabilities(grid, sample.beta)
         skips = {}
         for level, branch in enumerate(grid.scales):
-            if not level:
-                continue
-            visited = visits(finer, level, grid)
-            for scale in scales_below(branch):
+            for scale in scales_below(branch) if level else ():
                 source = grid.level_of(scale)
-                leaving = downsampling(finer, visited, source + 1)
                 layers = range(source, grid.last)
                 maps = [inputs[source, layer] for layer in layers]
-                skips[branch, scale] = sum_widths(maps, [leaving[layer] for layer in layers])
+                skips[branch, scale] = sum_widths(maps, leaving[level, source][source:])
         return skips
 
 
-_WeightTable = dict[tuple[int, int | None], list[tuple[Tensor, ...]]]
-"""By level and target level (None: the head), the weights of the operators of each cell in the row of alpha."""
+def leaving_probabilities(grid: Grid, beta: Sequence[Tensor]) -> dict[tuple[int, int], Sequence[Tensor] | Tensor]:
+    """By the level of a branch and a finer one, for every layer but the last: that its path leaves that level there."""
+    finer = finer_probabilities(beta, grid)
+    pairs = [(level, source) for level in grid.levels for source in range(level)]
+    if finer[0].is_cuda:
+        entering = visits_together(finer)[1:] * torch.stack(finer[1:])[:, None]
+        return {(level, source): entering[:, level, source + 1] for level, source in pairs}
+    visited = [visits(finer, level, grid) for level in grid.levels]
+    return {(level, source): downsampling(finer, visited[level], source + 1) for level, source in pairs}
+
+
+_WeightTable = dict[tuple[int, int | None], list[tuple[Tensor | None, ...]]]
+"""By level and target level (None: the head), the weights of the operators that run in each cell, by row of alpha."""
 
 
 def weight_table(grid: Grid, sample: Sample) -> _WeightTable:
     """The weights of all operators of a sample: two products for a level instead of two for each operator."""
     table: _WeightTable = {}
     for level in grid.levels:
-        rows, cells = sample.alpha[level], grid.alpha_rows(level) - 1  # without the last layer, which the head reads
-        table[level, None] = [row.unbind() for row in rows[cells:].unbind()]
-        table[level, None] = [()] * cells + table[level, None]
+        cells = grid.alpha_rows(level) - 1  # without the last layer, which the head reads
+        rows = sample.alpha[level] if sample.operators is None else _columns(sample.operator_gate, level)
+        table[level, None] = [()] * cells + _unbound(None if rows is None else rows[cells:], 1)
         for into in (level, level + 1):
             if into >= len(grid.scales):
                 continue
-            weights = rows[:cells]
+            weights = None if rows is None else rows[:cells]
             if into:
                 # The first cell of a level has one predecessor, so its input has no beta.
                 beta = sample.beta[into][:, level - into + 1]
                 factors = beta if into == level else torch.cat([beta.new_ones(1), beta])
-                weights = weights * factors[:, None]
+                weights = _scaled(weights, factors)
             if sample.gate is not None:
                 gate = sample.gate[into]
-                weights = weights * (gate[1:] if into == level > 0 else gate)[:, None]
-            table[level, into] = [row.unbind() for row in weights.unbind()]
+                weights = _scaled(weights, gate[1:] if into == level > 0 else gate)
+            table[level, into] = _unbound(weights, cells)
     return table
+
+
+def _columns(tables: Sequence[Tensor] | None, level: int) -> Tensor | None:
+    """(cells, 1): one weight for the one operator of each cell of a level."""
+    return None if tables is None else tables[level][:, None]
+
+
+def _scaled(weights: Tensor | None, factors: Tensor) -> Tensor:
+    """(cells, operators) times (cells,); None is 1."""
+    return factors[:, None] if weights is None else weights * factors[:, None]
+
+
+def _unbound(weights: Tensor | None, cells: int) -> list[tuple[Tensor | None, ...]]:
+    """The scalars of (cells, operators) by cell; None is 1."""
+    if weights is None:
+        return [(None,)] * cells
+    columns = weights.shape[1]
+    scalars = weights.flatten().unbind()
+    return [scalars[first : first + columns] for first in range(0, len(scalars), columns)]
 
 
 def can_batch(one: Sample, other: Sample) -> bool:
@@ -305,14 +332,22 @@ def _product(weight: Tensor | None, factors: Sequence[Tensor]) -> Tensor | None:
     return weight
 
 
-def sum_widths(maps: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """Weighted sum of maps (N, C_i, H, W) of different widths, padding narrower ones with zero channels."""
+def sum_widths(maps: Sequence[Tensor], weights: Sequence[Tensor] | Tensor) -> Tensor:
+    """Weighted sum of maps (N, C_i, H, W) of different widths, padding narrower ones with zero channels.
+
+    Where ``weights`` is one tensor (maps,), the maps of a width are summed by one kernel, which needs a copy of them.
+    """
     by_width: dict[int, list[int]] = {}
     for index, x in enumerate(maps):
         by_width.setdefault(x.shape[1], []).append(index)
     widest = max(by_width)
-    sums = [
-        fit_channels(weighted_sum([maps[i] for i in group], [weights[i] for i in group]), widest)
-        for group in by_width.values()
-    ]
+    sums = []
+    for group in by_width.values():
+        chosen = [maps[index] for index in group]
+        if isinstance(weights, Tensor):
+            factors = weights if len(by_width) == 1 else torch.stack([weights[index] for index in group])
+            total = torch.tensordot(factors.to(chosen[0].dtype), torch.stack(chosen), dims=1)
+        else:
+            total = weighted_sum(chosen, [weights[index] for index in group])
+        sums.append(fit_channels(total, widest))
     return torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]

@@ -65,6 +65,14 @@ class Device(TorchDispatchMode):
         if name == "equal":
             self.wait("equal")
             return True
+        if name == "index" and args[1][0].dtype == torch.bool:  # the host has to know how many values are chosen
+            self.wait("index")
+            self.launches[name] += 1
+            return args[0].flatten()  # all of them
+        if name == "bincount":
+            self.wait(name)
+            self.launches[name] += 1
+            return args[0].new_zeros(args[2])
         found = function(*args, **kwargs) if not name.startswith("_fused_") else None
         tensors = given + [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
         devices = {tensor.device.type for tensor in tensors}
@@ -87,6 +95,12 @@ def fake_list(tensor):
         return True if tensor.dtype == torch.bool else 1.0 if tensor.dtype.is_floating_point else 1
 
     return filled(list(tensor.shape))
+
+
+def copied(tensor, memo):
+    """A copy of a fake tensor, a parameter if it is one."""
+    found = tensor.detach().clone()
+    return nn.Parameter(found, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else found
 
 
 plain_to = nn.Module.to
@@ -149,7 +163,7 @@ def fake_gpu(cuda_stub, monkeypatch):
         monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True)
         monkeypatch.setattr(nn.Module, "to", move)
-        monkeypatch.setattr(FakeTensor, "__deepcopy__", lambda tensor, memo: tensor.clone())
+        monkeypatch.setattr(FakeTensor, "__deepcopy__", copied)
         monkeypatch.setattr(nn.init, "kaiming_normal_", lambda tensor, **options: tensor)  # fake values need no time
         try:
             with (

@@ -9,24 +9,25 @@ from dnas.data import DataConfig, open_dataset
 from dnas.progress import NoProgress
 from dnas.search.bilevel import BilevelSearch
 from dnas.search.calibration import freeze_bn_stats
+from dnas.search.joint import JointSearch
 from search_spaces import load_space
 
 GPU = torch.device("cuda", 0)
 SIZE, BATCH = (160, 320), 3
 
 
-def begin(monkeypatch, tmp_path, *settings):
-    """A search of the full space on the GPU, and a batch."""
+def begin(monkeypatch, tmp_path, *settings, preset="fasterseg", kind=BilevelSearch, size=SIZE):
+    """A search on the GPU, by default of the full space, and a batch."""
     stand_in = SimpleNamespace(device=GPU, process_index=0, num_processes=1, free_memory=lambda: None)
     monkeypatch.setattr("dnas.search.session.make_accelerator", lambda device: stand_in)
-    space = load_space("fasterseg", ["task.num_classes=6", *settings])
+    space = load_space(preset, ["task.num_classes=6", *settings])
     table = SimpleNamespace(lookup=lambda spec: 0.1)
     problem = space.problem(table, 0)
-    data = DataConfig(dataset="rectangles", size=SIZE, images={"train": 8, "val": 1})
+    data = DataConfig(dataset="rectangles", size=size, images={"train": 8, "val": 1})
     splits = open_dataset(data, "train"), open_dataset(data, "val")
     run = SimpleNamespace(seed=0, path=tmp_path)
-    session = BilevelSearch(problem, splits, run, space.search, GPU, NoProgress())
-    batch = torch.empty(BATCH, 3, *SIZE), torch.zeros(BATCH, *SIZE, dtype=torch.int64)
+    session = kind(problem, splits, run, space.search, GPU, NoProgress())
+    batch = torch.empty(BATCH, 3, *size), torch.zeros(BATCH, *size, dtype=torch.int64)
     return session, batch
 
 
@@ -52,3 +53,43 @@ def test_a_step_launches_few_kernels_and_does_not_wait(fake_gpu, monkeypatch, tm
         session.release()
     assert device.launches.total() <= launches, device.launches
     assert device.waits.total() <= waits, device.waits
+
+
+SMALL = (
+    *("network.layers=2", "network.scales=[8,16]", "network.ratios=[2,4]", "network.operators=[skip,conv,zoomed_conv]"),
+    *("network.student_ratio=2", "network.teacher_ratio=4", "search.precision=bf16"),
+)
+
+
+@pytest.mark.parametrize("sampling", ["mixed", "single_path"])
+def test_a_step_in_bf16_keeps_weights_and_parameters_on_the_device(fake_gpu, monkeypatch, tmp_path, sampling):
+    with fake_gpu() as device:
+        settings = (*SMALL, f"search.operator_sampling={sampling}")
+        session, batch = begin(monkeypatch, tmp_path, *settings, size=(64, 64))
+        device.waits.clear()
+        generator = torch.Generator().manual_seed(0)
+        with freeze_bn_stats(session.problem.weights):
+            session._weight_step(batch, "search", generator)
+            session._architecture_step(batch, generator)
+        kinds = {weight.dtype for weight in session.weight_optimizer.sliced}
+        session.release()
+    assert device.waits.total() <= 8, device.waits
+    assert kinds == {torch.bfloat16}
+    tensors = [*session.problem.weights.state_dict().values(), *session.parameters]
+    assert {tensor.device for tensor in tensors} == {GPU}
+    assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_joint_step_waits_for_its_rates_and_its_loss(fake_gpu, monkeypatch, tmp_path, precision):
+    with fake_gpu() as device:
+        settings = {"preset": "regseg_rectangles", "kind": JointSearch, "size": (64, 64)}
+        session, batch = begin(monkeypatch, tmp_path, f"search.precision={precision}", **settings)
+        device.waits.clear()
+        passes = session.problem.weight_passes("search", torch.Generator().manual_seed(0))
+        session._step(batch, passes, searching=True)
+        assert device.waits.total() <= 2, device.waits
+        rates = [parameter for parameter in session.parameters if parameter.grad is not None]
+        assert rates
+        assert {rate.grad.device for rate in rates} == {GPU}
+        session.release()

@@ -12,7 +12,7 @@ from dnas.data.on_device import pack_numbers
 from dnas.ops import fractional_conv2d
 from dnas.progress import NoProgress
 from dnas.runs import Interrupt, Interrupted
-from dnas.training import RetrainConfig, deterministic_algorithms
+from dnas.training import RetrainConfig, SegmentationMetrics, deterministic_algorithms
 from dnas.training.retrain import _Retraining
 from tests.gpu.conftest import NOT_DETERMINISTIC
 
@@ -75,6 +75,20 @@ def test_images_are_finished_without_waiting(fake_gpu):
         assert device.waits.total() == 0, device.waits
         assert device.launches.total() < 60, device.launches
     assert [(part.device, part.dtype) for part in found] == [(GPU, torch.float32), (GPU, torch.int64)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_confusion_matrix_stays_on_the_device(fake_gpu, dtype):
+    with fake_gpu() as device:
+        metrics = SegmentationMetrics([f"class {number}" for number in range(CLASSES)], GPU, boundary=0.1)
+        device.waits.clear()
+        for _ in range(2):
+            logits = torch.zeros(2, CLASSES, 8, 8, dtype=dtype, device=GPU)
+            metrics.update(logits, torch.zeros(2, 64, 64, dtype=torch.int64, device=GPU))
+        copied = [text for text in device.waits if text.startswith(("copy", "tolist"))]
+        assert not copied
+        assert metrics._matrix.confmat.device == GPU
+        assert metrics.result().images == 1  # every value that the host reads is 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

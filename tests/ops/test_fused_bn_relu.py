@@ -93,7 +93,7 @@ def test_statistics_may_be_left_alone():
 def test_gradients_of_the_weights_together_are_those_of_each_map():
     widths = (3, 3, 5, 3)
     to_scale, to_shift = torch.randn(2, sum(widths), dtype=torch.float64).unbind()
-    affine = [torch.randn(width, dtype=torch.float64) for width in widths for _ in range(2)]
-    found = weight_gradients_together(to_scale, to_shift, affine, widths)
-    parts = zip(to_scale.split(widths), to_shift.split(widths), affine[::2], affine[1::2], strict=True)
+    plain = torch.randn(2, sum(widths), dtype=torch.float64).unbind()
+    found = weight_gradients_together(to_scale, to_shift, plain, widths)
+    parts = zip(*(tensor.split(widths) for tensor in (to_scale, to_shift, *plain)), strict=True)
     close(torch.stack(found), torch.stack([a @ scale + b @ shift for a, b, scale, shift in parts]))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from search_spaces.fasterseg import ArchitectureParameters, Grid, downsampling, finer_probabilities, meetings, visits
+from search_spaces.fasterseg.paths import visits_together
 
 GRIDS = [Grid(6), Grid(5), Grid(3), Grid(4, (8, 16)), Grid(3, (8,)), Grid(2, (8, 16))]
 
@@ -73,6 +74,14 @@ def test_visits_and_downsamplings_equal_the_sum_over_walks(grid):
             for layer in range(1, grid.layers):
                 expected = sum(m for walk, m in walks.items() if walk[layer - 1 : layer + 1] == (entered - 1, entered))
                 assert float(entering[layer - 1]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_visits_of_all_branches_together(grid):
+    """A GPU gets these."""
+    finer = finer_probabilities(random_beta(grid), grid)
+    expected = torch.stack([torch.stack(visits(finer, level, grid)) for level in grid.levels], dim=1)
+    torch.testing.assert_close(visits_together(finer), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("grid", [grid for grid in GRIDS if len(grid.scales) > 1], ids=str)

@@ -8,7 +8,7 @@ import torch
 
 from dnas.ops import OPERATORS, fit_channels
 from search_spaces.fasterseg import ArchitectureParameters, Grid, MultiResolutionSupernet, combination_name, run_cell
-from search_spaces.fasterseg.supernet import weight_table
+from search_spaces.fasterseg.supernet import sum_widths, weight_table
 
 CASES = [
     (Grid(5), (1, 2, 3), (2, 3), 2),
@@ -216,8 +216,14 @@ def test_weights_by_level_are_those_of_every_operator(case):
     """A GPU gets the first, a CPU the second."""
     grid = case[0]
     supernet, parameters = make(*case)
-    for sample in (parameters.sample(torch.Generator().manual_seed(3)), parameters.at_width("largest")):
-        sample = dataclasses.replace(sample, gate=sample.gate and tuple(gate + 0.5 for gate in sample.gate))
+    generator = torch.Generator().manual_seed(3)
+    mixed = parameters.sample(generator), parameters.at_width("largest")
+    single = [parameters.with_operators(sample, generator) for sample in mixed]
+    single.append(dataclasses.replace(single[0], gate=None, operator_gate=None))
+    for sample in (*mixed, *single):
+        gates = {"gate": sample.gate, "operator_gate": sample.operator_gate}
+        shifted = {name: gate and tuple(one + 0.5 for one in gate) for name, gate in gates.items()}
+        sample = dataclasses.replace(sample, **shifted)
         table = weight_table(grid, sample)
         for level, layer in grid.cells():
             for target in [None] if layer == grid.last else supernet._targets(level, layer):
@@ -225,4 +231,15 @@ def test_weights_by_level_are_those_of_every_operator(case):
                 together = supernet._weights(level, layer, target, sample, table)
                 assert each.keys() == together.keys()
                 for name, weight in each.items():
-                    assert torch.equal(together[name], weight), (level, layer, target, name)
+                    one = torch.ones((), dtype=torch.float64)  # None is 1
+                    found, expected = (one if value is None else value for value in (together[name], weight))
+                    assert torch.equal(found, expected), (level, layer, target, name)
+
+
+def test_maps_of_one_width_are_summed_together():
+    """By a GPU; one after another by a CPU."""
+    maps = [torch.randn(2, width, 3, 5, dtype=torch.float64) for width in (4, 6, 4, 6, 6)]
+    weights = torch.rand(5, dtype=torch.float64)
+    for chosen in (slice(None), slice(0, 3, 2)):
+        expected = sum_widths(maps[chosen], weights[chosen].unbind())
+        torch.testing.assert_close(sum_widths(maps[chosen], weights[chosen]), expected, rtol=0, atol=1e-12)
