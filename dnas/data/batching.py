@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from dnas.data.dataset import SegmentationDataset
 from dnas.data.on_device import DeviceFinish
-from dnas.data.sampling import PresenceTransform, SamplingConfig, draw_epoch
+from dnas.data.sampling import SamplingConfig, count_labels, draw_epoch
 from dnas.data.seeding import mix_seed
 from dnas.data.shared_memory import handed_over, received
 from dnas.data.splitting import permutation
@@ -88,11 +88,11 @@ def batches(
     return Batches(samples, sampler, workers, pin_memory and torch.cuda.is_available(), finish, waiting)
 
 
-def class_presence(dataset: SegmentationDataset, indices: Sequence[int], workers: int = 0) -> torch.Tensor:
-    """Whether a class has a pixel in an image, bool (indices, classes); reads every mask once."""
+def label_counts(dataset: SegmentationDataset, indices: Sequence[int], workers: int = 0) -> torch.Tensor:
+    """The number of pixels of every label in the masks of some images, int64 (indices, 256)."""
     stream = batches(
         dataset,
-        PresenceTransform(dataset.labels.num_classes),
+        count_labels,
         batch_size=1,
         seed=0,
         epoch=0,
@@ -101,8 +101,14 @@ def class_presence(dataset: SegmentationDataset, indices: Sequence[int], workers
         indices=indices,
         workers=workers,
     )
-    presence = torch.cat([found.clone() for _, found in stream])  # a copy: in shared memory each would be an open file
+    counts = torch.cat([found.clone() for _, found in stream])  # a copy: in shared memory each would be an open file
     stream.close()
+    return counts
+
+
+def class_presence(dataset: SegmentationDataset, indices: Sequence[int], workers: int = 0) -> torch.Tensor:
+    """Whether a class has a pixel in an image, bool (indices, classes); reads every mask once."""
+    presence = label_counts(dataset, indices, workers)[:, : dataset.labels.num_classes] > 0
     if not presence.any():
         raise UserError(f"{dataset.name} {dataset.split}: no pixel is labelled, so images cannot be drawn by class")
     return presence

@@ -39,16 +39,9 @@ class SamplingConfig:
         return self.rule != "plain" or self.repeat > 1
 
 
-class PresenceTransform:
-    """Instead of image and labels: nothing, and whether each of the classes has a pixel, bool (classes,)."""
-
-    def __init__(self, classes: int) -> None:
-        self._classes = classes
-
-    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """``mask``: uint8 (H, W)."""
-        counts = torch.bincount(mask.as_subclass(Tensor).flatten().long(), minlength=256)
-        return torch.zeros(0), counts[: self._classes] > 0
+def count_labels(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A transform that replaces the image by nothing and the mask uint8 (H, W) by its pixels of each label, (256,)."""
+    return torch.zeros(0), torch.bincount(mask.as_subclass(Tensor).flatten().long(), minlength=256)
 
 
 def draw_epoch(config: SamplingConfig, presence: Tensor, seed: int, epoch: int) -> list[Drawn]:

@@ -123,7 +123,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         problem.weights.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         problem.architecture.to(self.device)
-        weights = class_weights(config.class_weights, self.train_data)
+        weights = class_weights(config.class_weights, self.train_data, self.workers)
         self.criterion = OhemCrossEntropy(config.ohem_threshold, config.ohem_min_fraction, class_weights=weights).to(
             self.device
         )

@@ -33,13 +33,19 @@ class Objective:
     """The loss of a network's outputs; the teacher (a trained network, or None) is not trained."""
 
     def __init__(
-        self, config: RetrainConfig, dataset: SegmentationDataset, teacher: nn.Module | None, device: torch.device
+        self,
+        config: RetrainConfig,
+        dataset: SegmentationDataset,
+        teacher: nn.Module | None,
+        device: torch.device,
+        *,
+        workers: int = 0,
     ) -> None:
-        """``dataset``: the training images, from which class weights are computed."""
+        """``dataset``: the training images, from which class weights are computed by so many ``workers``."""
         self._config = config
         self._num_classes = dataset.labels.num_classes
         self._teacher = teacher if config.distillation_weight > 0 else None
-        self._criterion = _cross_entropy(config, class_weights(config.class_weights, dataset)).to(device)
+        self._criterion = _cross_entropy(config, class_weights(config.class_weights, dataset, workers)).to(device)
 
     @property
     def distills(self) -> bool:

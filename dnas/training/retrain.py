@@ -134,7 +134,7 @@ class _Retraining:
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         if teacher is not None:
             teacher.to(device=self.device, memory_format=self.layout).eval()  # type: ignore[call-overload]
-        self.objective = Objective(config, train_data, teacher, self.device)
+        self.objective = Objective(config, train_data, teacher, self.device, workers=self.workers)
         self.scaler = make_scaler(self.device, config.precision)
         self.norms = frozen_norms(self.network) if config.freeze_norms else ()
         self.optimizer = make_optimizer(self.network, config)
