@@ -89,7 +89,11 @@ def test_published_networks_take_three_channels_unless_replaced():
         {"space": "fasterseg", "network": {"layers": 4, "ratios": [1, 2], "student_ratio": 1, "teacher_ratio": 2}},
         {"space": "eseg", "network": {"coarsest": [5], "repeats": 1, "depths": [1, 1, 1, 1], "expansions": [2]}},
         {"space": "dwrseg", "network": {"width": 0.25, "modules": [1, 1, 1]}},
-        {"space": "regseg", "rates": {"upper": 2}},
+        {
+            "space": "regseg",
+            "network": {"name": "regseg_small", "options": {"rates": [[1, 2], [1, 2]], "width": 32}},
+            "rates": {"upper": 2},
+        },
     ],
     ids=lambda values: values["space"],
 )
