@@ -53,7 +53,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Epochs of the search (both phases) and of each retraining; ``table_s``: time for measuring the table.
+    """Epochs of the search (both phases) and of each retraining; ``table_s``: budget of the table.
 
     ``seconds``: the estimated times by part.
     """
@@ -74,7 +74,8 @@ def schedule(time_s: float, work: Work, costs: Costs) -> Schedule:
 
     What the table takes beyond its share is taken from the search and the retraining, in proportion to their shares.
     """
-    table = max(SHARES["table"] * time_s, MARGIN * work.entries * costs.entry)
+    budget = SHARES["table"] * time_s
+    table = max(budget, MARGIN * work.entries * costs.entry)
     checked = min(_CHECKED_IMAGES, work.train) + min(_CHECKED_IMAGES, work.validation)
     fixed = FIXED_S + MARGIN * checked * costs.read
     left = max(0.0, time_s - table - fixed)
@@ -100,7 +101,7 @@ def schedule(time_s: float, work: Work, costs: Costs) -> Schedule:
         "student": retraining(retrain),
         "rest": fixed,
     }
-    return Schedule(table, search, retrain, seconds)
+    return Schedule(budget, search, retrain, seconds)
 
 
 def validate_every(epochs: int, most: int) -> int:
