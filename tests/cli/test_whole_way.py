@@ -15,6 +15,7 @@ from PIL import Image
 from dnas.cli import main
 from dnas.cli.main import app
 from dnas.data import load_data_config
+from dnas.errors import UserError
 from dnas.latency import Effort, LatencyTable, Measurement, make_setup
 from dnas.latency.provenance import start_provenance
 from dnas.workflows import planning
@@ -96,6 +97,16 @@ def test_every_command_of_the_plan_is_one(tmp_path):
             command = command.commands[rest.pop(0)]
         (tmp_path / "table.json").touch()
         command.make_context("dnas", rest)
+
+
+def test_a_space_without_a_teacher_has_one_network(tmp_path):
+    """It is derived and trained once; a space of another kind of search is refused in one line."""
+    commands = plan(space="dwrseg_camvid_small").commands(tmp_path)
+    assert [words[0] for words in commands] == ["data", "latency", "search", "derive", "retrain", "export", "report"]
+    assert commands[3][-2:] == ["--which", "network"]
+    assert not any("--teacher" in words for words in commands)
+    with pytest.raises(UserError, match="regseg_demo: the whole way needs a bilevel search"):
+        plan(space="regseg_demo")
 
 
 def test_the_written_file_is_the_space_with_its_commands(tmp_path: Path, capsys):
