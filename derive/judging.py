@@ -30,7 +30,9 @@ from dnas.data import (
     measured_statistics,
     open_dataset,
 )
+from dnas.data.evaluation import EvaluationImages, memory_to_keep
 from dnas.data.seeding import mix_seed
+from dnas.data.worker_count import worker_count
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.input_channels import with_input_channels
@@ -40,8 +42,8 @@ from dnas.progress import NoProgress, Progress
 from dnas.runs import RunFolder, load_into, seed_everything
 from dnas.runs.configurations import search_configuration
 from dnas.search import JointSearchConfig, Pass, SearchProblem, SearchSettings
-from dnas.search.calibration import calibration_batches, recalibrate_bn
-from dnas.search.scoring import miou_of_outputs
+from dnas.search.calibration import calibration_images, recalibrate_bn
+from dnas.search.scoring import ScoredImages
 from dnas.training import RetrainConfig, retrain
 from dnas.training.device import autocast, make_accelerator
 
@@ -121,6 +123,29 @@ class Judge:
     @functools.cached_property
     def _dataset(self) -> SegmentationDataset:
         return self._open_dataset()
+
+    @functools.cached_property
+    def _images(self) -> tuple[EvaluationImages, ScoredImages]:
+        """Images that measure BatchNorm statistics, and those that score; decoded once for all networks."""
+        settings, dataset = self._settings, self._dataset
+        kept, judging = self._parts()
+        workers = worker_count(settings.workers, dataset, self._device)
+        keep = memory_to_keep(dataset)
+        calibration = calibration_images(
+            dataset, settings.augmentation, settings.batch_size, kept, self._device, workers=workers, keep=keep
+        )
+        scored = ScoredImages(
+            dataset,
+            settings.augmentation,
+            judging,
+            self._device,
+            batch_size=settings.batch_size,
+            rank=self._accelerator.process_index,
+            world=self._accelerator.num_processes,
+            workers=workers,
+            keep=keep,
+        )
+        return calibration, scored
 
     @functools.cached_property
     def _accelerator(self) -> Any:
@@ -232,25 +257,14 @@ class Judge:
 
     def _scored(self, network: nn.Module, run: Callable[[Tensor], Mapping[str, Tensor]]) -> dict[str, float]:
         """The mIoU of the outputs of ``run`` with BatchNorm statistics of their own in ``network``."""
-        settings, dataset = self._settings, self._dataset
-        kept, judging = self._parts()
+        calibration, scored = self._images
 
         def outputs(images: Tensor) -> Mapping[str, Tensor]:
-            with autocast(self._device, settings.precision):
-                return run(images.to(self._device, non_blocking=True))
+            with autocast(self._device, self._settings.precision):
+                return run(images)
 
-        calibration = calibration_batches(dataset, settings.augmentation, settings.batch_size, kept)
         recalibrate_bn(network, lambda batch: outputs(batch[0]), calibration)
-        return miou_of_outputs(
-            outputs,
-            dataset,
-            settings.augmentation,
-            judging,
-            self._device,
-            batch_size=settings.batch_size,
-            rank=self._accelerator.process_index,
-            world=self._accelerator.num_processes,
-        )
+        return scored.miou(outputs)
 
     def _parts(self) -> tuple[Sequence[int], Sequence[int]]:
         """The training images of the supernet's weights, and those that judge networks."""

@@ -30,6 +30,12 @@ def process_count() -> int:
     return int(text) if text.isdecimal() else 1
 
 
+def local_process_count() -> int:
+    """The number of processes that torchrun started on this machine; 1 for a process that was started alone."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(text)) if text.isdecimal() else 1
+
+
 def utc_now() -> str:
     """The current time as ISO 8601 text in UTC, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dnas.errors import UserError
 
 RGB = 3
 
 
+@runtime_checkable
+class TakesChannels(Protocol):
+    """A convolution of its own kind, such as one whose width is a choice, that can take other numbers of channels."""
+
+    in_channels: int
+
+    def take_channels(self, channels: int) -> None:
+        """Take maps of up to ``channels`` channels, with fresh weights as :func:`with_input_channels` draws them."""
+
+
 def input_channels(network: nn.Module) -> int:
-    """The channels of the images that ``network`` takes: 3 if a convolution has 3, else those of its first one."""
-    found = [module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+    """The channels of the images that ``network`` takes: 3 if a convolution has 3, else those of its first one.
+
+    A network without convolutions that are known, such as an exported file, says them as ``image_channels``.
+    """
+    declared = getattr(network, "image_channels", None)
+    if isinstance(declared, int):
+        return declared
+    found = [module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d | TakesChannels)]
     return RGB if RGB in found or not found else found[0]
+
+
+def as_rgb(image: Tensor) -> Tensor:
+    """An image (C, H, W) with three channels to look at: the first three, or the first one as grey."""
+    return image[:RGB] if len(image) >= RGB else image[:1].expand(RGB, -1, -1)
 
 
 @torch.no_grad()
@@ -26,7 +48,7 @@ def with_input_channels(network: nn.Module, channels: int) -> nn.Module:
     for the larger or smaller sum; they are drawn from torch's global generator. Raises :class:`UserError` for networks
     without such a convolution.
     """
-    if channels == RGB:
+    if channels == RGB or input_channels(network) == channels:
         return network
     found = [
         (module, name, child)
@@ -34,10 +56,13 @@ def with_input_channels(network: nn.Module, channels: int) -> nn.Module:
         for name, child in module.named_children()
         if type(child) is nn.Conv2d and child.in_channels == RGB and child.groups == 1
     ]
-    if not found:
+    own = [layer for layer in network.modules() if isinstance(layer, TakesChannels) and layer.in_channels == RGB]
+    if not found and not own:
         raise UserError(f"{type(network).__name__}: has no convolution of RGB images, which {channels} channels need")
     for module, name, child in found:
         setattr(module, name, _widened(child, channels))
+    for layer in own:
+        layer.take_channels(channels)
     return network
 
 

@@ -35,6 +35,9 @@ from derive.multi_branch.published_files import PublishedLogits
 from derive.multi_branch.selections import read_fit, read_selections
 from dnas.data import load_data_config
 from dnas.data.decode import read_image, read_mask
+from dnas.data.discovery.exports import find_annotations
+from dnas.data.discovery.polygons import draw_mask
+from dnas.data.disk_cache import DiskCache
 from dnas.data.labels import read_classes
 from dnas.errors import UserError
 from dnas.export import benchmark, export_onnx, export_torch
@@ -262,10 +265,52 @@ def _plain_files(folder: Path) -> Iterator[Kind]:
     yield Kind(
         "image.npy", folder / "image.npy", lambda: (read_image(folder / "image.npy"), _mask(folder / "image.npy"))
     )
+    yield _coco(folder / "coco", values)
+    yield _cached(folder / "cached.pixels", values)
     for suffix in ("png", "jpg", "bmp", "tiff", "webp"):
         path = folder / f"image.{suffix}"
         Image.fromarray(values).save(path)
         yield Kind(path.name, path, lambda path=path: (read_image(path), _mask(path)))
+
+
+def _coco(folder: Path, pixels: Any) -> Kind:
+    """An export of polygons, run lengths as numbers, and as compressed text."""
+    folder.mkdir()
+    Image.fromarray(pixels).save(folder / "0.png")
+    height, width = pixels.shape[:2]
+    forms: list[Any] = [[[1, 1, 9, 1, 9, 8]], *({"size": [24, 32], "counts": runs} for runs in ([5, 763], "5kg0"))]
+    content = {
+        "images": [{"id": 0, "file_name": "0.png", "height": height, "width": width}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [{"id": n, "image_id": 0, "category_id": 1, "segmentation": one} for n, one in enumerate(forms)],
+    }
+    (folder / "instances.json").write_bytes(_json(content))
+
+    def read() -> None:
+        found = find_annotations(folder)
+        for image in () if found is None else found.images:
+            draw_mask(image, dict.fromkeys(found.names if found else (), 1), 0)
+
+    return Kind("instances.json", folder / "instances.json", read, json.loads, _json)
+
+
+def _cached(path: Path, pixels: Any) -> Kind:
+    """An image and its mask in the cache of decoded images."""
+    np.save(path.with_suffix(".npy"), pixels)
+    sources = [(path.with_suffix(".npy"), path.with_suffix(".npy"))]
+    cache = DiskCache(path.parent, name="cached", settings="", sources=sources, channels=3, num_classes=5, size=None)
+    cache.get(0)
+    cache.put(0, torch.from_numpy(pixels).permute(2, 0, 1), torch.zeros(pixels.shape[:2], dtype=torch.uint8))
+    (stored,) = cache.folder.glob("*.pixels")
+
+    def read() -> None:
+        found = cache.get(0)
+        if found is None:
+            raise UserError("counts as absent")
+        if found[0].shape[1:] != found[1].shape or not bool(((found[1] < 5) | (found[1] == 255)).all()):
+            raise ValueError(f"given {found}")
+
+    return Kind(path.name, stored, read)
 
 
 def _mask(path: Path) -> None:
@@ -438,7 +483,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name, kind in kinds(Path(folder)).items():
             if arguments.kind is None or name in arguments.kind:
-                outcomes[name] = run(kind, arguments.mutations, arguments.seed)
+                outcome = outcomes[name] = run(kind, arguments.mutations, arguments.seed)
+                # At once, so that an interrupted run has told what it found.
+                print(
+                    f"{name}: {outcome.tries} tries, {outcome.refused} refused, {len(outcome.failures)} failures",
+                    *sorted(set(outcome.failures))[:5],
+                    sep="\n  ",
+                    file=sys.stderr,
+                    flush=True,
+                )
     print_table(outcomes, f"{arguments.mutations} mutations of each kind, seed {arguments.seed}")
     return int(any(outcome.failures for outcome in outcomes.values()))
 

@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from dnas.config import Field, config, parse_config, to_mapping
 from dnas.errors import UserError
+from dnas.input_channels import RGB
 from dnas.latency.spec import InventoryItem
 from dnas.latency.table import LatencyTable
 from dnas.search import LatencyTarget, SearchProblems, SearchSettings
@@ -25,10 +26,14 @@ _Side = Annotated[int, Field(ge=64, le=8192)]
 
 @config
 class TaskConfig:
-    """The segmentation task: images of ``input_size`` (height, width) with ``num_classes`` classes, batch size 1."""
+    """The segmentation task: images of ``input_size`` (height, width) with ``num_classes`` classes, batch size 1.
+
+    channels: of the images; 3 is RGB. A search takes those of its data.
+    """
 
     input_size: tuple[_Side, _Side]
     num_classes: int = Field(ge=2, le=1000)
+    channels: int = Field(default=RGB, ge=1, le=64)
 
 
 class SpaceSettings(Protocol):
@@ -95,6 +100,11 @@ class SearchSpace(ABC, Generic[Settings]):
         return self.settings.retrain
 
     @property
+    def search_trains_networks(self) -> bool:
+        """Whether the end of a search trains networks by :attr:`retrain`, which then decides its result."""
+        return False
+
+    @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the images for which latencies are measured."""
         return self.settings.task.input_size
@@ -103,6 +113,11 @@ class SearchSpace(ABC, Generic[Settings]):
     def num_classes(self) -> int:
         """Number of classes of the space's networks."""
         return self.settings.task.num_classes
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return self.settings.task.channels
 
     def configuration(self) -> dict[str, Any]:
         """The configuration as plain containers."""

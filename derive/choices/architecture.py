@@ -71,7 +71,7 @@ class ChoicesArchitecture(Architecture):
     def build(self, num_classes: int) -> nn.Module:
         """The network without choices, with newly initialised weights."""
         space = self.opened(num_classes)
-        return plain_network(space.network(), self.indices(space), space.example())
+        return plain_network(space.made(), self.indices(space), space.example())
 
     def signatures(self, num_classes: int, input_size: tuple[int, int]) -> list[OperatorSpec]:
         """The signatures of its units."""

@@ -7,11 +7,14 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from derive.base import TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
 from derive.choices.architecture import ChoicesArchitecture, architecture_of
+from derive.choices.candidates import distinct_samples
 from derive.choices.nearest import walk_to_target
+from derive.judging import Judge
 from dnas.choices import RateChoice, plain_network
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
@@ -25,15 +28,35 @@ if TYPE_CHECKING:
     from dnas.report import Section
 
 
+UNPROVEN = "the best options that were found, not proven to be the likeliest ones near the target"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChoiceDerivation(Derivation):
-    """The derived options."""
+    """The derived options.
+
+    candidates: how many networks the supernet judged, ``supernet_miou``: its mIoU of the best one. proven: whether the
+    options are proven to be the likeliest ones near the target; None without a target.
+    """
 
     architecture: ChoicesArchitecture
+    candidates: int = 1
+    supernet_miou: float | None = None
+    proven: bool | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """The content of ``dnas derive --json``."""
-        return {**super().to_mapping(), "options": self.architecture.options}
+        judged = {"candidates": self.candidates, "supernet_miou": self.supernet_miou, "proven": self.proven}
+        return {**super().to_mapping(), "options": self.architecture.options, **judged}
+
+    def latency_line(self) -> str:
+        """Target, latency and candidates in one line; unknown ones are left out."""
+        parts = [super().latency_line()]
+        if self.supernet_miou is not None:
+            parts.append(f"the best of {self.candidates} by the supernet's mIoU, {100 * self.supernet_miou:.1f} %")
+        if self.proven is False:
+            parts.append(UNPROVEN)
+        return "   ".join(part for part in parts if part)
 
 
 class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
@@ -73,11 +96,15 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
         return lambda logits: {"logits": latency.at(self.likeliest(logits_of(logits, ARCHITECTURE)))}
 
     def derive(self, run: RunFolder, options: DeriveOptions) -> ChoiceDerivation:
-        """The likeliest options; with a latency target those within 5 % of it, if there are any."""
+        """The likeliest options; with a latency target those within 5 % of it, if there are any.
+
+        With ``candidates`` above 1, so many samples, near the target if there is one, are judged by the supernet's
+        weights, and the one of the highest mIoU is derived.
+        """
         if options.branches is not None:
             raise UserError(f"{run.path}: a network with choices has no branches; leave --branches out")
-        if options.candidates is not None or options.finalists is not None:
-            raise UserError(f"{run.path}: networks with choices are not judged; leave --candidates and --finalists out")
+        if options.finalists is not None:
+            raise UserError(f"{run.path}: networks with choices are not trained to choose; leave --finalists out")
         # There is one network; --which student refers to it, too.
         which, rule = self.check_options(
             dataclasses.replace(options, which=ARCHITECTURE) if options.which == "student" else options, run.path
@@ -86,19 +113,46 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
         target = (options.target_ms or self.space.settings.latency_target_ms) if options.use_target else None
         if options.target_ms is not None and table is None:
             raise UserError(f"{run.path}: a latency target needs a latency table (--table)")
-        logits = self.searched(run)
-        indices = self.likeliest(logits)
-        if target is not None and table is not None:
-            indices = self._meet_target(logits, indices, target, table)
-        architecture = dataclasses.replace(
-            architecture_of(self.space, indices), provenance=provenance_of(run, which, rule)
-        )
+        meet = None if target is None or table is None else _MeetTarget(self, target, table)
+        architectures = self._candidates(run, options.candidates or 1, meet)
+        best, count, miou = architectures[0], len(architectures), None
+        if count > 1:
+            judge = options.judge or Judge.of_run(run, self, table, device=options.device, progress=options.progress)
+            notes = [{"kind": "candidate", "target_ms": target} for _ in architectures]
+            mious = judge.miou(architectures, "judging candidates", notes)
+            miou = max(mious)
+            best = architectures[mious.index(miou)]
+        proven = None if meet is None else meet.proven
+        architecture = dataclasses.replace(best, provenance=provenance_of(run, which, rule))
+        if miou is not None:
+            architecture = architecture.with_provenance(candidates=count, supernet_miou=round(miou, 6))
+        if proven is False:
+            architecture = architecture.with_provenance(optimum=UNPROVEN)
         return ChoiceDerivation(
             architecture=architecture,
             rule=rule,
             latency_ms=None if table is None else self.predict_ms(architecture, table),
             target_ms=None if table is None else target,
+            candidates=count,
+            supernet_miou=miou,
+            proven=proven,
         )
+
+    def _candidates(self, run: RunFolder, count: int, meet: _MeetTarget | None) -> list[ChoicesArchitecture]:
+        """The likeliest network and distinct samples; with a target only those that reach it, if any does."""
+        logits = self.searched(run)
+        rates = frozenset(name for name, choice in self.space.choices.items() if isinstance(choice, RateChoice))
+        target = 0 if meet is None else round(1e6 * meet.target_ms)
+        found = distinct_samples(
+            logits,
+            rates,
+            count,
+            torch.Generator().manual_seed(mix_seed("candidates", run.seed, target)),
+            self.likeliest if meet is None else meet,
+            lambda options: architecture_of(self.space, options).indices(self.space),
+        )
+        reached = [options for options in found if meet is None or meet.reaches(options)]
+        return [architecture_of(self.space, options) for options in reached or found[:1]]
 
     def searched(self, run: RunFolder) -> dict[str, Tensor]:
         """The logits of a finished search, by choice."""
@@ -135,25 +189,6 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
                 found[name] = logits[name].double().log_softmax(-1).tolist()
         return found
 
-    def _meet_target(
-        self, logits: Mapping[str, Tensor], likeliest: dict[str, int], target_ms: float, table: LatencyTable
-    ) -> dict[str, int]:
-        """The likeliest options within 2 % of the target, else within 5 %.
-
-        Where the integer programme finds none, not even in a large space in which its time may be over, options are
-        changed one by one; the nearest ones are returned.
-        """
-        latency = self._latency(table).at
-        if abs(latency(likeliest) / target_ms - 1) <= TOLERANCE:
-            return likeliest
-        programme, scores = self.space.programme(table), self.scores(logits)
-        for tolerance in (0.4 * TOLERANCE, TOLERANCE):
-            bounds = (target_ms * (1 - tolerance), target_ms * (1 + tolerance))
-            found = programme.likeliest(scores, bounds)
-            if found is not None and abs(latency(found) / target_ms - 1) <= TOLERANCE:
-                return found
-        return walk_to_target(latency, scores, likeliest, target_ms, 0.4 * TOLERANCE)
-
     def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
         """The plain network with the weights of the searched one."""
         network = problem.weights.get_submodule("network")
@@ -186,3 +221,39 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
             self._latencies = {id(table): (table, self.space.latency(table))}
             known = self._latencies[id(table)]
         return known[1]
+
+
+class _MeetTarget:
+    """The likeliest options near a latency target, of any logits.
+
+    proven: whether all that were returned are proven to be the likeliest ones.
+    """
+
+    def __init__(self, deriver: ChoiceDeriver, target_ms: float, table: LatencyTable) -> None:
+        self._deriver, self.target_ms = deriver, target_ms
+        self._latency = deriver.space.latency(table).at
+        self._programme = deriver.space.programme(table)
+        self.proven = True
+
+    def __call__(self, logits: Mapping[str, Tensor]) -> dict[str, int]:
+        """Options within 2 % of the target, else within 5 %.
+
+        Where the integer programme finds none, not even in a large space in which its time may be over, options are
+        changed one by one; the nearest ones are returned.
+        """
+        likeliest = self._deriver.likeliest(logits)
+        if self.reaches(likeliest):
+            return likeliest
+        scores = self._deriver.scores(logits)
+        for tolerance in (0.4 * TOLERANCE, TOLERANCE):
+            bounds = (self.target_ms * (1 - tolerance), self.target_ms * (1 + tolerance))
+            found = self._programme.likeliest(scores, bounds)
+            if found is not None and self.reaches(found):
+                self.proven &= found.proven
+                return dict(found)
+        self.proven = False
+        return walk_to_target(self._latency, scores, likeliest, self.target_ms, 0.4 * TOLERANCE)
+
+    def reaches(self, options: Mapping[str, int]) -> bool:
+        """Whether options are within 5 % of the target."""
+        return abs(self._latency(options) / self.target_ms - 1) <= TOLERANCE

@@ -25,7 +25,7 @@ def unit_graph(space: ChoiceSpace[Any], indices: Mapping[str, int]) -> nx.DiGrap
     """
     complete = {name: indices.get(name, 0) for name in space.priced.sizes}
     channels = {unit.path: unit.spec(complete).out_channels for unit in space.priced.units if unit.runs(complete)}
-    edges = _connections(space.supernet(), complete, list(channels), space.input_size)
+    edges = _connections(space.supernet(), complete, list(channels), space.example())
     depth = max((path.count(".") + 1 for path in channels), default=1)
     for level in range(depth, 0, -1):
         graph = _grouped(channels, edges, level)
@@ -47,7 +47,7 @@ def _grouped(channels: Mapping[str, int], edges: Iterable[tuple[str, str]], leve
 
 
 def _connections(
-    network: ChoiceNetwork, indices: Mapping[str, int], paths: Iterable[str], input_size: tuple[int, int]
+    network: ChoiceNetwork, indices: Mapping[str, int], paths: Iterable[str], example: Tensor
 ) -> list[tuple[str, str]]:
     """Pairs of units of which the second reads a map of the first, from autograd's graph of one pass."""
     producers: dict[Any, str] = {}
@@ -56,7 +56,7 @@ def _connections(
         for path in paths:
             module = network.network.get_submodule(path)
             hooks.callback(module.register_forward_hook(_hook(producers, inputs, path)).remove)
-        network.eval()(torch.zeros(1, 3, *input_size).requires_grad_(), network.one_hot(indices))
+        network.eval()(torch.zeros(example.shape).requires_grad_(), network.one_hot(indices))
     found = []
     for target, starts in inputs.items():
         stack, seen = list(starts), set()

@@ -11,6 +11,7 @@ from derive.base import VERSION, Architecture, Count
 from derive.multi_branch.graph import architecture_graph
 from dnas.config import Field, config
 from dnas.errors import UserError
+from dnas.input_channels import RGB
 from dnas.latency.spec import OperatorSpec
 from dnas.networks.multi_branch import BranchSpec, CellSpec, MultiBranchNetwork, MultiBranchSpec
 from dnas.ops import OPERATORS
@@ -144,9 +145,9 @@ class MultiBranchArchitecture(Architecture):
         """The network: (N, 3, H, W) images -> logits (N, num_classes, H, W). Shared prefixes are built once."""
         return MultiBranchNetwork(self.spec(), num_classes)
 
-    def signatures(self, num_classes: int, input_size: tuple[int, int]) -> list[OperatorSpec]:
+    def signatures(self, num_classes: int, input_size: tuple[int, int], channels: int = RGB) -> list[OperatorSpec]:
         """The signatures of its operators; its latency is the sum of their table entries."""
-        return list(network_signatures(self.spec(), num_classes, input_size))
+        return list(network_signatures(self.spec(), num_classes, input_size, channels))
 
     def drawing(self, title: str = "") -> Drawing:
         """A drawing of the cells by depth and scale, coloured by branch."""

@@ -125,7 +125,9 @@ class Decoding:
             selection = Likelihoods(with_gumbel_noise(self.logits, generator), self._plan).likeliest(ends)
             architecture = assemble(Likelihoods(self.logits, self._plan), selection, self._provenance)
         architecture = self._complete(architecture)
-        ms = None if self.table is None else predicted_latency_ms(architecture, self.table.lookup, self.rule)
+        ms = None
+        if self.table is not None:
+            ms = predicted_latency_ms(architecture, self.table.lookup, self.rule, self.space.channels)
         return architecture, BranchScore(ends, None, ms, None, argmax_ms=ms)
 
     def _targeted(self, ends: tuple[int, ...], found: TargetedNetwork, target_ms: float) -> Found:

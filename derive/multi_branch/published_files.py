@@ -29,6 +29,7 @@ from derive.multi_branch.decode import decode
 from derive.multi_branch.published_rule import decode_as_published, priced_as_published
 from dnas.errors import UserError
 from dnas.files import read_bytes
+from dnas.input_channels import RGB
 from dnas.latency.spec import OperatorSpec
 from dnas.pickles import check_archive
 from dnas.text import encodable
@@ -142,11 +143,18 @@ def derive_published(path: Path, options: DeriveOptions) -> MultiBranchDerivatio
 
 
 def predicted_latency_ms(
-    architecture: MultiBranchArchitecture, lookup: Callable[[OperatorSpec], float], rule: str
+    architecture: MultiBranchArchitecture,
+    lookup: Callable[[OperatorSpec], float],
+    rule: str,
+    channels: int = RGB,
 ) -> float:
-    """The sum of an architecture's table entries in ms; ``published-code`` uses the entries that code looks up."""
+    """The sum of an architecture's table entries in ms; ``published-code`` uses the entries that code looks up.
+
+    channels: of the images.
+    """
     price = priced_as_published if _check_rule(rule) == "published-code" else None
-    specs = architecture.signatures(architecture.num_classes or NUM_CLASSES, architecture.input_size or INPUT_SIZE)
+    classes, size = architecture.num_classes or NUM_CLASSES, architecture.input_size or INPUT_SIZE
+    specs = architecture.signatures(classes, size, channels)
     return sum(lookup(spec if price is None else price(spec)) for spec in specs)
 
 

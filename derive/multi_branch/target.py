@@ -66,7 +66,8 @@ def with_gumbel_noise(logits: Mapping[str, torch.Tensor], generator: torch.Gener
 
 def network_price(plan: NetworkPlan, lookup: Lookup) -> Price:
     """A function from an architecture of ``plan`` to its latency in ms: the sum of its operators' entries."""
-    return lambda architecture: sum(map(lookup, architecture.signatures(plan.num_classes, plan.image_size)))
+    task = (plan.num_classes, plan.image_size, plan.channels)
+    return lambda architecture: sum(map(lookup, architecture.signatures(*task)))
 
 
 def latency_bounds(plan: NetworkPlan, lookup: Lookup) -> Mapping[tuple[int, ...], tuple[Candidate, Candidate]]:

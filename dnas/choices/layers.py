@@ -107,6 +107,15 @@ class ChoiceConv2d(SlicedModule, ChoiceLayer):
         conv = _plain_conv(in_channels, width, self.kernel_size, self.stride, rate, 1, self.bias is not None)
         return _filled(conv, self.weight[:width, :in_channels], self.bias).train(self.training)
 
+    @torch.no_grad()
+    def take_channels(self, channels: int) -> None:
+        """Take maps of up to ``channels`` channels, with fresh weights that keep the scale of the output."""
+        shape, old = (self.out_channels, channels, self.kernel_size, self.kernel_size), self.weight
+        weight = torch.empty(shape, dtype=old.dtype, device=old.device)
+        if not old.is_meta:
+            weight.normal_(0, float(old.std()) * math.sqrt(self.in_channels / channels))
+        self.in_channels, self.weight = channels, nn.Parameter(weight)
+
     def extra_repr(self) -> str:
         """The settings as ``nn.Conv2d`` prints them."""
         return (

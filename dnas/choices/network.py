@@ -60,7 +60,10 @@ class ChoiceNetwork(nn.Module):
         if not rest:
             return found
         if one_runs and kind.sampler == "softmax":
-            raise UserError(f"{choices[rest[0]].what}: only one width can run: sampler gumbel or single_path")
+            first = choices[rest[0]]
+            raise UserError(
+                f"{first.what}: only one width can run: set search.kinds.{first.kind}.sampler to gumbel or single_path"
+            )
         table = torch.stack([choices[name].logits for name in rest])
         probabilities = F.softmax(table, dim=-1).unbind()
         if kind.sampler == "softmax":

@@ -88,6 +88,8 @@ def auto(
         for reason in plan.reasons:
             note(reason)
     for number in range(first, len(commands)):
+        if commands[number][0] == "search":
+            _fit_budget(out)
         _run(commands[number], number + 1, len(commands), out, resume=resume and number == first)
         save_progress(out, commands, number + 1)
     note(f"done: open {out / 'report.html'}")
@@ -137,6 +139,14 @@ def _described(source: Path, folder: Path) -> None:
         note(f"$ {shlex.join(['dnas', 'data', 'init', str(source), '--out', str(folder)])}")
         for text in describe_folder(source, folder, InitOptions()).notes:
             note(f"  {text}")
+
+
+def _fit_budget(folder: Path) -> None:
+    """Compare the budget with the table of the whole way, once both are there."""
+    from dnas.workflows.planning import fit_budget
+
+    if (folder / "table.json").is_file() and (text := fit_budget(folder / "space.yaml", folder / "table.json")):
+        note(text)
 
 
 def _run(command: list[str], number: int, total: int, folder: Path, *, resume: bool) -> None:

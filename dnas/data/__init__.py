@@ -5,7 +5,7 @@ In order: :func:`load_data_config` -> :func:`open_dataset` -> :func:`train_trans
 
 from __future__ import annotations
 
-from dnas.data.batching import Batch, Batches, batches, evenly_spaced, split_halves, split_parts
+from dnas.data.batching import Batch, Batches, batches
 from dnas.data.config import DataConfig, load_data_config, preset_names
 from dnas.data.dataset import SegmentationDataset, check_dataset
 from dnas.data.labels import IGNORE_LABEL, Labels
@@ -13,10 +13,12 @@ from dnas.data.matching import class_order, match_classes
 from dnas.data.opening import open_dataset
 from dnas.data.part import DatasetPart
 from dnas.data.sampling import SamplingConfig
+from dnas.data.splitting import evenly_spaced, split_halves, split_parts
 from dnas.data.transforms import (
     AugmentationConfig,
     Transform,
     eval_transform,
+    finish_device,
     measured_statistics,
     train_transform,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "class_order",
     "eval_transform",
     "evenly_spaced",
+    "finish_device",
     "load_data_config",
     "match_classes",
     "measured_statistics",

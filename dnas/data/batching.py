@@ -10,10 +10,13 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from dnas.data.dataset import SegmentationDataset
-from dnas.data.sampling import SamplingConfig, class_presence, draw_epoch
+from dnas.data.on_device import DeviceFinish
+from dnas.data.sampling import SamplingConfig, count_labels, draw_epoch
 from dnas.data.seeding import mix_seed
 from dnas.data.shared_memory import handed_over, received
-from dnas.data.transforms import TrainTransform, Transform
+from dnas.data.splitting import permutation
+from dnas.data.transforms import EvalTransform, TrainTransform, Transform
+from dnas.data.waiting import Waiting
 from dnas.data.workers import no_child_signals, start_worker, worker_died
 from dnas.errors import UserError
 
@@ -40,6 +43,8 @@ def batches(
     rank: int = 0,
     world: int = 1,
     sampling: SamplingConfig | None = None,
+    finish_on: torch.device | None = None,
+    waiting: Waiting | None = None,
 ) -> Batches:
     """Batches of images float32 (N, 3, h, w) and labels int64 (N, h, w), for one epoch or, with ``set_epoch``, several.
 
@@ -50,6 +55,9 @@ def batches(
         batches; together they see the same images in a step as one process with ``world * batch_size``. If the images
         do not divide evenly and none may be dropped, a rank's last batch can be one image larger.
     sampling: which images an epoch has; None is the rule "plain". Other rules read all masks first, and always shuffle.
+    finish_on: a device that mirrors, changes colours and normalises, see :mod:`dnas.data.on_device`; the batches are
+        on it then. None: the workers do it, and the batches are on the CPU.
+    waiting: measures how long batches are waited for.
 
     The caller's random generators are not touched. Raises :class:`UserError` for fewer images than one batch (or than
     ``world``) and, while iterating, for images of different sizes in one batch and for unusable files.
@@ -63,7 +71,7 @@ def batches(
     sampler = _BatchSampler(chosen, batch_size, seed, epoch, shuffle, drop_last, rank, world)
     if sampling is not None and sampling.draws:
         unread = torch.zeros(len(chosen), 0, dtype=torch.bool)
-        presence = unread if sampling.rule == "plain" else class_presence(dataset, chosen)
+        presence = unread if sampling.rule == "plain" else class_presence(dataset, chosen, workers)
         sampler.sampling, sampler.presence = sampling, presence
     if not len(sampler):
         need = f"{batch_size * world} (batch size {batch_size} on {world} process{'es' * (world > 1)})"
@@ -71,37 +79,39 @@ def batches(
             f"{dataset.name} {dataset.split}: {len(chosen)} images are fewer than the {need if drop_last else world} "
             "needed for one step; use a smaller batch or more images"
         )
-    return Batches(_Samples(dataset, transform, seed), sampler, workers, pin_memory and torch.cuda.is_available())
+    finish = None
+    if finish_on is not None:
+        if not isinstance(transform, (TrainTransform, EvalTransform)):
+            raise TypeError(f"a {type(transform).__name__} cannot be finished on a device")
+        finish = transform.finish(finish_on)
+    samples = _Samples(dataset, transform, seed, prepares=finish is not None)
+    return Batches(samples, sampler, workers, pin_memory and torch.cuda.is_available(), finish, waiting)
 
 
-def split_halves(count: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A random split of ``range(count)`` into two halves, each in ascending order; the first has the odd image.
-
-    The bilevel search trains the weights on one half and the architecture parameters on the other (FasterSeg,
-    Appendix F).
-    """
-    if count < 2:
-        raise UserError(f"given {count} images, expected at least 2 to split them into halves")
-    order = _permutation(count, mix_seed("halves", seed))
-    middle = (count + 1) // 2
-    return tuple(sorted(order[:middle])), tuple(sorted(order[middle:]))
-
-
-def split_parts(count: int, seed: int, held_out: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Two disjoint parts of ``range(count)``, drawn by ``seed``, each in ascending order.
-
-    The second has the share ``held_out``, and both have at least one image; fewer than 2 are a :class:`UserError`.
-    """
-    if count < 2:
-        raise UserError(f"given {count} images, expected at least 2 to hold some of them out")
-    order = _permutation(count, mix_seed("held out", seed))
-    kept = min(count - 1, max(1, round(count * (1 - held_out))))
-    return tuple(sorted(order[:kept])), tuple(sorted(order[kept:]))
+def label_counts(dataset: SegmentationDataset, indices: Sequence[int], workers: int = 0) -> torch.Tensor:
+    """The number of pixels of every label in the masks of some images, int64 (indices, 256)."""
+    stream = batches(
+        dataset,
+        count_labels,
+        batch_size=1,
+        seed=0,
+        epoch=0,
+        shuffle=False,
+        drop_last=False,
+        indices=indices,
+        workers=workers,
+    )
+    counts = torch.cat([found.clone() for _, found in stream])  # a copy: in shared memory each would be an open file
+    stream.close()
+    return counts
 
 
-def evenly_spaced(count: int, wanted: int) -> list[int]:
-    """``wanted`` evenly spaced indices below ``count``."""
-    return [i * count // wanted for i in range(wanted)]
+def class_presence(dataset: SegmentationDataset, indices: Sequence[int], workers: int = 0) -> torch.Tensor:
+    """Whether a class has a pixel in an image, bool (indices, classes); reads every mask once."""
+    presence = label_counts(dataset, indices, workers)[:, : dataset.labels.num_classes] > 0
+    if not presence.any():
+        raise UserError(f"{dataset.name} {dataset.split}: no pixel is labelled, so images cannot be drawn by class")
+    return presence
 
 
 class Batches:
@@ -111,11 +121,21 @@ class Batches:
     :meth:`close`. There is one iteration at a time: a new one ends the previous one.
     """
 
-    def __init__(self, samples: _Samples, sampler: _BatchSampler, workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self,
+        samples: _Samples,
+        sampler: _BatchSampler,
+        workers: int,
+        pin_memory: bool,
+        finish: DeviceFinish | None = None,
+        waiting: Waiting | None = None,
+    ) -> None:
         self._samples = samples
         self._sampler = sampler
         self._workers = workers
         self._pin_memory = pin_memory
+        self._finish = finish
+        self._waiting = waiting
         self._loader: DataLoader[Any] | None = None
         self._iteration: object = None
 
@@ -123,6 +143,12 @@ class Batches:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
+        found = self.parts()
+        for parts in found if self._waiting is None else self._waiting.over(found):
+            yield (parts[0], parts[1]) if self._finish is None else self._finish(*parts)
+
+    def parts(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The batches before they are finished on a device: images, masks and numbers; else images and labels."""
         self._iteration = iteration = object()
         loader = self._loader = self._loader or self._make_loader()
         items = None
@@ -132,8 +158,7 @@ class Batches:
             while (item := next(items, None)) is not None:
                 if isinstance(item, UserError):
                     raise item
-                images, labels = received(item)
-                yield images, labels
+                yield received(item)
                 if self._iteration is not iteration:
                     raise RuntimeError("another iteration over these batches has started, or they were closed")
             return
@@ -201,7 +226,7 @@ class _BatchSampler(Sampler[_Keys]):
             return [(self.indices[row], draw, focus) for row, draw, focus in draws]
         order = list(range(len(self.indices)))
         if self.shuffle:
-            order = _permutation(len(order), mix_seed("order", self.seed, self.epoch))
+            order = permutation(len(order), mix_seed("order", self.seed, self.epoch))
         return [(self.indices[position],) for position in order]
 
     @property
@@ -213,12 +238,16 @@ class _BatchSampler(Sampler[_Keys]):
 
 
 class _Samples:
-    """Reads, augments and stacks the samples of a batch, in this process or in a worker."""
+    """Reads, augments and stacks the samples of a batch, in this process or in a worker.
 
-    def __init__(self, dataset: SegmentationDataset, transform: Transform, seed: int) -> None:
+    ``prepares``: they are finished on a device.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, transform: Transform, seed: int, *, prepares: bool) -> None:
         self._dataset = dataset
         self._transform = transform
         self._seed = seed
+        self._prepares = prepares
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -239,32 +268,32 @@ class _Samples:
                 "use smaller batches, smaller images or fewer workers"
             )
 
-    def _sample(self, epoch: int, index: int, *drawn: int) -> Batch:
+    def _sample(self, epoch: int, index: int, *drawn: int) -> tuple[torch.Tensor, ...]:
         image, mask = self._dataset[index]
         # Transforms draw from torch's global CPU generator, whose state is restored here. torch.manual_seed would also
         # reseed the GPUs, whose generators fork_rng does not restore with devices=[].
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix_seed("sample", self._seed, epoch, index, *drawn))
-            if drawn and drawn[-1] >= 0 and isinstance(self._transform, TrainTransform):
-                return self._transform.focused(image, mask, drawn[-1])
-            return self._transform(image, mask)
+            focus = drawn[-1] if drawn and drawn[-1] >= 0 else None
+            transform = self._transform
+            if isinstance(transform, TrainTransform):
+                if self._prepares:
+                    return transform.prepare(image, mask, focus)
+                return transform(image, mask) if focus is None else transform.focused(image, mask, focus)
+            if self._prepares and isinstance(transform, EvalTransform):
+                return transform.prepare(image, mask)
+            return transform(image, mask)
 
-    def _stack(self, samples: list[Batch], keys: _Keys) -> Batch:
+    def _stack(self, samples: list[tuple[torch.Tensor, ...]], keys: _Keys) -> tuple[torch.Tensor, ...]:
         first = samples[0][0].shape
-        for (image, _), key in zip(samples, keys, strict=True):
+        for (image, *_), key in zip(samples, keys, strict=True):
             if image.shape != first:
                 raise UserError(
                     f"{self._dataset.file_name(key[1])}: {image.shape[-1]}x{image.shape[-2]} pixels, but "
                     f"{self._dataset.file_name(keys[0][1])} is {first[-1]}x{first[-2]}, and all images of a batch need "
                     "the same size; set the size of the data or the crop of the augmentation, or use batch size 1"
                 )
-        images, labels = zip(*samples, strict=True)
-        return torch.stack(images), torch.stack(labels)
-
-
-def _permutation(count: int, seed: int) -> list[int]:
-    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order
+        return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
 
 
 def _identity(batch: Any) -> Any:

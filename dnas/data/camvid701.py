@@ -76,6 +76,7 @@ def _open(config: DataConfig, split: str, *, merged: bool) -> FileDataset:
         ),
         size=config.size,
         cache=config.cache,
+        cache_dir=config.cache_dir,
         max_pixels=config.max_pixels,
     )
 

@@ -28,3 +28,24 @@ def adjust_channels(image: torch.Tensor, brightness: float | None, contrast: flo
         mean = values.to(torch.float64).mean().item()
         values = values.mul(contrast).add_((1 - contrast) * mean)
     return values.clamp_(0, 255).to(torch.uint8)
+
+
+def scale_values(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Brightness of uint8 (N, 3, H, W) by ``factors`` float32 (N, 1, 1, 1), like torchvision's for one image."""
+    return images.mul(factors).clamp_(0, 255).to(torch.uint8)
+
+
+def blend_with_grey(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Saturation of uint8 (N, 3, H, W) by ``factors`` float32 (N, 1, 1, 1), like torchvision's for one image."""
+    grey = F.rgb_to_grayscale(images)
+    return images.mul(factors).add_(grey.mul(1 - factors)).clamp_(0, 255).to(torch.uint8)
+
+
+def blend_with_mean(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Contrast of uint8 (N, 3, H, W) by ``factors`` float32 (N, 1, 1, 1): :func:`adjust_contrast` of every image.
+
+    The mean stays on the device of the images.
+    """
+    mean = F.rgb_to_grayscale(images).to(torch.float64).mean(dim=(1, 2, 3), keepdim=True)
+    shift = ((1 - factors.double()) * mean).to(torch.float32)
+    return images.mul(factors).add_(shift).clamp_(0, 255).to(torch.uint8)

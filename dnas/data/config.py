@@ -43,6 +43,9 @@ Split = Literal["train", "val", "test"]
 BUILT_IN: tuple[DatasetName, ...] = ("streets", "rectangles")
 """Datasets that are generated and need no files."""
 
+CacheKind = bool | Literal["memory", "disk"]
+"""Where decoded images are kept; true is "memory"."""
+
 _Side = Annotated[int, Field(ge=8, le=16384)]
 
 
@@ -56,7 +59,9 @@ class DataConfig:
         the files, or the default of a generated dataset.
     images: number of images of each split of a generated dataset; a missing split has its default.
     seed: seed of generated images.
-    cache: keep the resized uint8 images in memory, shared between worker processes; files need a ``size`` for this.
+    cache: where the resized uint8 images are kept after their first reading: "memory" (or true), shared between worker
+        processes, for which files need a ``size``; "disk", for files, which lasts beyond the process; or nowhere.
+    cache_dir: folder of the cache on disk; null is ``dnas/images`` in the user's folder of caches. It may be deleted.
     classes: the classes file of ``folder`` and ``files``; null is ``root/classes.yaml``.
     listing: the table of ``files`` with the columns split, image and mask; null is ``root/files.csv``.
     masks: whether the stored values of masks or their colours decide; null accepts both where they do not contradict
@@ -76,7 +81,8 @@ class DataConfig:
     size: tuple[_Side, _Side] | None = None
     images: dict[Split, Annotated[int, Field(ge=1)]] | None = None
     seed: int = Field(default=0, ge=0)
-    cache: bool = False
+    cache: CacheKind = False
+    cache_dir: str | None = None
     classes: str | None = None
     listing: str | None = None
     masks: MaskReading | None = None
@@ -96,8 +102,12 @@ class DataConfig:
             raise ValueError(f"{self.dataset} needs a root, the folder of its files (on the command line: NAME:DIR)")
         elif self.images is not None:
             raise ValueError("images is for generated datasets; a dataset of files uses all its images")
-        elif self.cache and self.size is None:
-            raise ValueError("cache needs a size, as all cached images have the same size")
+        elif self.cache in (True, "memory") and self.size is None:
+            raise ValueError("cache needs a size, as all images in memory have the same size; set it, or cache: disk")
+        if self.cache == "disk" and self.dataset in BUILT_IN:
+            raise ValueError(f"cache: disk is for files; the images of {self.dataset} can be kept in memory")
+        if self.cache_dir is not None and self.cache != "disk":
+            raise ValueError("cache_dir is for cache: disk")
         if self.range is not None and self.range[0] >= self.range[1]:
             raise ValueError(f"range: given {list(self.range)}, expected the smaller value first")
         if self.classes is not None and self.dataset not in ("folder", "files"):
@@ -127,8 +137,8 @@ def load_data_config(data: str, overrides: Iterable[str] = ()) -> DataConfig:
     A folder stands for its ``data.yaml``.
 
     Paths become absolute, so that a run can be resumed from any directory: DIR is relative to the working directory,
-    ``root`` and ``classes`` in a YAML file are relative to the folder of that file. ``overrides`` are ``key=value``
-    strings. Raises :class:`UserError` for unknown data and invalid values.
+    paths in a YAML file are relative to the folder of that file. ``overrides`` are ``key=value`` strings.
+    Raises :class:`UserError` for unknown data and invalid values.
     """
     name, colon, folder = data.partition(":")
     if name in preset_names():
@@ -171,7 +181,7 @@ def _from_preset(name: str, folder: str | None, overrides: Iterable[str]) -> Dat
 def _with_absolute_paths(values: dict[str, Any], base: Path) -> dict[str, Any]:
     return {
         key: _absolute(value, base)
-        if key in ("root", "classes", "listing") and isinstance(value, str) and value
+        if key in ("root", "classes", "listing", "cache_dir") and isinstance(value, str) and value
         else value
         for key, value in values.items()
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torchvision import tv_tensors
 
 from dnas.data.cache import PixelCache
+from dnas.data.disk_cache import DiskCache
 from dnas.data.labels import Labels
 from dnas.errors import UserError
 
@@ -36,7 +38,9 @@ class SegmentationDataset(ABC):
         self.labels = labels
         self._count = count
         self._size = size
-        self._cache = PixelCache(count, size, channels) if cache and size is not None else None
+        self._cache: PixelCache | DiskCache | None = None
+        if cache and size is not None:
+            self._cache = PixelCache(count, size, channels)
 
     def __len__(self) -> int:
         return self._count
@@ -54,6 +58,13 @@ class SegmentationDataset(ABC):
     def image_size(self) -> tuple[int, int]:
         """(height, width) of item 0; of every item if the configuration sets a size."""
         return self._size or self._native_size(0)
+
+    @property
+    def kept_in(self) -> Literal["memory", "disk"] | None:
+        """Where decoded images are kept, so that a second reading is fast."""
+        if self._cache is None:
+            return None
+        return "disk" if isinstance(self._cache, DiskCache) else "memory"
 
     @property
     def is_255_stated(self) -> bool:

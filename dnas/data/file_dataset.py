@@ -6,10 +6,14 @@ import hashlib
 import os
 from pathlib import Path
 
+import PIL
 import torch
+import torchvision
 
+from dnas.data.config import CacheKind
 from dnas.data.dataset import SegmentationDataset
 from dnas.data.decode import ValueRange, mask_values, read_size, resize_image, resize_mask, to_image
+from dnas.data.disk_cache import DiskCache
 from dnas.data.labels import Labels
 from dnas.data.masks import MaskDecoder
 from dnas.data.orientation import Orientation, align_mask
@@ -21,7 +25,7 @@ from dnas.errors import UserError
 class FileDataset(SegmentationDataset):
     """Pairs of image and mask files below ``root``, read on access and resized to ``size`` if it is given.
 
-    ``value_range``, ``orientation``, ``channels`` and ``max_pixels``: see :class:`dnas.data.DataConfig`.
+    ``cache_dir``, ``value_range``, ``orientation``, ``channels`` and ``max_pixels``: see :class:`dnas.data.DataConfig`.
     """
 
     def __init__(
@@ -34,20 +38,24 @@ class FileDataset(SegmentationDataset):
         pairs: tuple[Pair, ...],
         decoder: MaskDecoder,
         size: tuple[int, int] | None,
-        cache: bool,
+        cache: CacheKind,
+        cache_dir: str | None = None,
         value_range: ValueRange | None = None,
         orientation: Orientation | None = None,
         channels: int = 3,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        in_memory = cache in (True, "memory")
         super().__init__(
-            name=name, split=split, labels=labels, count=len(pairs), size=size, cache=cache, channels=channels
+            name=name, split=split, labels=labels, count=len(pairs), size=size, cache=in_memory, channels=channels
         )
         self._root = root
         self._pairs = pairs
         self._decoder = decoder
         self._range, self._orientation, self._channels = value_range, orientation, channels
         self._max_pixels = max_pixels
+        if cache == "disk":
+            self._cache = self._disk_cache(cache_dir)
 
     def file_name(self, index: int) -> str:
         """The image's path below the root."""
@@ -69,6 +77,19 @@ class FileDataset(SegmentationDataset):
         """A hash of the names and the bytes of all image files, and their number."""
         listing = [(self.file_name(index), pair.image.stat().st_size) for index, pair in enumerate(self._pairs)]
         return f"{len(listing)} files, {hashlib.sha256(repr(listing).encode()).hexdigest()[:16]}"
+
+    def _disk_cache(self, folder: str | None) -> DiskCache:
+        libraries = f"Pillow {PIL.__version__}, torchvision {torchvision.__version__}"
+        reading = f"range {self._range}, orientation {self._orientation}, masks {self._decoder.settings()}"
+        return DiskCache(
+            folder,
+            name=f"{self.name}-{self.split}",
+            settings=f"{self._root.resolve()}: {libraries}, {reading}",
+            sources=[(pair.image, pair.mask) for pair in self._pairs],
+            channels=self._channels,
+            num_classes=self.labels.num_classes,
+            size=self._size,
+        )
 
     def _read(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, mask = self._read_pair(self._pairs[index])

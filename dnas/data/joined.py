@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torchvision import tv_tensors
@@ -31,6 +32,12 @@ class JoinedDataset(SegmentationDataset):
     def image_size(self) -> tuple[int, int]:
         """(height, width) of item 0."""
         return self._parts[0].image_size
+
+    @property
+    def kept_in(self) -> Literal["memory", "disk"] | None:
+        """Where all parts keep their images; None if they differ."""
+        places = {part.kept_in for part in self._parts}
+        return places.pop() if len(places) == 1 else None
 
     def file_name(self, index: int) -> str:
         """The name that the part has for the item."""

@@ -133,6 +133,7 @@ def _file_dataset(
         decoder=decoder,
         size=config.size,
         cache=config.cache,
+        cache_dir=config.cache_dir,
         value_range=config.range,
         orientation=config.orientation,
         channels=config.channels,

@@ -75,6 +75,7 @@ def open_files(config: DataConfig, split: str) -> FileDataset:
         decoder=MaskDecoder.of_classes(classes, config.masks),
         size=config.size,
         cache=config.cache,
+        cache_dir=config.cache_dir,
         value_range=config.range,
         orientation=config.orientation,
         channels=config.channels,

@@ -94,6 +94,12 @@ class MaskDecoder:
             is_255_stated=stated,
         )
 
+    def settings(self) -> str:
+        """Everything that decides the labels, as text."""
+        colours = list(zip(self._codes.tolist(), self._code_labels.tolist(), strict=True))
+        rules = (self._accept_colours, self._others, self._reading, self.is_255_stated, sorted(self._further.items()))
+        return repr((self._labels.names, rules, self._lookup.tolist(), colours))
+
     def decode(
         self, stored: npt.NDArray[Any], path: Path, palette: npt.NDArray[np.uint8] | None = None
     ) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torchvision import tv_tensors
@@ -60,6 +61,11 @@ class _Relabelled(SegmentationDataset):
     def image_size(self) -> tuple[int, int]:
         """(height, width) of item 0."""
         return self._original.image_size
+
+    @property
+    def kept_in(self) -> Literal["memory", "disk"] | None:
+        """Where the original keeps its images."""
+        return self._original.kept_in
 
     def file_name(self, index: int) -> str:
         """The name of item ``index``."""

@@ -55,13 +55,13 @@ def open_dataset(config: DataConfig, split: str) -> SegmentationDataset:
 def _open_streets(config: DataConfig, split: str) -> SegmentationDataset:
     size = config.size or streets.DEFAULT_SIZE
     count = _count(config, split)
-    return streets.StreetsDataset(split=split, count=count, size=size, seed=config.seed, cache=config.cache)
+    return streets.StreetsDataset(split=split, count=count, size=size, seed=config.seed, cache=bool(config.cache))
 
 
 def _open_rectangles(config: DataConfig, split: str) -> SegmentationDataset:
     size = config.size or rectangles.DEFAULT_SIZE
     count = _count(config, split)
-    return rectangles.RectanglesDataset(split=split, count=count, size=size, seed=config.seed, cache=config.cache)
+    return rectangles.RectanglesDataset(split=split, count=count, size=size, seed=config.seed, cache=bool(config.cache))
 
 
 def _count(config: DataConfig, split: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torchvision import tv_tensors
@@ -27,6 +28,11 @@ class DatasetPart(SegmentationDataset):
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         return self._dataset[self._indices[self._position(index)]]
+
+    @property
+    def kept_in(self) -> Literal["memory", "disk"] | None:
+        """Where the dataset keeps its images."""
+        return self._dataset.kept_in
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -47,6 +47,7 @@ def with_pseudo_labels(config: DataConfig, train: SegmentationDataset) -> Joined
         decoder=MaskDecoder(cityscapes_lookup(), labels, reading="indices"),
         size=config.size,
         cache=config.cache,
+        cache_dir=config.cache_dir,
         max_pixels=config.max_pixels,
     )
     times = max(1, round(len(pseudo) / len(train)))

@@ -127,5 +127,6 @@ def _file_dataset(
         decoder=MaskDecoder(lookup, labels, reading="indices"),
         size=config.size,
         cache=config.cache,
+        cache_dir=config.cache_dir,
         max_pixels=config.max_pixels,
     )

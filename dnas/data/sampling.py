@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dnas.config import Field, config
-from dnas.data.dataset import SegmentationDataset
 from dnas.data.seeding import mix_seed
-from dnas.errors import UserError
 
 Drawn = tuple[int, int, int]
 """(index, how manieth draw of this index in the epoch, the class that the crop must show or -1)."""
@@ -42,16 +39,9 @@ class SamplingConfig:
         return self.rule != "plain" or self.repeat > 1
 
 
-def class_presence(dataset: SegmentationDataset, indices: Sequence[int]) -> Tensor:
-    """Whether a class has a pixel in an image, bool (indices, classes); reads every mask once."""
-    classes = dataset.labels.num_classes
-    presence = torch.zeros(len(indices), classes, dtype=torch.bool)
-    for row, index in enumerate(indices):
-        _, mask = dataset[index]
-        presence[row] = torch.bincount(mask.as_subclass(Tensor).flatten().long(), minlength=256)[:classes] > 0
-    if not presence.any():
-        raise UserError(f"{dataset.name} {dataset.split}: no pixel is labelled, so images cannot be drawn by class")
-    return presence
+def count_labels(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A transform that replaces the image by nothing and the mask uint8 (H, W) by its pixels of each label, (256,)."""
+    return torch.zeros(0), torch.bincount(mask.as_subclass(Tensor).flatten().long(), minlength=256)
 
 
 def draw_epoch(config: SamplingConfig, presence: Tensor, seed: int, epoch: int) -> list[Drawn]:

@@ -18,6 +18,7 @@ from dnas.data.colours import adjust_channels, adjust_contrast
 from dnas.data.config import DataConfig
 from dnas.data.decode import resize_image, resize_mask
 from dnas.data.labels import IGNORE_LABEL
+from dnas.data.on_device import DeviceFinish, Prepared, pack_numbers
 from dnas.data.rand_augment import RandAugmentConfig, rand_augment
 
 Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[torch.Tensor, torch.Tensor]]
@@ -38,6 +39,8 @@ class AugmentationConfig:
     flip: probability of a horizontal flip.
     brightness, contrast, saturation: random factors from 1 - x to 1 + x. hue: random shift of -x to x of a full turn.
     rand_augment: random operators after the crop and before the jitter of colours; null for none.
+    on_device: flip, change colours and normalise on the device that trains, from bytes, which frees the processes that
+        read images; the result differs by rounding only. Null is on GPUs.
     mean, std: of each channel in 0..1; the defaults are those of ImageNet, which pretrained networks expect.
     """
 
@@ -49,6 +52,7 @@ class AugmentationConfig:
     saturation: _Share = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     rand_augment: RandAugmentConfig | None = None
+    on_device: bool | None = None
     mean: tuple[_Share, ...] = (0.485, 0.456, 0.406)
     std: tuple[_Deviation, ...] = (0.229, 0.224, 0.225)
 
@@ -75,6 +79,16 @@ class EvalTransform:
         plain = F.to_dtype(image.as_subclass(torch.Tensor), torch.float32, scale=True)
         return F.normalize(plain, self._mean, self._std), mask.as_subclass(torch.Tensor).to(torch.int64)
 
+    def prepare(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Prepared:
+        """Bytes of the same sizes, for :meth:`finish`."""
+        if self._image_size is not None:
+            image = tv_tensors.Image(resize_image(image, self._image_size))
+        return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor), torch.zeros(0)
+
+    def finish(self, device: torch.device) -> DeviceFinish:
+        """What turns a batch of :meth:`prepare` into inputs on a device."""
+        return DeviceFinish(self._mean, self._std, device)
+
 
 class TrainTransform:
     """Random scale, crop, flip and colours, then normalisation; see :func:`train_transform`."""
@@ -93,16 +107,33 @@ class TrainTransform:
 
     def focused(self, image: tv_tensors.Image, mask: tv_tensors.Mask, label: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The same, but the crop contains a random pixel of the class ``label``, if the mask has one."""
-        pixels = (mask.as_subclass(torch.Tensor) == label).nonzero()
-        focus = pixels[_random_integer(len(pixels) - 1)].tolist() if len(pixels) else None
-        return self._transform(image, mask, focus)
+        return self._transform(image, mask, _random_pixel(mask, label))
+
+    def prepare(self, image: tv_tensors.Image, mask: tv_tensors.Mask, label: int | None = None) -> Prepared:
+        """Bytes of the crop's size and the random numbers for :meth:`finish`; ``label`` as in :meth:`focused`.
+
+        The random numbers are those that the whole transform draws.
+        """
+        image, mask = self._scale_and_crop(image, mask, None if label is None else _random_pixel(mask, label))
+        flip = self._draws_flip()
+        if self._config.rand_augment is not None:
+            # Its rotations come after the flip.
+            image, mask = _flipped(image, mask) if flip else (image, mask)
+            flip = False
+            image, mask = rand_augment(image, mask, self._config.rand_augment, self._fill)
+        numbers = pack_numbers(flip, self._jitter.make_params([image]))
+        return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor), numbers
+
+    def finish(self, device: torch.device) -> DeviceFinish:
+        """What turns a batch of :meth:`prepare` into inputs on a device."""
+        return self._normalise.finish(device)
 
     def _transform(
         self, image: tv_tensors.Image, mask: tv_tensors.Mask, focus: Sequence[int] | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         image, mask = self._scale_and_crop(image, mask, focus)
-        if torch.rand(()).item() < self._config.flip:
-            image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
+        if self._draws_flip():
+            image, mask = _flipped(image, mask)
         if self._config.rand_augment is not None:
             image, mask = rand_augment(image, mask, self._config.rand_augment, self._fill)
         return self._normalise(self._jitter_colours(image), mask)
@@ -124,6 +155,9 @@ class TrainTransform:
             image = F.pad(image, padding, fill=self._fill)
             mask = F.pad(mask, padding, fill=IGNORE_LABEL)
         return image, mask
+
+    def _draws_flip(self) -> bool:
+        return torch.rand(()).item() < self._config.flip
 
     def _jitter_colours(self, image: tv_tensors.Image) -> tv_tensors.Image:
         parameters = self._jitter.make_params([image])
@@ -171,6 +205,25 @@ def _random_integer(largest: int) -> int:
     return int(torch.randint(largest + 1, ()).item())
 
 
+def _random_pixel(mask: tv_tensors.Mask, label: int) -> list[int] | None:
+    """(row, column) of a random pixel of a class; None if there is none."""
+    pixels = (mask.as_subclass(torch.Tensor) == label).nonzero()
+    if not len(pixels):
+        return None
+    found: list[int] = pixels[_random_integer(len(pixels) - 1)].tolist()
+    return found
+
+
+def _flipped(image: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    return F.horizontal_flip(image), F.horizontal_flip(mask)
+
+
+def finish_device(config: AugmentationConfig, device: torch.device) -> torch.device | None:
+    """``device`` if images are finished on it, else None; see :class:`AugmentationConfig`."""
+    wanted = device.type == "cuda" if config.on_device is None else config.on_device
+    return device if wanted else None
+
+
 def train_transform(config: AugmentationConfig) -> TrainTransform:
     """The training transform: random scale, crop, flip and colours, then normalisation.
 
@@ -179,7 +232,7 @@ def train_transform(config: AugmentationConfig) -> TrainTransform:
     return TrainTransform(config)
 
 
-def eval_transform(config: AugmentationConfig, image_size: tuple[int, int] | None = None) -> Transform:
+def eval_transform(config: AugmentationConfig, image_size: tuple[int, int] | None = None) -> EvalTransform:
     """The transform for evaluation: normalisation only.
 
     ``image_size``: (height, width) to which images are resized first; their labels keep their size.

@@ -10,19 +10,21 @@ from torchvision.transforms.v2 import functional as F
 from dnas.data.decode import resize_image
 from dnas.errors import UserError
 from dnas.export.opened import ExportedFile
+from dnas.input_channels import RGB
 
 
 class FileNetwork(nn.Module):
-    """Runs an exported file on RGB images in 0 to 1 of any size.
+    """Runs an exported file on images in 0 to 1 of any size.
 
     Images are resized to the size of the file, or to ``size`` for one of dynamic size. ``class_names`` are those of the
     file, empty if it was not written by this package. Raises :class:`UserError` for a file whose metadata lacks what is
-    needed, and for another ``size`` than that of the file.
+    needed, and for another ``size`` than that of the file. ``image_channels``: of the images.
     """
 
     def __init__(self, file: ExportedFile, *, size: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.file = file
+        self.image_channels = len(file.metadata.mean) if file.metadata and file.metadata.mean else RGB
         self.class_names = file.metadata.class_names if file.metadata else ()
         if file.dtype != torch.uint8 and (file.metadata is None or not file.metadata.mean):
             raise UserError(f"{file.path}: holds no mean and deviation of its images; export it with dnas export")
@@ -30,7 +32,7 @@ class FileNetwork(nn.Module):
         self.size: tuple[int, int] | None = file.image_size or size
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores (N, classes, h, w) of images (N, 3, H, W): logits, or 1 for the class of a class map and 0 else."""
+        """Scores (N, classes, h, w) of images (N, C, H, W): logits, or 1 for the class of a class map and 0 else."""
         inputs = self._inputs(images)
         whole = self.file.shape[0]
         parts = [self._run(part, whole) for part in torch.split(inputs, whole or len(inputs))]

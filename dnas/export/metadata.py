@@ -25,7 +25,9 @@ class ExportMetadata:
     """Metadata that is stored in every exported file.
 
     ``input_size`` is (height, width) of the images that the network gets. Normalised images are RGB in 0 to 1, minus
-    ``mean``, divided by ``std``; an end-to-end file takes RGB images uint8 of ``image_size`` and does that itself.
+    ``mean``, divided by ``std``; an end-to-end file takes RGB images uint8 of ``image_size`` and does that itself. With
+    other than three means the images have as many channels. ``value_range`` are the values of image files that become 0
+    and 255; None for 8 bits.
     ``colours`` are RGB, 0 to 255, in the order of ``class_names``. ``parameters`` and ``multiply_adds`` (of one image)
     are those of the PyTorch network. ``resize`` says how an end-to-end file resizes, None in other files. ``commit``
     is that of the dnas that exported, if it ran from a checkout; ``licence`` is what the user stated for the weights.
@@ -47,6 +49,7 @@ class ExportMetadata:
     layout: Annotated[str, Field(pattern="^(nchw|nhwc)$")] = "nchw"
     calibration_images: _Count | None = None
     excluded_layers: tuple[str, ...] = ()
+    value_range: tuple[float, float] | None = None
     commit: str | None = None
     licence: str | None = None
     dnas_version: str = __version__

@@ -73,6 +73,7 @@ def prepare(
     colours: Iterable[Iterable[int]] = (),
     mean: Iterable[float] = (),
     std: Iterable[float] = (),
+    value_range: tuple[float, float] | None = None,
     licence: str | None = None,
 ) -> Prepared:
     """Trace ``network`` for images of ``input_size`` (height, width); the arguments are those of the exports.
@@ -119,6 +120,7 @@ def prepare(
             colours=colours,
             mean=mean,
             std=std,
+            value_range=value_range,
             licence=licence,
             precision=precision,
             dynamic_size=dynamic_size,

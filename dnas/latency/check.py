@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from dnas.errors import UserError
+from dnas.input_channels import RGB
 from dnas.latency.measure import WorkItem, measure_many
 from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Effort, Measurement
@@ -115,14 +116,15 @@ def measure_networks(
     setup: MeasurementSetup,
     *,
     effort: Effort | None = None,
+    channels: int = RGB,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Measurement]:
     """Latency in ms of whole networks by name, in interleaved rounds, at images of (height, width) ``input_size``.
 
-    Each value of ``networks`` is a function that builds the network, which takes images (batch, 3, H, W).
+    Each value of ``networks`` is a function that builds the network, which takes images (batch, channels, H, W).
     """
-    shapes = ((3, *input_size),)
+    shapes = ((channels, *input_size),)
     progress = progress or NoProgress()
     progress.begin(f"measure {len(networks)} networks")
     items = [WorkItem(name, shapes, build) for name, build in networks.items()]

@@ -6,18 +6,23 @@ The convolutions take 24.60 G multiply-adds at 512x1024, the paper prints 21.15 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from dnas.networks.layers import conv_bn
 from dnas.networks.registry import PaperFacts, PrintedFigure, register_network
 from dnas.networks.segmentation import SegmentationNetwork
+from dnas.networks.supervision import ConvHead, SupervisedNetwork
 from dnas.ops import resize
 
 _EXPANSION = 6
 """Of the gather-and-expansion layers (epsilon, section 4.2)."""
 _HEAD = 1024
 """Channels of the segmentation head (C_t, Fig. 5)."""
+_BOOSTER = 128
+"""Channels of the booster heads, which the paper leaves open (it varies C_t)."""
 
 
 def _depthwise(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -105,6 +110,14 @@ class BiSeNetV2Backbone(nn.Module):
         """The maps of both branches."""
         return self.detail(images), self.semantic(images)
 
+    def tapped(self, images: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
+        """These maps, and those of the semantic branch at 1/4 to 1/32, before the context embedding."""
+        features, maps = images, []
+        for stage in self.semantic:
+            features = stage(features)
+            maps.append(features)
+        return (self.detail(images), features), tuple(maps[:-1])
+
 
 class GuidedAggregation(nn.Module):
     """Bilateral guided aggregation: each branch is gated by the other, at both resolutions (Fig. 6).
@@ -147,6 +160,7 @@ class GuidedAggregation(nn.Module):
     ),
 )
 def bisenet_v2(num_classes: int) -> SegmentationNetwork:
-    """BiSeNetV2, without the booster heads of its training."""
+    """BiSeNetV2; its training adds four booster heads on the semantic branch."""
     head = nn.Sequential(conv_bn(128, _HEAD, 3), nn.Dropout(0.1), nn.Conv2d(_HEAD, num_classes, 1))
-    return SegmentationNetwork(BiSeNetV2Backbone(), GuidedAggregation(128), head)
+    boosters = [partial(ConvHead, channels, _BOOSTER, num_classes) for channels in (16, 32, 64, 128)]
+    return SupervisedNetwork(BiSeNetV2Backbone(), GuidedAggregation(128), head, boosters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from dnas.networks.dual_resolution import PyramidPooling, ResidualBlock, Segment
 from dnas.networks.layers import conv_bn
 from dnas.networks.registry import PaperFacts, PrintedFigure, register_network
 from dnas.networks.segmentation import SegmentationNetwork
+from dnas.networks.supervision import SupervisedNetwork
 from dnas.ops import resize
 
 
@@ -42,19 +45,23 @@ class DDRNetBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The maps of the high-resolution branch and of the context."""
+        return self.tapped(images)[0]
+
+    def tapped(self, images: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor]]:
+        """These maps, and that of the high-resolution branch after the first fusion, before ReLU."""
         shared = torch.relu(self.stage8(torch.relu(self.stem(images))))
         low = torch.relu(self.low3(shared))
         high = self.high3(shared)
-        low, high = (
+        low, fused = (
             torch.relu(low + self.to_low3(torch.relu(high))),
-            torch.relu(high + resize(self.to_high3(low), high.shape[-2:])),
+            high + resize(self.to_high3(low), high.shape[-2:]),
         )
-        low, high = torch.relu(self.low4(low)), self.high4(high)
+        low, high = torch.relu(self.low4(low)), self.high4(torch.relu(fused))
         low, high = (
             torch.relu(low + self.to_low4(torch.relu(high))),
             torch.relu(high + resize(self.to_high4(low), high.shape[-2:])),
         )
-        return self.high5(high), self.context(self.low5(low))
+        return (self.high5(high), self.context(self.low5(low))), (fused,)
 
 
 class AddDecoder(nn.Module):
@@ -63,6 +70,15 @@ class AddDecoder(nn.Module):
     def forward(self, features: tuple[Tensor, Tensor]) -> Tensor:
         """Add ``features``, finest first."""
         return features[0] + resize(features[1], features[0].shape[-2:])
+
+
+def build_ddrnet(num_classes: int, *, width: int, head: int) -> SupervisedNetwork:
+    """DDRNet-23 of a ``width``, with ``head`` channels in the main and in the auxiliary head."""
+    backbone = DDRNetBackbone(width)
+    extra = partial(SegmentationHead, 2 * width, head, num_classes)
+    return SupervisedNetwork(
+        backbone, AddDecoder(), SegmentationHead(backbone.out_channels, head, num_classes), [extra]
+    )
 
 
 @register_network(
@@ -75,9 +91,8 @@ class AddDecoder(nn.Module):
     ),
 )
 def ddrnet_23_slim(num_classes: int) -> SegmentationNetwork:
-    """DDRNet-23-slim, without the auxiliary head of its training."""
-    backbone = DDRNetBackbone()
-    return SegmentationNetwork(backbone, AddDecoder(), SegmentationHead(backbone.out_channels, 64, num_classes))
+    """DDRNet-23-slim; its training adds an auxiliary head with weight 0.4 (deep supervision)."""
+    return build_ddrnet(num_classes, width=32, head=64)
 
 
 @register_network(
@@ -90,6 +105,5 @@ def ddrnet_23_slim(num_classes: int) -> SegmentationNetwork:
     ),
 )
 def ddrnet_23(num_classes: int) -> SegmentationNetwork:
-    """DDRNet-23, with which RegSeg is compared; without the auxiliary head of its training."""
-    backbone = DDRNetBackbone(width=64)
-    return SegmentationNetwork(backbone, AddDecoder(), SegmentationHead(backbone.out_channels, 128, num_classes))
+    """DDRNet-23, with which RegSeg is compared; its training adds an auxiliary head as that of the slim one does."""
+    return build_ddrnet(num_classes, width=64, head=128)

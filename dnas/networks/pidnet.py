@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from dnas.networks.dual_resolution import PyramidPooling, ResidualBlock, Segment
 from dnas.networks.layers import conv_bn
 from dnas.networks.registry import PaperFacts, PrintedFigure, register_network
 from dnas.networks.segmentation import SegmentationNetwork
+from dnas.networks.supervision import SupervisedNetwork
 from dnas.ops import resize
 
 
@@ -75,16 +78,21 @@ class PIDNetBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The maps of the three branches."""
+        return self.tapped(images)[0]
+
+    def tapped(self, images: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """These maps, that of detail after the first attention, and that of boundaries before its last block."""
         shared = torch.relu(self.stage8(torch.relu(self.stem(images))))
         size = shared.shape[-2:]
         context = torch.relu(self.context3(shared))
-        detail = self.attend3(self.detail3(shared), self.to_detail3(context))
+        first = self.attend3(self.detail3(shared), self.to_detail3(context))
         boundaries = self.boundary3(shared) + resize(self.to_boundary3(context), size)
         context = torch.relu(self.context4(context))
-        detail = self.attend4(self.detail4(torch.relu(detail)), self.to_detail4(context))
+        detail = self.attend4(self.detail4(torch.relu(first)), self.to_detail4(context))
         boundaries = self.boundary4(torch.relu(boundaries)) + resize(self.to_boundary4(context), size)
         context = self.pool(self.context5(context))
-        return self.detail5(torch.relu(detail)), context, self.boundary5(torch.relu(boundaries))
+        maps = self.detail5(torch.relu(detail)), context, self.boundary5(torch.relu(boundaries))
+        return maps, (first, boundaries)
 
 
 @register_network(
@@ -99,7 +107,11 @@ class PIDNetBackbone(nn.Module):
     ),
 )
 def pidnet_s(num_classes: int) -> SegmentationNetwork:
-    """PIDNet-S, without the auxiliary heads of its training (semantic and boundary)."""
+    """PIDNet-S; its training adds heads for classes (weight 0.4) and boundaries (20).
+
+    The paper's fourth loss, of the classes of pixels on predicted boundaries, is left out.
+    """
     backbone = PIDNetBackbone()
     decoder = BoundaryFusion(backbone.out_channels)
-    return SegmentationNetwork(backbone, decoder, SegmentationHead(backbone.out_channels, 128, num_classes))
+    makers = [partial(SegmentationHead, 64, 128, num_classes), partial(SegmentationHead, 64, 32, 1)]
+    return SupervisedNetwork(backbone, decoder, SegmentationHead(backbone.out_channels, 128, num_classes), makers)

@@ -8,6 +8,7 @@ convolutions and matrix products take 806 M and 1437 M, 0.9 and 0.6 % less.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from dnas.networks.layers import conv_bn
 from dnas.networks.registry import PaperFacts, register_network
 from dnas.networks.regseg_alternatives import FeatureFusion
 from dnas.networks.segmentation import SegmentationNetwork
+from dnas.networks.supervision import ConvHead, SupervisedNetwork
 from dnas.ops import resize
 
 _STAGES = (256, 512, 1024)
@@ -70,11 +72,15 @@ class STDCBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The feature maps, finest first."""
+        return self.tapped(images)[0]
+
+    def tapped(self, images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor]]:
+        """These maps, and the first of them, whose details are trained."""
         features, maps = self.stem(images), []
         for stage in self.stages:
             features = stage(features)
             maps.append(features)
-        return tuple(maps)
+        return tuple(maps), (maps[0],)
 
 
 class STDCClassifier(nn.Module):
@@ -130,20 +136,28 @@ class STDCDecoder(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Fuse ``features``, finest first."""
+        return self.tapped(features)[0]
+
+    def tapped(self, features: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The fused map, and those of the context at 1/8 and 1/16."""
         at8, at16, at32 = features
         context = self.refine32(at32) + self.whole(at32)
-        context = self.smooth32(resize(context, at16.shape[-2:]))
-        context = self.smooth16(resize(self.refine16(at16) + context, at8.shape[-2:]))
+        coarse = self.smooth32(resize(context, at16.shape[-2:]))
+        context = self.smooth16(resize(self.refine16(at16) + coarse, at8.shape[-2:]))
         fused: Tensor = self.fuse(torch.cat([at8, context], dim=1))
-        return fused
+        return fused, (context, coarse)
 
 
 def build_stdc(num_classes: int, modules: Sequence[int]) -> SegmentationNetwork:
-    """STDC-Seg with ``modules`` in the stages at 1/8, 1/16 and 1/32, without the auxiliary heads of its training."""
+    """STDC-Seg with ``modules`` in the stages at 1/8, 1/16 and 1/32.
+
+    Its training adds a head for the details at 1/8 (detail guidance), and heads on the context at 1/8 and 1/16.
+    """
     backbone = STDCBackbone(modules)
     decoder = STDCDecoder(backbone.channels)
     head = nn.Sequential(conv_bn(decoder.out_channels, 256, 3), nn.Conv2d(256, num_classes, 1))
-    return SegmentationNetwork(backbone, decoder, head)
+    makers = [partial(ConvHead, backbone.channels[0], 64, 1), *[partial(ConvHead, _CONTEXT, 64, num_classes)] * 2]
+    return SupervisedNetwork(backbone, decoder, head, makers)
 
 
 @register_network("stdc1", PaperFacts(source="STDC, Table 2", input_size=(512, 1024)))

@@ -22,6 +22,17 @@ _OUT_OF_TIME = 1
 """The status of scipy's solution when the time limit ended it."""
 
 
+class Solution(dict[str, int]):
+    """Options of a network, indices by the choices' names.
+
+    proven: whether they are proven to be the best. Where the time limit ended the programme they are the best found.
+    """
+
+    def __init__(self, options: Mapping[str, int], proven: bool) -> None:
+        super().__init__(options)
+        self.proven = proven
+
+
 @dataclass
 class _Rows:
     """Sparse rows of constraints lower <= A z <= upper."""
@@ -118,17 +129,15 @@ class LatencyProgramme:
     def _charge(self, variable: int, price: float) -> None:
         self._cost[variable] = self._cost.get(variable, 0.0) + price
 
-    def fastest(self) -> dict[str, int]:
+    def fastest(self) -> Solution:
         """The options of the fastest network, indices by name; raises :class:`UserError` if none is found in time."""
         return self._extreme(self._latency())
 
-    def slowest(self) -> dict[str, int]:
+    def slowest(self) -> Solution:
         """The options of the slowest network; raises :class:`UserError` if none is found in time."""
         return self._extreme(-self._latency())
 
-    def likeliest(
-        self, scores: Mapping[str, Sequence[float]], latency_range: tuple[float, float]
-    ) -> dict[str, int] | None:
+    def likeliest(self, scores: Mapping[str, Sequence[float]], latency_range: tuple[float, float]) -> Solution | None:
         """The options with the largest sum of ``scores`` whose latency is in the range, in ms; None if there are none.
 
         ``scores``: of every choice's options, such as log-probabilities. If the time limit ends the solution before any
@@ -150,7 +159,8 @@ class LatencyProgramme:
         soft = _Rows(list(self._rows.entries), list(self._rows.lower), list(self._rows.upper))
         soft.add({**self._cost, self._count: 1.0}, low, np.inf)
         soft.add({**self._cost, self._count: -1.0}, -np.inf, high)
-        return self._solve(np.append(objective, penalty), soft)[0]
+        found, _ = self._solve(np.append(objective, penalty), soft)
+        return None if found is None else Solution(found, proven=False)
 
     def _latency(self) -> NDArray[np.float64]:
         cost = np.zeros(self._count)
@@ -158,7 +168,7 @@ class LatencyProgramme:
             cost[variable] = price
         return cost
 
-    def _extreme(self, objective: NDArray[np.float64]) -> dict[str, int]:
+    def _extreme(self, objective: NDArray[np.float64]) -> Solution:
         found, _ = self._solve(objective, self._rows)
         if found is None:
             raise UserError(
@@ -166,7 +176,7 @@ class LatencyProgramme:
             )
         return found
 
-    def _solve(self, objective: NDArray[np.float64], rows: _Rows) -> tuple[dict[str, int] | None, bool]:
+    def _solve(self, objective: NDArray[np.float64], rows: _Rows) -> tuple[Solution | None, bool]:
         """The best options found, and whether the time was over; a variable behind the others has no upper bound."""
         count = len(objective)
         numbers, columns, values = zip(*rows.entries, strict=True)
@@ -185,4 +195,4 @@ class LatencyProgramme:
         if found.x is None:
             return None, found.status == _OUT_OF_TIME
         options = {n: int(np.argmax(found.x[first : first + self.sizes[n]])) for n, first in self._first.items()}
-        return options, False
+        return Solution(options, proven=found.status != _OUT_OF_TIME), False

@@ -45,6 +45,15 @@ def epoch_series(records: Sequence[Record], path: str) -> tuple[Floats, Floats]:
     return _finite([int(record["epoch"]) + 1 for record in epochs], [field_of(record, path) for record in epochs])
 
 
+def waiting_note(records: Sequence[Record]) -> str:
+    """A sentence on the share of the steps' time that was spent waiting for images; "" if the log does not say."""
+    shares = epoch_series(records, "data_wait")[1]
+    if not len(shares):
+        return ""
+    # The median: the first epoch starts workers and fills caches.
+    return f"Of the time of the steps, {100 * np.median(shares):.0f} % was spent waiting for images."
+
+
 def _finite(times: Sequence[float], values: Sequence[float]) -> tuple[Floats, Floats]:
     x, y = np.asarray(times, dtype=np.float64), np.asarray(values, dtype=np.float64)
     keep = np.isfinite(y)

@@ -50,7 +50,8 @@ def search_section(records: Sequence[Record]) -> Section | None:
         else "Weights and architecture parameters, trained on two disjoint halves of the training images; the mIoU is "
         "that on the second half."
     )
-    return Section(title="Search", lead=lead, blocks=blocks)
+    note = curves.waiting_note(records)
+    return Section(title="Search", lead=f"{lead} {note}".rstrip(), blocks=blocks)
 
 
 def _warnings(records: Sequence[Record]) -> Table | None:

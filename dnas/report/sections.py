@@ -144,7 +144,9 @@ def _retraining(data: ReportData) -> Section | None:
         description="Curves of loss, mIoU and pixel accuracy over the epochs of retraining",
         width=960,
     )
-    return Section(title="Retraining", lead=f"{_enumeration(list(records))} trained from scratch.", blocks=[figure])
+    lead = f"{_enumeration(list(records))} trained from scratch."
+    note = curves.waiting_note([line for lines in records.values() for line in lines])
+    return Section(title="Retraining", lead=f"{lead} {note}".rstrip(), blocks=[figure])
 
 
 def _enumeration(names: Sequence[str]) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dnas.data import AugmentationConfig, SegmentationDataset, batches, eval_transform, evenly_spaced
-from dnas.training.metrics import join_sizes
+from dnas.data import AugmentationConfig, SegmentationDataset, evenly_spaced
+from dnas.data.evaluation import EvaluationImages
 
 T = TypeVar("T")
 
@@ -18,23 +18,30 @@ CALIBRATION_BATCHES = 8
 """Number of batches on which BatchNorm statistics are recalibrated."""
 
 
-def calibration_batches(
-    dataset: SegmentationDataset, augmentation: AugmentationConfig, batch_size: int, indices: Sequence[int]
-) -> Iterator[tuple[Tensor, Tensor]]:
+def calibration_images(
+    dataset: SegmentationDataset,
+    augmentation: AugmentationConfig,
+    batch_size: int,
+    indices: Sequence[int],
+    device: torch.device,
+    *,
+    layout: torch.memory_format = torch.contiguous_format,
+    workers: int = 0,
+    keep: int = 0,
+) -> EvaluationImages:
     """Up to 8 batches of full images, evenly spaced over the images ``indices`` of ``dataset``."""
     # Full batches only: in a last batch of one image the coarsest map may be a single value, without variance.
     count = min(len(indices) // batch_size, CALIBRATION_BATCHES) * batch_size
-    singles = batches(
+    return EvaluationImages(
         dataset,
-        eval_transform(augmentation),
-        batch_size=1,
-        seed=0,
-        epoch=0,
-        shuffle=False,
-        drop_last=False,
-        indices=[indices[i] for i in evenly_spaced(len(indices), count)],
+        augmentation,
+        [indices[i] for i in evenly_spaced(len(indices), count)],
+        device,
+        batch_size=batch_size,
+        layout=layout,
+        workers=workers,
+        keep=keep,
     )
-    return join_sizes(singles, batch_size)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ class SearchConfig:
     precision: "auto" is bf16 on GPUs that have it, else "fp32", in which a GPU computes convolutions in TF32.
     latency_weight: lambda in Eq. 8, per ms; with a latency target, the controller's initial value.
     ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining.
+    workers: processes that read and augment images ahead, for each half or part; null is as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: number of images of the second half to score on, evenly spaced; null: all.
     judge_images: number of images of the second half that judge a derived network; null: all.
@@ -53,7 +54,7 @@ class SearchConfig:
     precision: SearchPrecision = "auto"
     channels_last: bool = False
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
-    workers: int = Field(default=0, ge=0)
+    workers: int | None = Field(default=None, ge=0)
     validate_every: int = Field(default=1, ge=1)
     validation_images: int | None = Field(default=None, ge=1)
     judge_images: int | None = Field(default=None, ge=1)
@@ -96,6 +97,7 @@ class JointSearchConfig:
     latency_weight: weight of the latency in the loss, per ms, if the search has a table.
     ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining. (A loss of 0.3
         is a probability of 0.74.)
+    workers: processes that read and augment images ahead, for each half or part; null is as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: number of validation images, evenly spaced over the split; null: all.
     keep_predictions: number of these images, evenly spaced, whose predictions are saved before the first step and at
@@ -126,7 +128,7 @@ class JointSearchConfig:
     precision: SearchPrecision = "auto"
     channels_last: bool = False
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
-    workers: int = Field(default=0, ge=0)
+    workers: int | None = Field(default=None, ge=0)
     validate_every: int = Field(default=1, ge=1)
     validation_images: int | None = Field(default=None, ge=1)
     keep_predictions: int = Field(default=0, ge=0)
@@ -154,6 +156,7 @@ class OneShotConfig:
     distillation_weight: of the loss between the prediction of a step's first network and those of the others; 0 for
         none (in-place distillation: Yu and Huang 2019, "Universally Slimmable Networks").
     ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining.
+    workers: processes that read and augment images ahead, for each half or part; null is as in the retraining.
     validate_every: epochs between validations; the last epoch is always validated.
     validation_images: how many held-out images to score on, evenly spread; null for all.
     judge_images: how many held-out images judge a derived network; null for all.
@@ -179,7 +182,7 @@ class OneShotConfig:
     precision: SearchPrecision = "auto"
     channels_last: bool = False
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
-    workers: int = Field(default=0, ge=0)
+    workers: int | None = Field(default=None, ge=0)
     validate_every: int = Field(default=1, ge=1)
     validation_images: int | None = Field(default=None, ge=1)
     judge_images: int | None = Field(default=None, ge=1)

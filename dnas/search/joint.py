@@ -72,7 +72,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         """Run one epoch; before the first one, the predictions of the untrained network are saved."""
         if epoch == 0 and self.config.keep_predictions:
             for forward in self.problem.validation_passes().values():
-                self.calibrate(forward)
+                self.calibrate(forward, self.calibration_images())
             self.validated(0)
         super().run_epoch(epoch, interrupt)
 
@@ -86,7 +86,7 @@ class JointSearch(SearchSession[JointProblem, JointSearchConfig]):
         forward = next(iter(self.problem.validation_passes().values()))
         found = {}
         for index, batch in zip(selected, self.validation_batches(selected), strict=True):
-            images, labels = self._move(batch)
+            images, labels = batch
             logits = next(iter(self._outputs(images, forward).values()))
             found[f"{index}"] = resize_logits(logits, (labels.shape[-2], labels.shape[-1])).argmax(1)[0].to(torch.uint8)
         self.run.save_weights(predictions_name(epochs), found)

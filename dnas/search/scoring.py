@@ -7,53 +7,61 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dnas.data import IGNORE_LABEL, AugmentationConfig, SegmentationDataset, batches, eval_transform
-from dnas.training.metrics import SegmentationMetrics, join_sizes, on_device
+from dnas.data import IGNORE_LABEL, AugmentationConfig, SegmentationDataset
+from dnas.data.evaluation import EvaluationImages
+from dnas.training.metrics import SegmentationMetrics
 
 
-@torch.no_grad()
-def miou_of_outputs(
-    outputs: Callable[[Tensor], Mapping[str, Tensor]],
-    dataset: SegmentationDataset,
-    augmentation: AugmentationConfig,
-    indices: Sequence[int],
-    device: torch.device,
-    *,
-    batch_size: int = 1,
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 0,
-    layout: torch.memory_format = torch.contiguous_format,
-    advance: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
-    """The mIoU of each named output, logits (N, classes, h, w), on the images ``indices`` of ``dataset``.
+class ScoredImages:
+    """The images on which passes are scored, decoded once for all of them as far as memory allows.
 
-    ``outputs`` is given images on the device, in the memory format ``layout``. With several processes each scores every
-    ``world``-th image. ``workers``: processes that decode images ahead. ``advance`` is called after every batch.
+    With several processes each scores every ``world``-th image.
     """
-    # A process without images runs the first one, with all labels ignored: the metrics synchronise all processes.
-    share = indices[rank::world]
-    singles = batches(
-        dataset,
-        eval_transform(augmentation),
-        batch_size=1,  # images may differ in size
-        seed=0,
-        epoch=0,
-        shuffle=False,
-        drop_last=False,
-        indices=share or indices[:1],
-        workers=workers,
-        pin_memory=device.type == "cuda",
-    )
-    metrics: dict[str, SegmentationMetrics] = {}
-    try:
-        for images, labels in join_sizes(on_device(singles, device, layout), batch_size):
-            truth = labels if share else torch.full_like(labels, IGNORE_LABEL)
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        augmentation: AugmentationConfig,
+        indices: Sequence[int],
+        device: torch.device,
+        *,
+        batch_size: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        layout: torch.memory_format = torch.contiguous_format,
+        keep: int = 0,
+    ) -> None:
+        """``indices``: of the images of ``dataset``; the rest as for :class:`EvaluationImages`."""
+        share = indices[rank::world]
+        # A process without images runs the first one, with all labels ignored: the metrics synchronise all processes.
+        self._is_empty = not share
+        self._names, self._device = dataset.labels.names, device
+        self._images = EvaluationImages(
+            dataset,
+            augmentation,
+            share or indices[:1],
+            device,
+            batch_size=batch_size,
+            workers=workers,
+            layout=layout,
+            keep=keep,
+        )
+
+    @torch.no_grad()
+    def miou(
+        self, outputs: Callable[[Tensor], Mapping[str, Tensor]], advance: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """The mIoU of each named output, logits (N, classes, h, w), that ``outputs`` returns for images on the device.
+
+        ``advance`` is called after every batch.
+        """
+        metrics: dict[str, SegmentationMetrics] = {}
+        for images, labels in self._images:
+            truth = torch.full_like(labels, IGNORE_LABEL) if self._is_empty else labels
             for name, logits in outputs(images).items():
                 if name not in metrics:
-                    metrics[name] = SegmentationMetrics(dataset.labels.names, device)
+                    metrics[name] = SegmentationMetrics(self._names, self._device)
                 metrics[name].update(logits.float(), truth)
             advance()
-    finally:
-        singles.close()
-    return {name: metric.result().miou for name, metric in metrics.items()}
+        return {name: metric.result().miou for name, metric in metrics.items()}

@@ -6,28 +6,30 @@ import functools
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dnas.data import (
-    Batches,
     SegmentationDataset,
     batches,
-    eval_transform,
     evenly_spaced,
+    finish_device,
     train_transform,
 )
+from dnas.data.evaluation import EvaluationImages, memory_to_keep
+from dnas.data.waiting import Waiting, waiting_advice
+from dnas.data.worker_count import worker_count
 from dnas.errors import Interrupted, UserError
 from dnas.progress import Progress
 from dnas.runs import Interrupt, RunFolder, seed_everything
 from dnas.runs.checkpoint import load_into
-from dnas.search.calibration import calibration_batches, recalibrate_bn
+from dnas.search.calibration import calibration_images, recalibrate_bn
 from dnas.search.config import JointSearchConfig, OneShotConfig, SearchConfig
 from dnas.search.problem import Pass, SearchProblem
-from dnas.search.scoring import miou_of_outputs
+from dnas.search.scoring import ScoredImages
 from dnas.training.class_weights import class_weights
 from dnas.training.device import (
     Precision,
@@ -89,7 +91,14 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
-        self.calibration_images = parts[0]
+        self._calibrating = parts[0]
+        finish_on = finish_device(config.augmentation, self.device)
+        self.workers = worker_count(config.workers, self.train_data, self.device, streams=len(parts))
+        could_finish = finish_on is None and self.device.type == "cuda"
+        advice = waiting_advice(
+            self.workers, is_kept=self.train_data.kept_in is not None, could_finish_on_device=could_finish
+        )
+        self.waiting = Waiting(advice, self.device)
         self.streams = [
             batches(
                 self.train_data,
@@ -100,10 +109,12 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 shuffle=True,
                 drop_last=True,
                 indices=part,
-                workers=config.workers,
+                workers=self.workers,
                 pin_memory=self.device.type == "cuda",
                 rank=self.rank,
                 world=self.world,
+                finish_on=finish_on,
+                waiting=self.waiting,
             )
             for part, seed in zip(parts, seeds, strict=True)
         ]
@@ -112,7 +123,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         problem.weights.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         problem.architecture.to(self.device)
-        weights = class_weights(config.class_weights, self.train_data)
+        weights = class_weights(config.class_weights, self.train_data, self.workers)
         self.criterion = OhemCrossEntropy(config.ohem_threshold, config.ohem_min_fraction, class_weights=weights).to(
             self.device
         )
@@ -161,6 +172,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
                 raise UserError(f"{self.run.path}: its checkpoint is not that of this search ({error})") from None
             if not self.run.has_weights("architecture"):
                 raise UserError(f"{self.run.path}: architecture.safetensors is missing; restore it, or start again")
+            self.run.load_weights("architecture")  # refuses a damaged file, which a finished search would not replace
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
         self.accelerator.wait_for_everyone()  # no process may replace the checkpoint before all have read it
@@ -186,7 +198,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
         seed_everything(self.run.seed, epoch, self.rank)
         pretraining = self.config.pretrain_epochs
         self.problem.begin_epoch(max(0, epoch - pretraining) / max(1, self.config.epochs - pretraining))
-        loss = self.train(epoch, interrupt)
+        with self.waiting.epoch():
+            loss = self.train(epoch, interrupt)
         is_last = epoch + 1 == self.config.epochs
         scores = self._validate() if is_last or (epoch + 1) % self.config.validate_every == 0 else None
         if scores is not None:
@@ -200,6 +213,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
             "miou": means,
             "miou_outputs": scores,
             **self.problem.monitor(),
+            "data_wait": self.waiting.share,
             "seconds": time.perf_counter() - started,
             "peak_memory_mb": peak_memory_mb(self.device),
         }
@@ -209,6 +223,8 @@ class SearchSession(ABC, Generic[Problem, Config]):
         shown = "" if means is None else "  mIoU " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in means.items())
         shown += self._monitored(record)
         self.progress.message(f"epoch {epoch + 1}/{self.config.epochs} ({record['phase']})  loss {loss:.3f}{shown}")
+        if (hint := self.waiting.hint()) is not None:
+            self.progress.message(hint)
 
     @staticmethod
     def _monitored(record: Mapping[str, Any]) -> str:
@@ -268,54 +284,55 @@ class SearchSession(ABC, Generic[Problem, Config]):
         scores: dict[str, dict[str, float]] = {}
         passes = self.problem.validation_passes()
         self.progress.begin("validation", len(passes) * -(-len(indices) // self.world))
-        for name, forward in passes.items():
-            self.calibrate(forward)
-            scores[name] = self._pass_miou(forward, indices)
-        return scores
-
-    def _pass_miou(self, forward: Pass, indices: Sequence[int]) -> dict[str, float]:
-        return miou_of_outputs(
-            lambda images: self._outputs(images, forward),
+        # Decoded once for all architectures.
+        keep = memory_to_keep(self.scored_data) if len(passes) > 1 else 0
+        calibration = self.calibration_images(keep)
+        scored = ScoredImages(
             self.scored_data,
             self.config.augmentation,
             indices,
             self.device,
             rank=self.rank,
             world=self.world,
-            workers=self.config.workers,
+            workers=self.workers,
             layout=self.layout,
-            advance=self.progress.advance,
+            keep=keep,
         )
+        for name, forward in passes.items():
+            self.calibrate(forward, calibration)
+            scores[name] = scored.miou(functools.partial(self._outputs, forward=forward), self.progress.advance)
+        return scores
 
     def validation_indices(self) -> list[int]:
         """The images to score on, of all processes together."""
         count = len(self.scored_images)
         return [self.scored_images[i] for i in evenly_spaced(count, min(count, self.config.validation_images or count))]
 
-    def validation_batches(self, indices: Sequence[int]) -> Batches:
+    def validation_batches(self, indices: Sequence[int]) -> EvaluationImages:
         """Validation images in batches of one, as their sizes may differ."""
-        return batches(
-            self.scored_data,
-            eval_transform(self.config.augmentation),
-            batch_size=1,
-            seed=0,
-            epoch=0,
-            shuffle=False,
-            drop_last=False,
-            indices=indices,
+        return EvaluationImages(
+            self.scored_data, self.config.augmentation, indices, self.device, layout=self.layout, workers=self.workers
         )
 
-    def calibrate(self, forward: Pass) -> None:
+    def calibration_images(self, keep: int = 0) -> EvaluationImages:
+        """Full images of the first part, as in validation: in crops, the coarsest maps would be mostly padding.
+
+        ``keep``: bytes of them to keep for another iteration.
+        """
+        return calibration_images(
+            self.train_data,
+            self.config.augmentation,
+            self.config.batch_size,
+            self._calibrating,
+            self.device,
+            layout=self.layout,
+            workers=self.workers,
+            keep=keep,
+        )
+
+    def calibrate(self, forward: Pass, images: EvaluationImages) -> None:
         """Recalibrate the BatchNorm statistics for ``forward``, and set the network to evaluation mode."""
-        recalibrate_bn(self.problem.weights, functools.partial(self._run, forward), self._calibration_batches())
-
-    def _calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Full images of the first part, as in validation: in crops, the coarsest maps would be mostly padding."""
-        augmentation, size = self.config.augmentation, self.config.batch_size
-        return calibration_batches(self.train_data, augmentation, size, self.calibration_images)
-
-    def _run(self, forward: Pass, batch: tuple[Tensor, Tensor]) -> None:
-        self._outputs(self._move(batch)[0], forward)
+        recalibrate_bn(self.problem.weights, lambda batch: self._outputs(batch[0], forward), images)
 
     def _outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
         with autocast(self.device, self.precision), single_values_explained(images):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dnas.config import Field
-from dnas.data import SegmentationDataset
+from dnas.data import SegmentationDataset, evenly_spaced
+from dnas.data.batching import label_counts
 from dnas.errors import UserError
 
 ClassWeighting = Literal["none", "enet", "median_frequency"] | tuple[Annotated[float, Field(ge=0)], ...]
@@ -20,13 +21,14 @@ COUNTED_IMAGES = 500
 LARGEST_MEDIAN_WEIGHT = 10.0
 
 
-def class_weights(weighting: ClassWeighting, dataset: SegmentationDataset) -> Tensor | None:
+def class_weights(weighting: ClassWeighting, dataset: SegmentationDataset, workers: int = 0) -> Tensor | None:
     """Weights (classes,), float32, for the cross-entropy; None for equal weights.
 
     "enet" is 1 / ln(1.02 + share) of each class's share of the pixels (Paszke et al. 2016, "ENet", section 4).
     "median_frequency" is the median share divided by the class's share, at most 10 (after Eigen and Fergus 2015,
     "Predicting Depth, Surface Normals and Semantic Labels", who count only images that contain the class). Both are
-    scaled to a mean of 1. Raises :class:`UserError` for a list of another length.
+    scaled to a mean of 1. ``workers``: processes that read the labels. Raises :class:`UserError` for a list of another
+    length.
     """
     if weighting == "none":
         return None
@@ -37,7 +39,7 @@ def class_weights(weighting: ClassWeighting, dataset: SegmentationDataset) -> Te
                 "classes; give one weight for each"
             )
         return torch.tensor(weighting, dtype=torch.float32)
-    return weights_of_shares(weighting, class_shares(dataset))
+    return weights_of_shares(weighting, class_shares(dataset, workers=workers))
 
 
 def weights_of_shares(weighting: Literal["enet", "median_frequency"], shares: Tensor) -> Tensor:
@@ -49,14 +51,10 @@ def weights_of_shares(weighting: Literal["enet", "median_frequency"], shares: Te
     return (weights / weights.mean()).float()
 
 
-def class_shares(dataset: SegmentationDataset, images: int = COUNTED_IMAGES) -> Tensor:
+def class_shares(dataset: SegmentationDataset, images: int = COUNTED_IMAGES, *, workers: int = 0) -> Tensor:
     """Share of each class in the labelled pixels of at most ``images`` evenly spaced images; (classes,), float64."""
-    count, wanted = len(dataset), min(len(dataset), images)
-    classes = dataset.labels.num_classes
-    pixels = torch.zeros(classes, dtype=torch.int64)
-    for index in range(wanted):
-        _, mask = dataset[index * count // wanted]
-        pixels += torch.bincount(mask.as_subclass(Tensor).flatten().long(), minlength=256)[:classes]
+    counted = evenly_spaced(len(dataset), min(len(dataset), images))
+    pixels = label_counts(dataset, counted, workers)[:, : dataset.labels.num_classes].sum(0)
     if not pixels.any():
         raise UserError(f"{dataset.name} {dataset.split}: no pixel is labelled, so class_weights cannot be computed")
     return pixels.double() / pixels.sum()

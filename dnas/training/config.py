@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from dnas.config import Field, config
 from dnas.data import AugmentationConfig, SamplingConfig
+from dnas.training.boundary_losses import BoundaryLoss
 from dnas.training.class_weights import ClassWeighting
 from dnas.training.device import Precision
 from dnas.training.losses import Direction
@@ -45,13 +46,15 @@ class RetrainConfig:
     label_smoothing: share of the target that is spread evenly over all classes.
     region_loss: added with the weight ``region_weight``: "dice" or "lovasz", which small classes gain from, or "none".
     auxiliary_weights: weights of the losses of auxiliary heads, in the order of the heads.
+    boundary_loss: of auxiliary heads that predict boundaries; "balanced" is PIDNet's, "detail" is STDC's.
     distillation_weight, distillation_direction, distillation_temperature: used if there is a teacher; the direction
         is that of the Kullback-Leibler divergence, "student_teacher" in FasterSeg Eq. 4.
     precision: "auto" is bf16 (fp16 on older GPUs) on CUDA and fp32 on the CPU. In "fp32" a GPU computes convolutions in
         TF32, as PyTorch does by default.
     channels_last: memory format of images and weights; null: channels last on CUDA, where convolutions in half
         precision need it, and contiguous elsewhere.
-    workers: processes that read and augment images ahead.
+    workers: processes that read and augment images ahead; they change no bit. Null is a number that suits cores, device
+        and images: on a GPU up to 16 of the cores, 0 for small images and where the CPU trains with few cores.
     validate_every: epochs between validations; the last epoch is always validated.
     """
 
@@ -85,12 +88,13 @@ class RetrainConfig:
     region_loss: RegionLoss = "none"
     region_weight: float = Field(default=1.0, ge=0)
     auxiliary_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    boundary_loss: BoundaryLoss = "balanced"
     distillation_weight: float = Field(default=1.0, ge=0)
     distillation_direction: Direction = "student_teacher"
     distillation_temperature: float = Field(default=1.0, gt=0)
     precision: Precision = "auto"
     channels_last: bool | None = None
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
-    workers: int = Field(default=0, ge=0)
+    workers: int | None = Field(default=None, ge=0)
     validate_every: int = Field(default=1, ge=1)
     validation_batch_size: int = Field(default=1, ge=1)

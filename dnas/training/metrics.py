@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,15 +12,8 @@ from torch import Tensor, nn
 from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from dnas.data import (
-    IGNORE_LABEL,
-    AugmentationConfig,
-    Batches,
-    SegmentationDataset,
-    Transform,
-    batches,
-    eval_transform,
-)
+from dnas.data import IGNORE_LABEL, AugmentationConfig, SegmentationDataset
+from dnas.data.evaluation import EvaluationImages
 from dnas.errors import UserError
 from dnas.input_channels import input_channels
 from dnas.progress import NoProgress, Progress
@@ -188,10 +181,16 @@ def evaluate(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     mode = network.training
     network.to(device).eval()
-    share = (range(len(dataset)) if indices is None else indices)[rank::world]
-    transform = eval_transform(augmentation, options.input_size)
-    singles = _one_by_one(dataset, transform, share, workers, pin_memory=device.type == "cuda")
-
+    images = EvaluationImages(
+        dataset,
+        augmentation,
+        (range(len(dataset)) if indices is None else indices)[rank::world],
+        device,
+        batch_size=batch_size,
+        image_size=options.input_size,
+        layout=layout,
+        workers=workers,
+    )
     channels = input_channels(network)
 
     def forward(images: Tensor) -> Tensor:
@@ -206,15 +205,13 @@ def evaluate(
 
     try:
         with torch.no_grad():
-            for images, labels in join_sizes(on_device(singles or (), device, layout), batch_size):
-                scores = predict(forward, images, (labels.shape[-2], labels.shape[-1]), options)
+            for batch, labels in images:
+                scores = predict(forward, batch, (labels.shape[-2], labels.shape[-1]), options)
                 metrics.update(scores, labels)
-                progress.advance(len(images))
+                progress.advance(len(batch))
         return _require_labels(metrics.result(), dataset)
     finally:
         network.train(mode)
-        if singles is not None:
-            singles.close()
 
 
 def _require_labels(found: Evaluation, dataset: SegmentationDataset) -> Evaluation:
@@ -225,52 +222,3 @@ def _require_labels(found: Evaluation, dataset: SegmentationDataset) -> Evaluati
             "that there is nothing to score; see dnas data check"
         )
     return found
-
-
-def _one_by_one(
-    dataset: SegmentationDataset, transform: Transform, share: Sequence[int], workers: int, pin_memory: bool
-) -> Batches | None:
-    """Batches of one image each, in order; None if there are more processes than images and this one has none."""
-    if not share:
-        return None
-    return batches(
-        dataset,
-        transform,
-        batch_size=1,
-        seed=0,
-        epoch=0,
-        shuffle=False,
-        drop_last=False,
-        indices=share,
-        workers=workers,
-        pin_memory=pin_memory,
-    )
-
-
-def on_device(
-    singles: Iterable[tuple[Tensor, Tensor]], device: torch.device, layout: torch.memory_format
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (N, 3, H, W) in the memory format ``layout`` and labels on the device.
-
-    Before they are joined: pinned memory is copied without waiting for it, and joined images are no longer pinned.
-    """
-    for images, labels in singles:
-        moved = images.to(device, non_blocking=True, memory_format=layout)
-        yield moved, labels.to(device, non_blocking=True)
-
-
-def join_sizes(singles: Iterable[tuple[Tensor, Tensor]], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Join batches of one image into batches of up to ``batch_size`` consecutive images of equal size."""
-    waiting: list[tuple[Tensor, Tensor]] = []
-    for images, labels in singles:
-        sizes = (images.shape, labels.shape)
-        if waiting and (len(waiting) == batch_size or (waiting[0][0].shape, waiting[0][1].shape) != sizes):
-            yield _joined(waiting)
-            waiting = []
-        waiting.append((images, labels))
-    if waiting:
-        yield _joined(waiting)
-
-
-def _joined(waiting: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.cat([images for images, _ in waiting]), torch.cat([labels for _, labels in waiting])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dnas.data import SegmentationDataset
 from dnas.errors import UserError
+from dnas.training.boundary_losses import boundary_loss
 from dnas.training.class_weights import class_weights
 from dnas.training.config import RetrainConfig
 from dnas.training.device import autocast
@@ -32,13 +33,19 @@ class Objective:
     """The loss of a network's outputs; the teacher (a trained network, or None) is not trained."""
 
     def __init__(
-        self, config: RetrainConfig, dataset: SegmentationDataset, teacher: nn.Module | None, device: torch.device
+        self,
+        config: RetrainConfig,
+        dataset: SegmentationDataset,
+        teacher: nn.Module | None,
+        device: torch.device,
+        *,
+        workers: int = 0,
     ) -> None:
-        """``dataset``: the training images, from which class weights are computed."""
+        """``dataset``: the training images, from which class weights are computed by so many ``workers``."""
         self._config = config
         self._num_classes = dataset.labels.num_classes
         self._teacher = teacher if config.distillation_weight > 0 else None
-        self._criterion = _cross_entropy(config, class_weights(config.class_weights, dataset)).to(device)
+        self._criterion = _cross_entropy(config, class_weights(config.class_weights, dataset, workers)).to(device)
 
     @property
     def distills(self) -> bool:
@@ -65,7 +72,7 @@ class Objective:
         segmentation = self._segmentation(logits, labels)
         total = segmentation
         for weight, head in zip(weights, auxiliary, strict=True):
-            total = total + weight * self._segmentation(head, labels)
+            total = total + weight * self._auxiliary(head, labels)
         if self._teacher is None:
             return BatchLoss(total, segmentation, torch.zeros_like(total))
         with torch.no_grad(), autocast(images.device, self._config.precision):
@@ -78,6 +85,12 @@ class Objective:
             temperature=self._config.distillation_temperature,
         )
         return BatchLoss(total + self._config.distillation_weight * distillation, segmentation, distillation)
+
+    def _auxiliary(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of an auxiliary head: of its classes, or of boundaries if it has one logit for each pixel."""
+        if logits.shape[1] == 1:
+            return boundary_loss(self._config.boundary_loss, logits, labels)
+        return self._segmentation(logits, labels)
 
     def _segmentation(self, logits: Tensor, labels: Tensor) -> Tensor:
         loss: Tensor = self._criterion(logits, labels)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, train_transform
+from dnas.data import IGNORE_LABEL, SegmentationDataset, batches, finish_device, train_transform
+from dnas.data.waiting import Waiting, waiting_advice
+from dnas.data.worker_count import worker_count
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.progress import NoProgress, Progress
@@ -103,6 +105,13 @@ class _Retraining:
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.world: int = self.accelerator.num_processes
+        finish_on = finish_device(config.augmentation, self.device)
+        self.workers = worker_count(config.workers, train_data, self.device)
+        could_finish = finish_on is None and self.device.type == "cuda"
+        advice = waiting_advice(
+            self.workers, is_kept=train_data.kept_in is not None, could_finish_on_device=could_finish
+        )
+        self.waiting = Waiting(advice, self.device)
         self.batches = batches(
             train_data,
             train_transform(config.augmentation),
@@ -112,18 +121,20 @@ class _Retraining:
             shuffle=True,
             # BatchNorm cannot normalise a last batch of one image.
             drop_last=True,
-            workers=config.workers,
+            workers=self.workers,
             pin_memory=self.device.type == "cuda",
             rank=self.rank,
             world=self.world,
             sampling=config.sampling,
+            finish_on=finish_on,
+            waiting=self.waiting,
         )
         self.updates_per_epoch = -(-len(self.batches) // config.accumulate)
         self.layout = torch.channels_last if is_channels_last(config, self.device) else torch.contiguous_format
         self.network = network.to(device=self.device, memory_format=self.layout)  # type: ignore[call-overload]
         if teacher is not None:
             teacher.to(device=self.device, memory_format=self.layout).eval()  # type: ignore[call-overload]
-        self.objective = Objective(config, train_data, teacher, self.device)
+        self.objective = Objective(config, train_data, teacher, self.device, workers=self.workers)
         self.scaler = make_scaler(self.device, config.precision)
         self.norms = frozen_norms(self.network) if config.freeze_norms else ()
         self.optimizer = make_optimizer(self.network, config)
@@ -159,6 +170,7 @@ class _Retraining:
                         f"{self.run.path}: {name}.safetensors is missing, but epoch {state['epoch']} is finished; "
                         "restore it, or start again"
                     )
+                self.run.load_weights(name)  # refuses a damaged file, which a finished run would not replace
         epoch = 0 if state is None else int(state["epoch"])
         self.run.truncate_log(epoch)
         self.trained = self.accelerator.prepare_model(self.network)
@@ -177,7 +189,8 @@ class _Retraining:
         reset_peak_memory(self.device)
         # Seeded in every epoch, so that a resumed run draws the same noise in every process.
         seed_everything(self.run.seed, epoch, self.rank)
-        loss = self._train(epoch, interrupt)
+        with self.waiting.epoch():
+            loss = self._train(epoch, interrupt)
         is_last = epoch + 1 == self.config.epochs
         evaluation = self._validate(epoch) if is_last or (epoch + 1) % self.config.validate_every == 0 else None
         self.run.log(
@@ -187,6 +200,7 @@ class _Retraining:
                 "loss": loss,
                 "miou": None if evaluation is None else evaluation.miou,
                 "pixel_accuracy": None if evaluation is None else evaluation.pixel_accuracy,
+                "data_wait": self.waiting.share,
                 "seconds": time.perf_counter() - started,
                 "peak_memory_mb": peak_memory_mb(self.device),
             }
@@ -194,6 +208,8 @@ class _Retraining:
         self._save(epoch, evaluation)
         score = "" if evaluation is None else f", mIoU {100 * evaluation.miou:.2f} %"
         self.progress.message(f"epoch {epoch + 1}/{self.config.epochs}: loss {loss:.4f}{score}")
+        if (hint := self.waiting.hint()) is not None:
+            self.progress.message(hint)
 
     def _train(self, epoch: int, interrupt: Interrupt) -> float:
         self.trained.train()
@@ -297,7 +313,7 @@ class _Retraining:
             device=self.device,
             batch_size=self.config.validation_batch_size,
             precision=self.config.precision,
-            workers=self.config.workers,
+            workers=self.workers,
             channels_last=self.layout == torch.channels_last,
             rank=self.rank,
             world=self.world,

@@ -13,6 +13,7 @@ from torch import nn
 from derive import Architecture, deriver_of
 from derive.base import identity
 from dnas.errors import UserError
+from dnas.input_channels import with_input_channels
 from dnas.latency import Agreement, Correction, Effort, LatencyTable, agreement, fit_correction, measure_networks
 from dnas.latency.check import spread_evenly
 from dnas.progress import Progress
@@ -68,9 +69,13 @@ def _predictor(table: LatencyTable, space: SearchSpace[Any]) -> Callable[[Archit
 
     def predict(architecture: Architecture) -> PricedNetwork:
         predicted = deriver.predict_ms(architecture, table)
-        return PricedNetwork(identity(architecture), predicted, partial(architecture.build, space.num_classes))
+        return PricedNetwork(identity(architecture), predicted, partial(_built, architecture, space))
 
     return predict
+
+
+def _built(architecture: Architecture, space: SearchSpace[Any]) -> nn.Module:
+    return with_input_channels(architecture.build(space.num_classes), space.channels)
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,15 @@ def check_table(
 
     def measure(which: Mapping[str, PricedNetwork], order_seed: int) -> dict[str, float]:
         builders = {name: network.build for name, network in which.items()}
-        found = measure_networks(builders, space.input_size, setup, effort=effort, seed=order_seed, progress=progress)
+        found = measure_networks(
+            builders,
+            space.input_size,
+            setup,
+            effort=effort,
+            channels=space.channels,
+            seed=order_seed,
+            progress=progress,
+        )
         return {name: entry.median for name, entry in found.items()}
 
     first = measure(networks_by_name, seed)

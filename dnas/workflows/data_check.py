@@ -15,6 +15,7 @@ from dnas.data.checking import SplitFacts, errors_of, look_at, warnings_of
 from dnas.data.config import BUILT_IN
 from dnas.environment import process_rank
 from dnas.errors import UserError
+from dnas.input_channels import as_rgb
 from dnas.progress import NoProgress, Progress
 from dnas.report import Bar, Definitions, Fact, Gallery, Picture, ReportData, Section, Swatch, Table, write_report
 from dnas.report.pictures import encode_photo
@@ -141,9 +142,7 @@ def write_check(path: Path, check: DataCheck, datasets: Sequence[SegmentationDat
 
 def overlay(image: torch.Tensor, mask: torch.Tensor, labels: Labels) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """An image uint8 (C, H, W) mixed with the colours of its mask (H, W), as uint8 (H, W, 3)."""
-    shown = image.as_subclass(torch.Tensor)
-    shown = shown[:3] if len(shown) >= 3 else shown[:1].expand(3, -1, -1)
-    pixels = shown.permute(1, 2, 0).numpy().astype(np.float32)
+    pixels = as_rgb(image.as_subclass(torch.Tensor)).permute(1, 2, 0).numpy().astype(np.float32)
     indices = mask.as_subclass(torch.Tensor).numpy()
     mixed = np.where((indices == 255)[..., None], pixels, 0.45 * pixels + 0.55 * labels.colourise(indices))
     return mixed.astype(np.uint8)

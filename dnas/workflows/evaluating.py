@@ -12,16 +12,23 @@ import torch
 from torch import nn
 
 from dnas.data import AugmentationConfig, SegmentationDataset, match_classes
+from dnas.data.worker_count import worker_count
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.export import is_exported_file, open_file
 from dnas.export.file_network import FileNetwork
+from dnas.input_channels import RGB
 from dnas.progress import Progress
 from dnas.training import Evaluation, InferenceConfig, evaluate
 from dnas.training.device import Precision
 from dnas.workflows.networks import is_shared, load_network, require_classes
 
-IN_0_TO_1 = AugmentationConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+def in_0_to_1(channels: int = RGB) -> AugmentationConfig:
+    """Settings that leave images of ``channels`` channels in 0 to 1, as exported files take them."""
+    return AugmentationConfig(mean=(0.0,) * channels, std=(1.0,) * channels)
+
+
 """The normalisation of images for :class:`FileNetwork`, which normalises them as its file needs it."""
 
 
@@ -59,6 +66,7 @@ class Scored:
             device=self.device,
             batch_size=batch_size,
             precision=self.precision,
+            workers=worker_count(None, self.dataset, self.device),
             inference=dataclasses.replace(inference or InferenceConfig(), input_size=self.size),
             boundary=boundary,
             progress=progress,
@@ -139,7 +147,7 @@ def _of_file(
     return Scored(
         network=network,
         dataset=dataset,
-        augmentation=IN_0_TO_1,
+        augmentation=in_0_to_1(network.image_channels),
         device=file.module.device,
         precision="fp32",
         notes=tuple(notes),

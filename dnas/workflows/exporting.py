@@ -134,6 +134,7 @@ def _options(loaded: LoadedNetwork, request: ExportRequest) -> dict[str, Any]:
         "colours": loaded.labels.colours,
         "mean": loaded.augmentation.mean,
         "std": loaded.augmentation.std,
+        "value_range": None if loaded.run is None else run_data(loaded).range,
         "licence": request.licence,
     }
 

@@ -11,11 +11,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dnas.data.decode import to_image
+from dnas.data.decode import ValueRange, to_image
 from dnas.data.stored import IMAGE_SUFFIXES, PILLOW_MAX_PIXELS, read_stored
 from dnas.errors import UserError
+from dnas.input_channels import RGB
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the images of a network are read: their channels, and the values that become 0 and 255 (None: 8 bits).
+
+    See ``channels`` and ``range`` of :class:`dnas.data.DataConfig`.
+    """
+
+    channels: int = RGB
+    value_range: ValueRange | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +37,15 @@ class Picture:
     path: Path
     name: str
 
-    def frames(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and pixels uint8 (3, H, W): one of an image, one for each frame of a video."""
+    def frames(self, reading: Reading = Reading()) -> Iterator[tuple[str, Tensor]]:
+        """Name and pixels uint8 (channels, H, W): one of an image, one for each frame of a video."""
         if self.path.suffix.lower() in VIDEO_SUFFIXES:
-            for index, frame in enumerate(_video(self.path)):
+            for index, frame in enumerate(_video(self.path, reading.channels)):
                 yield f"{self.name}/{index:06d}", frame
         else:
             # The user names these images: tiles are for large ones, so the limit is that of the decoder.
-            yield self.name, to_image(read_stored(self.path, PILLOW_MAX_PIXELS), self.path)
+            stored = read_stored(self.path, PILLOW_MAX_PIXELS)
+            yield self.name, to_image(stored, self.path, reading.value_range, reading.channels)
 
 
 def find_pictures(given: Sequence[str], without: Path | None = None) -> tuple[tuple[Picture, ...], int]:
@@ -84,8 +97,10 @@ def _named(argument: str) -> Iterator[tuple[Path, str]]:
                 yield Path(match), Path(match).name
 
 
-def _video(path: Path) -> Iterator[Tensor]:
-    """The frames of a video, uint8 (3, H, W)."""
+def _video(path: Path, channels: int) -> Iterator[Tensor]:
+    """The frames of a video, uint8 (channels, H, W); one channel is grey."""
+    if channels not in (1, RGB):
+        raise UserError(f"{path}: the frames of a video have 3 channels or are grey, the network takes {channels}")
     try:
         import av
     except ImportError:
@@ -93,6 +108,7 @@ def _video(path: Path) -> Iterator[Tensor]:
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
-                yield torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+                pixels = torch.from_numpy(frame.to_ndarray(format="rgb24" if channels == RGB else "gray"))
+                yield pixels.permute(2, 0, 1) if channels == RGB else pixels[None]
     except (av.FFmpegError, IndexError, OSError) as error:
         raise UserError(f"{path}: not a readable video ({error})") from None

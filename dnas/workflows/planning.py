@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
-import time
-from collections.abc import Mapping
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, Literal
 
 from derive import deriver_of
 from dnas.data import DataConfig
+from dnas.data.config import BUILT_IN
 from dnas.device import resolve_device
 from dnas.errors import UserError
-from dnas.files import dump_yaml, read_json, write_json, write_text
+from dnas.files import dump_yaml, read_json, user_cache, write_json, write_text
+from dnas.input_channels import RGB
+from dnas.latency import LatencyTable
+from dnas.search import SearchConfig
 from dnas.workflows.networks import open_splits
+from dnas.workflows.pace import measure_costs
+from dnas.workflows.schedule import (
+    RETRAIN_VALIDATIONS,
+    SEARCH_VALIDATIONS,
+    Schedule,
+    Work,
+    schedule,
+    validate_every,
+)
 from search_spaces import SearchSpace, load_space
 
 SMALL_SPACE, LARGE_SPACE = "fasterseg_camvid_small", "fasterseg"
 """The presets that a search on a CPU and one on a GPU begin with."""
 
 _MOST_PIXELS = {"cpu": 240 * 320, "cuda": 1024 * 2048}
-_SHARES = {"table": 0.1, "search": 0.35, "teacher": 0.2, "student": 0.25}
-"""Shares of the time; the rest is for the check of the data, the derivation, the export and the report."""
-_SUPERNET_COST = 8.0
-"""A step of the search against one of a derived network: about four passes of the weights, twice as long each."""
 _STEP = 32
 _CACHE_BYTES = 2 << 30
+_ON_DISK = (
+    "Decoded images are kept on the disk, 4 bytes a pixel, in cache_dir or dnas/images of the user's caches. They "
+    "may be deleted afterwards; --data-set cache=false does without."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +71,7 @@ class Plan:
     space: SearchSpace[Any]
     data_settings: tuple[str, ...]
     reasons: tuple[str, ...]
+    schedule: Schedule
 
     def commands(self, folder: Path) -> list[list[str]]:
         """The commands of the whole way, with their results in ``folder``; ``folder/space.yaml`` is the space."""
@@ -71,15 +81,15 @@ class Plan:
         search, seed = str(folder / "search"), ["--seed", str(request.seed)]
         kind = request.device.partition(":")[0]
         backend = request.backend or _default_backend(kind)
-        budget = f"{max(5, round(_SHARES['table'] * request.time_s))}s"
+        budget = f"{max(5, round(self.schedule.table_s))}s"
         measured = ["--device", request.device, "--backend", backend, "--budget", budget]
         networks = []
-        for which in ("teacher", "student"):
-            architecture = str(folder / f"{which}.yaml")
-            teacher = ["--teacher", str(folder / "teacher")] if which == "student" else []
+        for name, which in self.networks().items():
+            architecture = str(folder / f"{name}.yaml")
+            teacher = ["--teacher", str(folder / "teacher")] if name == "student" and len(self.networks()) > 1 else []
             networks += [
                 ["derive", search, "--out", architecture, "--which", which],
-                ["retrain", architecture, *data, "--out", str(folder / which), "--recipe", space, *teacher, *seed],
+                ["retrain", architecture, *data, "--out", str(folder / name), "--recipe", space, *teacher, *seed],
             ]
         return [
             ["data", "check", *data[1:], "--images", "500", "--report", str(folder / "data.html")],
@@ -89,9 +99,14 @@ class Plan:
             ["export", str(folder / "student"), "--format", "onnx", "--out", str(folder / "student.onnx")],
             [
                 *("report", "--out", str(folder / "report.html"), "--search", search, "--networks", "8"),
-                *("--student", str(folder / "student"), "--teacher", str(folder / "teacher")),
+                *(word for name in reversed(self.networks()) for word in (f"--{name}", str(folder / name))),
             ],
         ]
+
+    def networks(self) -> dict[str, str]:
+        """The networks that are derived, by the name of their files: a teacher first if the space has one."""
+        names = deriver_of(self.space).architectures
+        return {name: name for name in ("teacher", "student")} if "teacher" in names else {"student": names[0]}
 
     def text(self, folder: Path) -> str:
         """The space as YAML with comments: the reasons, and the commands of the whole way."""
@@ -115,7 +130,7 @@ _COMMENTS = {
 
 
 def make_plan(request: PlanRequest) -> Plan:
-    """A plan by the size of the data, the device and the time; a derived network is trained for a moment to time it.
+    """A plan by the size of the data, the device and the time; one of everything is run for a moment to time it.
 
     Raises :class:`UserError` for data that cannot be opened or are too few.
     """
@@ -127,21 +142,46 @@ def make_plan(request: PlanRequest) -> Plan:
     base = request.space or (SMALL_SPACE if trained_on.type == "cpu" else LARGE_SPACE)
     begun = load_space(base, _task_settings(size, train.labels.num_classes, request))
     crop = _search_crop(size)
-    pace = seconds_per_image(begun, size, trained_on)
-    settings = _lengths(request, begun, len(train), pace, crop, size)
+    work = _work(begun, len(train), len(validation))
+    costs = measure_costs(
+        begun,
+        train,
+        crop=crop,
+        batch=work.batch,
+        trained_on=trained_on,
+        latencies_of=request.device,
+        backend=request.backend or _default_backend(request.device.partition(":")[0]),
+    )
+    length = schedule(request.time_s, work, costs)
+    settings = _lengths(length, work, crop, begun.retrain.batch_size, size)
     space = load_space(base, [*_task_settings(size, train.labels.num_classes, request), *settings])
-    cached = len(train) * 4 * math.prod(size) < _CACHE_BYTES
     given = {text.partition("=")[0]: text for text in request.data_settings}
-    decided = {"cache": f"cache={'true' if cached else 'false'}", **given, "size": f"size=[{size[0]},{size[1]}]"}
+    cache = "disk" if "cache_dir" in given else choose_cache(request.config, len(train), len(validation), size)
+    decided = {"cache": f"cache={cache}", **given, "size": f"size=[{size[0]},{size[1]}]"}
     data_settings = tuple(decided.values())
     reasons = (
         f"{len(train)} training and {len(validation)} validation images of {train.labels.num_classes} classes; "
         f"images of {train.image_size[0]}x{train.image_size[1]} are read at {size[0]}x{size[1]} (height x width).",
-        f"Begun with the preset {base}; trained on {trained_on}, {1000 * pace:.1f} ms an image; latencies of "
-        f"{request.device}.",
-        f"The epochs are meant for {request.time_s / 3600:.1f} h in all.",
+        f"Begun with the preset {base}; trained on {trained_on}, {1000 * costs.image:.1f} ms an image and "
+        f"{costs.step:.2f} s a step of the search; latencies of {request.device}.",
+        _estimate(length, request.time_s),
+        *([_ON_DISK] if "cache=disk" in data_settings else []),
     )
-    return Plan(request, space, data_settings, reasons)
+    return Plan(request, space, data_settings, reasons, length)
+
+
+def choose_cache(
+    config: DataConfig, training: int, validation: int, size: tuple[int, int]
+) -> Literal["true", "disk", "false"]:
+    """Where decoded images are kept: in memory if they are few, else on the disk if it has twice the room they need."""
+    image = 4 * math.prod(size)
+    if training * image < _CACHE_BYTES:
+        return "true"
+    place = user_cache()
+    while not place.exists():
+        place = place.parent
+    room = shutil.disk_usage(place).free > 2 * (training + validation) * image
+    return "disk" if room and config.dataset not in BUILT_IN else "false"
 
 
 def working_size(native: tuple[int, int], most_pixels: int) -> tuple[int, int]:
@@ -151,21 +191,33 @@ def working_size(native: tuple[int, int], most_pixels: int) -> tuple[int, int]:
     return height, width
 
 
-def seconds_per_image(space: SearchSpace[Any], size: tuple[int, int], device: torch.device) -> float:
-    """Time of a training step of a random network of ``space``, for one image of ``size``: the best of two."""
-    architecture = deriver_of(space).draw(1, 0)[0]
-    network = architecture.build(space.num_classes).to(device).train()
-    images = torch.zeros(2, 3, *size, device=device)
-    best = math.inf
-    for _ in range(2):
-        started = time.perf_counter()
-        outputs = network(images)
-        logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-        torch.autograd.backward(logits.float().square().mean())
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return best / len(images)
+def fit_budget(space: Path, table: Path) -> str | None:
+    """Remove the latency target of the file ``space`` if every network of the space meets it by ``table``.
+
+    Returns what was done as a line for the user; None if nothing was to be done. The rest of the file stays as it is.
+    Raises :class:`UserError` for a target below the latency of the fastest network.
+    """
+    found = load_space(str(space))
+    target = found.settings.latency_target_ms
+    if target is None:
+        return None
+    bounds = deriver_of(found).latency_bounds(LatencyTable.load(table)).values()
+    fastest, slowest = min(low for low, _ in bounds), max(high for _, high in bounds)
+    if target < fastest:
+        raise UserError(
+            f"budget of {target:g} ms: the fastest network of the space takes {fastest:.3f} ms at "
+            f"{found.input_size[0]}x{found.input_size[1]} according to {table}; raise latency_target_ms in {space}, "
+            "or begin again with a larger --budget-ms or a smaller size of the images (--data-set size=[HEIGHT,WIDTH])"
+        )
+    if target <= slowest:
+        return None
+    lines = space.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = ("latency_target_ms: null\n" if line.startswith("latency_target_ms:") else line for line in lines)
+    write_text(space, "".join(kept))
+    return (
+        f"budget of {target:g} ms: the slowest network of the space takes {slowest:.3f} ms, so every network meets "
+        "it; the search goes on without a latency target"
+    )
 
 
 def save_progress(folder: Path, commands: list[list[str]], finished: int) -> None:
@@ -189,9 +241,30 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 def _task_settings(size: tuple[int, int], classes: int, request: PlanRequest) -> list[str]:
     found = [f"task.input_size=[{size[0]}, {size[1]}]", f"task.num_classes={classes}"]
+    if request.config.channels != RGB:
+        found.append(f"task.channels={request.config.channels}")
     if request.budget_ms is not None:
         found.append(f"latency_target_ms={request.budget_ms}")
     return found
+
+
+def _work(space: SearchSpace[Any], train: int, validation: int) -> Work:
+    """What there is to do; raises :class:`UserError` for a space whose search has other phases."""
+    search = space.search
+    if not isinstance(search, SearchConfig):
+        raise UserError(
+            f"{space.name}: the whole way needs a bilevel search (search.search_epochs), as {SMALL_SPACE} has"
+        )
+    half = train // 2
+    return Work(
+        entries=len(space.inventory()),
+        train=train,
+        validation=validation,
+        batch=min(search.batch_size, half),
+        scored=min(50, half),
+        most_search=search.pretrain_epochs + search.search_epochs,
+        most_retrain=max(space.retrain.epochs, 100),
+    )
 
 
 def _search_crop(size: tuple[int, int]) -> tuple[int, int]:
@@ -200,44 +273,38 @@ def _search_crop(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _lengths(
-    request: PlanRequest,
-    space: SearchSpace[Any],
-    images: int,
-    pace: float,
-    crop: tuple[int, int],
-    size: tuple[int, int],
+    length: Schedule, work: Work, crop: tuple[int, int], retrain_batch: int, size: tuple[int, int]
 ) -> list[str]:
-    """Settings of the search and the retraining: epochs for the time, and batches for the number of images."""
-    configuration: Mapping[str, Any] = space.configuration()
-    search, retrain = configuration["search"], configuration["retrain"]
-    of_crop = pace * math.prod(crop) / math.prod(size)
-    wanted = search["pretrain_epochs"] + search["search_epochs"]
-    epochs = _epochs(_SHARES["search"] * request.time_s, images / 2 * _SUPERNET_COST * of_crop, wanted, at_least=3)
+    """Settings of the search and the retraining."""
+    epochs, trained = length.search_epochs, length.retrain_epochs
     pretrain = max(1, round(0.4 * epochs))
-    half = images // 2
-    share = min(_SHARES["teacher"], _SHARES["student"])
-    trained = _epochs(share * request.time_s, images * pace, max(retrain["epochs"], 100), at_least=4)
-    batch = min(retrain["batch_size"], images)
-    workers = 0 if resolve_device("auto").type == "cpu" else min(8, os.cpu_count() or 1)
+    batch = min(retrain_batch, work.train)
     return [
         f"search.pretrain_epochs={pretrain}",
         f"search.search_epochs={max(1, epochs - pretrain)}",
-        f"search.batch_size={min(search['batch_size'], half)}",
-        f"search.validation_images={min(50, half)}",
-        f"search.validate_every={max(1, epochs // 8)}",
+        f"search.batch_size={work.batch}",
+        f"search.validation_images={work.scored}",
+        f"search.validate_every={validate_every(epochs, SEARCH_VALIDATIONS)}",
         f"search.augmentation.crop=[{crop[0]}, {crop[1]}]",
-        f"search.workers={workers}",
         f"retrain.epochs={trained}",
         f"retrain.batch_size={batch}",
-        f"retrain.warm_up_steps={min(45, trained * (images // batch) // 10)}",
-        f"retrain.validate_every={max(1, trained // 10)}",
+        f"retrain.warm_up_steps={min(45, trained * (work.train // batch) // 10)}",
+        f"retrain.validate_every={validate_every(trained, RETRAIN_VALIDATIONS)}",
         f"retrain.augmentation.crop=[{size[0]}, {size[1]}]",
-        f"retrain.workers={workers}",
     ]
 
 
-def _epochs(seconds: float, seconds_per_epoch: float, most: int, *, at_least: int) -> int:
-    return max(at_least, min(most, int(seconds / max(seconds_per_epoch, 1e-9))))
+def _estimate(length: Schedule, time_s: float) -> str:
+    """The estimated times as a line."""
+    parts = ", ".join(f"{name} {_minutes(seconds)}" for name, seconds in length.seconds.items())
+    text = f"Estimated from a moment of each: {parts}; {_minutes(length.total_s)} in all"
+    if length.total_s > time_s:
+        return f"{text}, more than the {_minutes(time_s)} given: this is the shortest way with these images."
+    return f"{text} of {_minutes(time_s)}."
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _default_backend(kind: str) -> str:

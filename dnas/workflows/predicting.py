@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,12 +24,14 @@ from dnas.errors import UserError
 from dnas.export import is_exported_file, open_file
 from dnas.export.file_network import FileNetwork
 from dnas.files import write_atomically
+from dnas.input_channels import as_rgb, input_channels
 from dnas.progress import NoProgress, Progress
 from dnas.training import resize_logits
 from dnas.training.inference import window_starts
-from dnas.workflows.evaluating import IN_0_TO_1, file_device
+from dnas.workflows.evaluating import file_device, in_0_to_1
+from dnas.workflows.exporting import run_data
 from dnas.workflows.networks import load_network
-from dnas.workflows.pictures import Picture
+from dnas.workflows.pictures import Picture, Reading
 
 KINDS = ("classes", "overlays", "probabilities")
 Keep = Callable[[slice, slice, Tensor], None]
@@ -58,7 +60,7 @@ class Predictor:
     """A network with all that is needed to apply it to images: classes, normalisation, sizes, device.
 
     ``size``: (height, width) to which whole images are resized; None leaves them as they are. ``has_scores``: whether
-    the network gives more than the class of a pixel.
+    the network gives more than the class of a pixel. ``reading``: how its images are read.
     """
 
     network: nn.Module
@@ -68,9 +70,10 @@ class Predictor:
     size: tuple[int, int] | None = None
     tiles: Tiles | None = None
     has_scores: bool = True
+    reading: Reading = field(default_factory=Reading)
 
     def predict(self, image: Tensor, keep: Keep) -> npt.NDArray[np.uint8]:
-        """The classes (H, W) of an image uint8 (3, H, W).
+        """The classes (H, W) of an image uint8 (channels, H, W).
 
         ``keep`` is called with rows, columns and scores (classes, rows, columns) of each part of the image.
         """
@@ -98,7 +101,7 @@ class Predictor:
             yield slice(first, last), slice(start, end), scores[:, first - top : last - top, start - left : end - left]
 
     def _scores(self, image: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """Scores (classes, H, W) of an image uint8 (3, H, W), computed at ``size``."""
+        """Scores (classes, H, W) of an image uint8 (channels, H, W), computed at ``size``."""
         mask = torch.zeros(1, dtype=torch.uint8)
         pixels, _ = EvalTransform(self.augmentation, size)(image, mask)
         with torch.no_grad():
@@ -143,7 +146,8 @@ def load_predictor(
         return Predictor(
             network=network,
             labels=_labels(network.class_names, file.metadata.colours),
-            augmentation=IN_0_TO_1,
+            augmentation=in_0_to_1(network.image_channels),
+            reading=Reading(channels=network.image_channels, value_range=file.metadata.value_range),
             device=file.module.device,
             tiles=tiles,
             has_scores=not file.metadata.end_to_end,
@@ -161,6 +165,10 @@ def load_predictor(
         device=place,
         size=size or (None if tiles else loaded.input_size),
         tiles=tiles,
+        reading=Reading(
+            channels=input_channels(loaded.network),
+            value_range=None if loaded.run is None else run_data(loaded).range,
+        ),
     )
 
 
@@ -217,7 +225,7 @@ class _Job:
     def predict(self, picture: Picture) -> str | None:
         """Write the predictions of a picture; returns why that is not possible, or None."""
         try:
-            for name, image in picture.frames():
+            for name, image in picture.frames(self._predictor.reading):
                 self._one(name, image)
         except UserError as error:
             return str(error)
@@ -267,7 +275,7 @@ def _write_classes(path: Path, classes: npt.NDArray[np.uint8], labels: Labels) -
 
 
 def _write_overlay(path: Path, image: Tensor, classes: npt.NDArray[np.uint8], labels: Labels) -> None:
-    pixels = image.permute(1, 2, 0).numpy().astype(np.uint16)
+    pixels = as_rgb(image).permute(1, 2, 0).numpy().astype(np.uint16)
     _write_png(path, Image.fromarray(((pixels + labels.colourise(classes)) // 2).astype(np.uint8)))
 
 

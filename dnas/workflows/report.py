@@ -15,6 +15,7 @@ from dnas.config import parse_config
 from dnas.data import DataConfig, SegmentationDataset, eval_transform, match_classes, open_dataset
 from dnas.errors import UserError
 from dnas.export import benchmark
+from dnas.input_channels import as_rgb
 from dnas.latency import Effort, LatencyTable
 from dnas.profile import count_multiply_adds, count_parameters
 from dnas.progress import Progress
@@ -216,7 +217,7 @@ def _examples(found: LoadedNetwork, count: int) -> list[Example]:
         examples.append(
             Example(
                 name=data.file_name(index),
-                image=image.permute(1, 2, 0).numpy().astype(np.uint8),
+                image=as_rgb(image.as_subclass(torch.Tensor)).permute(1, 2, 0).numpy().astype(np.uint8),
                 prediction=logits[0].argmax(0).numpy(),
                 truth=labels.numpy(),
             )

@@ -124,7 +124,10 @@ def run_retraining(
             tensorboard=tensorboard,
             other_environment=other_environment,
             upgrade=partial(_upgrade, configuration),
-            free=("data.root", "data.classes", "data.listing", "data.cache", "retrain.workers", "colours"),
+            free=(
+                *("data.root", "data.classes", "data.listing", "data.cache", "data.cache_dir"),
+                *("retrain.workers", "colours"),
+            ),
         ) as run,
         deterministic_algorithms(deterministic),
     ):

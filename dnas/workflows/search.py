@@ -14,7 +14,7 @@ from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig
 from dnas.device import resolve_device
 from dnas.errors import UserError
-from dnas.input_channels import with_input_channels
+from dnas.input_channels import RGB, with_input_channels
 from dnas.latency import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
@@ -50,7 +50,7 @@ def run_search(
     """
     fix_workspace(deterministic)  # before anything initialises CUDA
     chosen = resolve_device(device)
-    space = _with_statistics(space, data)
+    space = _for_data(space, data)
     _check_table(space, table, allow_mismatch)
     deriver = deriver_of(space)
     target = space.latency_target(table, deriver)
@@ -72,7 +72,10 @@ def run_search(
             tensorboard=tensorboard,
             other_environment=other_environment,
             upgrade=partial(_upgrade, configuration),
-            free=("data.root", "data.classes", "data.listing", "data.cache", "space.search.workers", "space.retrain"),
+            free=(
+                *("data.root", "data.classes", "data.listing", "data.cache", "data.cache_dir", "space.search.workers"),
+                *(() if space.search_trains_networks else ("space.retrain",)),
+            ),
         ) as run,
         deterministic_algorithms(deterministic),
     ):
@@ -84,11 +87,14 @@ def run_search(
         return result
 
 
-def _with_statistics(space: SearchSpace[Any], data: DataConfig) -> SearchSpace[Any]:
-    """``space`` with the mean and deviation of ``data`` in the settings of its trainings."""
-    if data.mean is None or data.std is None:
+def _for_data(space: SearchSpace[Any], data: DataConfig) -> SearchSpace[Any]:
+    """``space`` with the channels of ``data`` in its task, and their mean and deviation in its trainings."""
+    if data.channels == space.channels and (data.mean is None or data.std is None):
         return space
     values = space.configuration()
+    values["task"]["channels"] = data.channels
+    if data.mean is None or data.std is None:
+        return space_from(values, space.name)
     for part in ("search", "retrain"):
         values[part]["augmentation"] |= {"mean": list(data.mean), "std": list(data.std)}
     return space_from(values, space.name)
@@ -107,6 +113,11 @@ def _check_table(space: SearchSpace[Any], table: LatencyTable | None, allow_mism
     here = "cpu" if kind == "cuda" and not torch.cuda.is_available() else kind
     table.check_usable(input_size=space.input_size, device=here, allow_mismatch=allow_mismatch)
     missing = table.missing([item.spec for item in space.inventory()])
+    if missing and space.channels != RGB:
+        raise UserError(
+            f"{table.source or 'the latency table'}: holds no {missing[0].key!r}, which images of {space.channels} "
+            f"channels need; measure it with `dnas latency build {space.name} --set task.channels={space.channels}`"
+        )
     if missing:
         table.lookup(missing[0])  # raises, naming the entry and the command that measures it
 

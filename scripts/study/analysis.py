@@ -41,7 +41,7 @@ class Comparison:
 
     percentile: share of the random networks below the derived mean. difference, low, high: difference of the means and
     its 95 % bootstrap interval over random networks and search seeds. best_of: expected mIoU of the best by validation
-    of ``trained`` random networks, as many as could be trained in the time of the search and one training.
+    of ``trained`` random networks, as many as could be trained in the time of search, derivation and one training.
     """
 
     derived: float
@@ -123,7 +123,7 @@ def compare(derived: Sequence[Row], random: Sequence[Row], score: str) -> Compar
     mine = [float(row[score]) for row in derived]
     theirs = [float(row[score]) for row in random]
     low, high = bootstrap(mine, theirs, lambda a, b: a.mean(axis=1) - b.mean(axis=1))
-    search = float(np.mean([row["search_cpu_seconds"] for row in derived]))
+    search = float(np.mean([row["search_cpu_seconds"] + row.get("derive_cpu_seconds", 0.0) for row in derived]))
     timed = [float(row["cpu_seconds"]) for row in random if row["cpu_seconds"] is not None]
     trained = 1 + int(search / float(np.median(timed)))
     mean = float(np.mean(mine))

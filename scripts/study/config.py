@@ -81,8 +81,7 @@ class StudyConfig:
 
         Defaults are left out, so that a new option of the retraining leaves the recipe what it is.
         """
-        defaults = to_mapping(RetrainConfig())
-        values = {key: value for key, value in to_mapping(self.recipe).items() if value != defaults.get(key)}
+        values = _changes(to_mapping(self.recipe), to_mapping(RetrainConfig()))
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
         return f"{self.recipe_name}-{digest[:6]}"
 
@@ -96,6 +95,17 @@ class StudyConfig:
         """The latency table."""
         with table_file(self.table) as path:
             return LatencyTable.load(path)
+
+
+def _changes(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The values that are not the defaults, at any depth."""
+    return {
+        key: _changes(value, defaults[key])
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+        else value
+        for key, value in values.items()
+        if key not in defaults or value != defaults[key]
+    }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

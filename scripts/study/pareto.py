@@ -16,10 +16,10 @@ _MARKERS = ("o", "s", "^", "v", "P")
 
 @styled
 def pareto(random: Rows, derived: Rows, hand_made: Rows, score: str = "test_miou") -> Figure:
-    """Test mIoU against latency: random networks as a cloud, derived and hand-made ones as means over their seeds.
+    """MIoU against latency: a cloud of random networks, every derived one, and hand-made ones as means over their seeds.
 
     Latencies are measured if all rows have been measured, and predicted otherwise; hand-made networks have measured
-    ones only. Bars are standard deviations over the seeds.
+    ones only.
     """
     rows = [*random, *derived]
     measured = all(row["measured_ms"] is not None for row in rows)

@@ -56,7 +56,11 @@ def _rank(search: Search, study: StudyConfig, truth: list[dict[str, Any]], work:
 
     The mean of validation and test mIoU is used because its noise is smaller; neither has chosen anything.
     """
-    rows = [{**row, "val_miou": (row["val_miou"] + row["test_miou"]) / 2} for row in truth]
+    scores = [(row["val_miou"] + row["test_miou"]) / 2 for row in truth]
+    rows = [
+        {"architecture": row["architecture"], "predicted_ms": row["predicted_ms"], "val_miou": score}
+        for row, score in zip(truth, scores, strict=True)
+    ]
     with RichProgress() as progress:
         ranking = rank_networks(work / JOBS / search.job, rows, device="cpu", progress=progress)
     bands = {

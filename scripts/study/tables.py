@@ -99,10 +99,15 @@ def length_table(study: StudyConfig, results: Path) -> str:
         pairs = [(base[row["network"]], row) for row in every if row["epochs"] == epochs and row["network"] in base]
         if len(pairs) < 3:
             continue
-        tau, rho = rank_correlation(*([row["val_miou"] for row in side] for side in zip(*pairs, strict=True)))
-        mean = [statistics.mean(100 * row["val_miou"] for row in side) for side in zip(*pairs, strict=True)]
-        lines.append((f"{study.recipe.epochs} and {epochs}", len(pairs), *(f"{x:.1f}" for x in (*mean,)), tau, rho))
-    return markdown_table(("epochs", "n", "val, first", "val, second", "tau", "rho"), lines) if lines else NOTHING
+        sides = list(zip(*pairs, strict=True))
+        mean = [statistics.mean(100 * row["val_miou"] for row in side) for side in sides]
+        scores: tuple[tuple[str, ...], ...] = (("val_miou",), ("test_miou",), ("val_miou", "test_miou"))
+        taus = [
+            rank_correlation(*([sum(row[key] for key in keys) for row in side] for side in sides))[0] for keys in scores
+        ]
+        lines.append((f"{study.recipe.epochs} and {epochs}", len(pairs), *(f"{x:.1f}" for x in mean), *taus))
+    header = ("epochs", "n", "val, first", "val, second", "tau, val", "tau, test", "tau, mean of both")
+    return markdown_table(header, lines) if lines else NOTHING
 
 
 def supernet_table(study: StudyConfig, results: Path) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 from dnas.choices import Choice, ChoiceNetwork, kind_of, named_choices
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
+from dnas.input_channels import RGB, with_input_channels
 from dnas.latency.spec import InventoryItem
 from dnas.latency.table import LatencyTable
 from dnas.ops import nearest
@@ -53,17 +54,21 @@ class ChoiceSpace(SearchSpace[Settings]):
     def priced(self) -> ChoiceInventory:
         """The network's units with their signatures; the network is run once, without computing anything."""
         try:
-            return inventory_of(self.supernet(), self.input_size)
+            return inventory_of(self.supernet(), self.input_size, self.channels)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
 
+    def made(self) -> nn.Module:
+        """The network for the images of the task, which may have other than three channels."""
+        return with_input_channels(self.network(), self.channels)
+
     def supernet(self) -> ChoiceNetwork:
         """The network, ready to run samples."""
-        return ChoiceNetwork(self.network())
+        return ChoiceNetwork(self.made())
 
     def example(self) -> torch.Tensor:
         """An image of the input size without content."""
-        return torch.empty(1, 3, *self.input_size, device="meta")
+        return torch.empty(1, self.channels, *self.input_size, device="meta")
 
     def inventory(self) -> list[InventoryItem]:
         """All units at all widths that can reach them."""
@@ -88,9 +93,9 @@ class ChoiceSpace(SearchSpace[Settings]):
         """The network on the meta device: its structure without weights."""
         try:
             with torch.device("meta"):
-                return self.network()
+                return self.made()
         except (RuntimeError, NotImplementedError):  # it computes with tensors when it is made
-            return meta_copy(self.network())
+            return meta_copy(self.made())
 
     @cached_property
     def choices(self) -> Mapping[str, Choice]:
@@ -120,4 +125,7 @@ class ChoiceSpace(SearchSpace[Settings]):
     def description(self) -> dict[str, Any]:
         """The configuration that determines the network: without search, retraining and latency target."""
         left_out = ("search", "retrain", "latency_target_ms")
-        return {key: value for key, value in self.configuration().items() if key not in left_out}
+        found = {key: value for key, value in self.configuration().items() if key not in left_out}
+        if self.channels == RGB:  # as files of earlier versions have it
+            found["task"] = {key: value for key, value in found["task"].items() if key != "channels"}
+        return found

@@ -88,7 +88,7 @@ class ExpectedLatency:
     def __init__(self, plan: NetworkPlan, lookup: Lookup) -> None:
         self.plan = plan
         grid, size, end_ratio = plan.grid, plan.image_size, plan.end_ratio
-        self.stem = lookup(stem_signature(end_ratio, size))
+        self.stem = lookup(stem_signature(end_ratio, size, plan.channels))
         self.head = lookup(head_signature(end_ratio, plan.branches, plan.num_classes, size))
         self._cells: dict[tuple[int, int, bool, bool], Tensor] = {}
         for level in grid.levels:

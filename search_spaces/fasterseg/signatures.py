@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from dnas.input_channels import RGB, with_input_channels
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.networks.multi_branch import Fuse, Head, MultiBranchSpec, Stem, scales_below, share_prefixes
 from dnas.ops import make_operator
@@ -18,9 +19,9 @@ def map_size(image_size: tuple[int, int], scale: int) -> tuple[int, int]:
     return -(-height // scale), -(-width // scale)
 
 
-def stem_signature(ratio: int, image_size: tuple[int, int]) -> OperatorSpec:
-    """Signature of the stem at an expansion ratio."""
-    return OperatorSpec("stem", ((3, *image_size),), 8 * ratio, stride=8)
+def stem_signature(ratio: int, image_size: tuple[int, int], channels: int = RGB) -> OperatorSpec:
+    """Signature of the stem at an expansion ratio, for images of ``channels`` channels."""
+    return OperatorSpec("stem", ((channels, *image_size),), 8 * ratio, stride=8)
 
 
 def cell_signature(
@@ -44,10 +45,12 @@ def head_signature(ratio: int, branches: int, num_classes: int, image_size: tupl
     return OperatorSpec("head", (shape,) * branches, num_classes, extras=extras)
 
 
-def network_signatures(spec: MultiBranchSpec, num_classes: int, image_size: tuple[int, int]) -> Iterator[OperatorSpec]:
+def network_signatures(
+    spec: MultiBranchSpec, num_classes: int, image_size: tuple[int, int], channels: int = RGB
+) -> Iterator[OperatorSpec]:
     """All operators of a network, shared cells once; its latency is the sum of their latencies."""
     ratio = spec.end_ratio
-    yield stem_signature(ratio, image_size)
+    yield stem_signature(ratio, image_size, channels)
     nodes, _ = share_prefixes(spec)
     for node in nodes:
         cell = node.cell
@@ -69,7 +72,7 @@ def build_part(spec: OperatorSpec) -> nn.Module:
     """Build the module that a signature describes."""
     channels = [shape[0] for shape in spec.inputs]
     if spec.operator == "stem":
-        return Stem(spec.out_channels // 8)
+        return with_input_channels(Stem(spec.out_channels // 8), channels[0])
     if spec.operator == "fuse":
         return Fuse(channels[1], channels[0], spec.out_channels)
     if spec.operator == "head":

@@ -60,6 +60,11 @@ class FasterSegSpace(SearchSpace[FasterSegPreset]):
         return settings.search
 
     @property
+    def search_trains_networks(self) -> bool:
+        """With finalists."""
+        return self.search.finalists > 0
+
+    @property
     def end_ratios(self) -> dict[str, int]:
         """Expansion ratio of stem and head, by architecture."""
         network = self.settings.network
@@ -76,6 +81,7 @@ class FasterSegSpace(SearchSpace[FasterSegPreset]):
             task.num_classes,
             task.input_size,
             self.end_ratios[architecture],
+            task.channels,
         )
 
     def inventory(self) -> list[InventoryItem]:
@@ -89,7 +95,7 @@ class FasterSegSpace(SearchSpace[FasterSegPreset]):
         network, size = self.settings.network, self.input_size
         ends = sorted(set(self.end_ratios.values()))
         for end in ends:
-            yield stem_signature(end, size)
+            yield stem_signature(end, size, self.channels)
             yield head_signature(end, network.branches, self.num_classes, size)
             for scale in network.scales[:-1]:
                 for ratio in sorted({*network.ratios, *(ends if scale == 8 else ())}):

@@ -19,6 +19,7 @@ from typing_extensions import Self
 from dnas.config import Field, config
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
+from dnas.input_channels import input_channels, with_input_channels
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.latency.table import LatencyTable
 from dnas.networks import network_by_name
@@ -134,7 +135,8 @@ class RegSegSpace(SearchSpace[RegSegConfig]):
     def _plain(self) -> nn.Module:
         network_config = self.settings.network
         try:
-            return network_by_name(network_config.name, self.num_classes, network_config.options)
+            network = network_by_name(network_config.name, self.num_classes, network_config.options)
+            return with_input_channels(network, self.channels)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
 
@@ -151,7 +153,9 @@ class RegSegSpace(SearchSpace[RegSegConfig]):
         # Table keys are short, so a checksum represents the options.
         digest = zlib.crc32(json.dumps(network_config.options, sort_keys=True).encode()) % 10**9
         name = re.sub(r"[^a-z0-9]+", "_", f"network_{network_config.name.lower()}")
-        return OperatorSpec(name[:64], ((3, *self.input_size),), self.num_classes, extras=(("options", digest),))
+        return OperatorSpec(
+            name[:64], ((self.channels, *self.input_size),), self.num_classes, extras=(("options", digest),)
+        )
 
     def _signatures(self) -> dict[str, list[OperatorSpec]]:
         """The signatures of each searched layer, by name, at the rates 1 to ``rates.upper``."""
@@ -202,5 +206,5 @@ def input_shapes(
     with ExitStack() as hooks:
         for layer in layers.values():
             hooks.callback(layer.register_forward_pre_hook(record).remove)
-        network.eval()(torch.zeros(1, 3, *size))
+        network.eval()(torch.zeros(1, input_channels(network), *size))
     return {name: found[layer] for name, layer in layers.items()}

@@ -1,6 +1,8 @@
 """The four jobs through the command line on small data, and the messages of all commands for user errors."""
 
 import json
+import os
+import shutil
 
 import onnx
 import pytest
@@ -239,6 +241,46 @@ def test_resuming_a_finished_run_changes_nothing(jobs, capsys):
         *("--teacher", jobs / "teacher", "--resume"),
     )
     assert (jobs / "student" / "best.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_resuming_a_finished_run_without_its_weights_is_refused(jobs, tmp_path, capsys, damage):
+    """One line, and nothing but the record of the environment is changed."""
+    finished = tmp_path / "student"
+    shutil.copytree(jobs / "student", finished)
+    path = finished / "best.safetensors"
+    content = path.read_bytes()[:500]
+    path.unlink()
+    if damage == "damaged":
+        path.write_bytes(content)
+    before = sorted((file.name, file.stat().st_size) for file in finished.iterdir() if file.suffix != ".json")
+    again = ["retrain", str(jobs / "student.yaml"), *DATA, "--out", str(finished), "--device", "cpu"]
+    assert main([*again, "--teacher", str(jobs / "teacher"), "--resume"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dnas: ")]
+    assert "best.safetensors" in line
+    assert damage in line
+    assert sorted((file.name, file.stat().st_size) for file in finished.iterdir() if file.suffix != ".json") == before
+
+
+def test_paths_that_are_not_utf8(jobs, tmp_path, capsys):
+    """What is derived from such a run to such a file is read again; data in such a folder are refused in one line."""
+    odd = os.fsdecode(b"\xff\xe9")
+    shutil.copytree(jobs / "search", tmp_path / odd)
+    architecture = tmp_path / f"{odd}.yaml"
+    run(capsys, "derive", tmp_path / odd, "--out", architecture)
+    loaded = Architecture.load(architecture)
+    assert loaded.provenance["run"].endswith(r"\udcff\udce9")
+    assert loaded.summary() == Architecture.load(jobs / "student.yaml").summary()
+    (tmp_path / f"images{odd}").mkdir()
+    for command in (
+        ["search", "regseg_demo", "--data", f"folder:{tmp_path}/images{odd}", "--out", str(tmp_path / "run")],
+        ["data", "init", str(tmp_path / f"images{odd}"), "--out", str(tmp_path / "data")],
+        ["data", "init", str(tmp_path), "--out", str(tmp_path / odd)],
+    ):
+        line = fail(capsys, *command)
+        assert "not valid UTF-8" in line
+        assert r"\udcff" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_networks_json_holds_the_contract(capsys):

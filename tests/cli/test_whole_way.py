@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,16 +15,20 @@ from PIL import Image
 from dnas.cli import main
 from dnas.cli.main import app
 from dnas.data import load_data_config
+from dnas.latency import Effort, LatencyTable, Measurement, make_setup
+from dnas.latency.provenance import start_provenance
 from dnas.workflows import planning
 from dnas.workflows.planning import PlanRequest, make_plan, working_size
+from dnas.workflows.schedule import Costs
 from search_spaces import load_space
 
+COSTS = Costs(entry=0.02, read=0.01, image=0.01, step=0.2, score=0.01)
 DATA = ["streets", "--data-set", "images={train: 12, val: 4}", "--space", "fasterseg_demo"]
 
 
 @pytest.fixture(autouse=True)
 def _no_timing(monkeypatch):
-    monkeypatch.setattr(planning, "seconds_per_image", lambda *_: 0.01)
+    monkeypatch.setattr(planning, "measure_costs", lambda *_, **__: COSTS)
 
 
 def plan(**values):
@@ -50,6 +56,19 @@ def test_every_setting_of_the_data_is_given_once_and_that_of_the_user_stays():
     given = ("images={train: 12, val: 4}", "size=[96,192]", "cache=false")
     found = plan(config=load_data_config("streets", list(given)), data_settings=given).data_settings
     assert sorted(found) == ["cache=false", "images={train: 12, val: 4}", "size=[96,192]"]
+
+
+def test_many_images_are_kept_on_a_disk_with_room(monkeypatch):
+    cityscapes, size = load_data_config("cityscapes:DIR"), (1024, 2048)
+
+    def cache(config, training, free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        return planning.choose_cache(config, training, 500, size)
+
+    assert cache(cityscapes, 200, 0) == "true"
+    assert cache(cityscapes, 2975, 60 * 10**9) == "disk"
+    assert cache(cityscapes, 2975, 50 * 10**9) == "false"
+    assert cache(load_data_config("streets"), 2975, 60 * 10**9) == "false"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +108,65 @@ def test_the_written_file_is_the_space_with_its_commands(tmp_path: Path, capsys)
     assert main(["init", *DATA, "--out", str(path)]) == 2
     assert main(["init", *DATA, "--out", str(tmp_path / "space")]) == 2
     assert "expected the name of a YAML file" in capsys.readouterr().err
+
+
+SPACE = """
+space: fasterseg
+task: {input_size: [64, 64], num_classes: 6}
+# A comment that stays.
+latency_target_ms: 2.5
+branch_selection: {reference_ms: 1.0}
+network: {layers: 4, ratios: [1, 2], student_ratio: 1, teacher_ratio: 2}
+search: {pretrain_epochs: 1, search_epochs: 1, batch_size: 2, validation_images: 2}
+"""
+
+
+def written(folder: Path, target: str = "2.5") -> tuple[Path, Path]:
+    """A small space with a target, and a table in which every operator takes 0.1 ms."""
+    space, table = folder / "space.yaml", folder / "table.json"
+    space.write_text(SPACE.replace("2.5", target))
+    found = load_space(str(space))
+    setup = make_setup("cpu")
+    provenance = start_provenance(setup, Effort(), space="test", input_size=found.input_size, command=None)
+    entries = {item.spec.key: Measurement(0.1, 0.1, 0.1, 1, 1) for item in found.inventory()}
+    LatencyTable(provenance, entries).save(table)
+    return space, table
+
+
+def test_a_budget_that_every_network_meets_is_no_target(tmp_path: Path):
+    """The file keeps all but its target; a budget within the space's latencies changes nothing."""
+    space, table = written(tmp_path, "100")
+    text = space.read_text()
+    line = planning.fit_budget(space, table)
+    assert line is not None
+    assert line.startswith("budget of 100 ms: the slowest network of the space takes 1.300 ms")
+    assert space.read_text() == text.replace("latency_target_ms: 100", "latency_target_ms: null")
+    assert load_space(str(space)).settings.latency_target_ms is None
+    assert planning.fit_budget(space, table) is None
+    space.write_text(SPACE.replace("2.5", "0.6"))
+    assert planning.fit_budget(space, table) is None
+    assert "latency_target_ms: 0.6" in space.read_text()
+
+
+def test_a_budget_below_the_fastest_network_ends_before_the_search(tmp_path: Path, monkeypatch, capsys):
+    """One line names the fastest latency; with a larger target in the file the next call goes on with the search."""
+    out, ran = tmp_path / "out", []
+
+    def fake(words):
+        ran.append(words[0])
+        if words[0] == "latency":
+            written(out, "0.05")
+        return 0
+
+    monkeypatch.setattr(sys.modules["dnas.cli.main"], "main", fake)
+    assert main(["auto", *DATA, "--out", str(out), "--budget-ms", "0.05"]) == 2
+    assert ran == ["data", "latency"]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "budget of 0.05 ms: the fastest network of the space takes 0." in last
+    space = out / "space.yaml"
+    space.write_text(space.read_text().replace("0.05", "0.6"))
+    assert main(["auto", *DATA, "--out", str(out), "--resume"]) == 0
+    assert ran[2] == "search"
 
 
 def test_a_step_that_fails_stops_and_the_next_call_goes_on_with_it(tmp_path: Path, monkeypatch, capsys):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from dnas.data import AugmentationConfig, DataConfig, SamplingConfig, batches, open_dataset, train_transform
+from dnas.data.batching import class_presence
 from dnas.data.rand_augment import RandAugmentConfig
-from dnas.data.sampling import class_presence, draw_epoch, repeat_factors
+from dnas.data.sampling import draw_epoch, repeat_factors
 
 #: Classes 0 everywhere, 1 in every second image, 2 in one image, 3 nowhere.
 PRESENCE = torch.tensor([[True, row % 2 == 0, row == 5, False] for row in range(20)])

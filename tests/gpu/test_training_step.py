@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from dnas.data import DataConfig, open_dataset
+from dnas.data import AugmentationConfig, DataConfig, open_dataset, train_transform
+from dnas.data.on_device import pack_numbers
 from dnas.ops import fractional_conv2d
 from dnas.progress import NoProgress
 from dnas.runs import Interrupt, Interrupted
@@ -55,6 +56,25 @@ def test_a_retraining_step_with_distillation_waits_once(fake_gpu, monkeypatch, p
     layouts = {p.is_contiguous(memory_format=torch.channels_last) for p in job.network.parameters() if p.dim() == 4}
     assert layouts == {True}
     assert records[0]["loss"] == 1.0
+
+
+def test_images_are_finished_without_waiting(fake_gpu):
+    jitter = {
+        "brightness_factor": 1.2,
+        "contrast_factor": 0.8,
+        "saturation_factor": 1.1,
+        "hue_factor": None,
+        "fn_idx": torch.arange(4),
+    }
+    numbers = torch.stack([pack_numbers(flip, jitter) for flip in (False, True)])
+    images, masks = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 8, 8, dtype=torch.uint8)
+    with fake_gpu() as device:
+        finish = train_transform(AugmentationConfig()).finish(GPU)
+        device.waits.clear()
+        found = finish(images, masks, numbers)
+        assert device.waits.total() == 0, device.waits
+        assert device.launches.total() < 60, device.launches
+    assert [(part.device, part.dtype) for part in found] == [(GPU, torch.float32), (GPU, torch.int64)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

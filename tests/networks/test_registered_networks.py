@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dnas.networks import create_network, field_of_view, list_networks, network_facts
+from dnas.networks import HasAuxiliaryHeads, create_network, field_of_view, list_networks, network_facts
 from dnas.profile import count_multiply_adds, count_parameters
 
 CLASSES = 5
@@ -99,6 +99,40 @@ def test_fasterseg_as_trained_has_the_printed_parameters() -> None:
     (logits.sum() + at16.square().sum() + at32.square().sum()).backward()
     assert all(parameter.grad is not None for parameter in small.parameters())
     assert small.eval()(torch.randn(1, 3, 64, 96)).shape == (1, 5, 64, 96)
+
+
+AUXILIARY = {
+    "pidnet_s": [(CLASSES, 8), (1, 8)],
+    "ddrnet_23_slim": [(CLASSES, 8)],
+    "bisenet_v2": [(CLASSES, 4), (CLASSES, 8), (CLASSES, 16), (CLASSES, 32)],
+    "stdc1": [(1, 8), (CLASSES, 8), (CLASSES, 16)],
+}
+"""Channels and stride of the auxiliary heads, in their order."""
+
+
+@pytest.mark.parametrize("name", AUXILIARY)
+def test_auxiliary_heads_are_for_the_training_only(name: str) -> None:
+    """Logits of the heads follow the main ones in training; inference and the plain weights stay what they are."""
+    torch.manual_seed(0)
+    network = create_network(name, CLASSES)
+    assert isinstance(network, HasAuxiliaryHeads)
+    images, names = torch.randn(2, 3, 64, 128), set(network.state_dict())
+    with torch.no_grad():
+        before = network.eval()(images[:1])
+    network.add_auxiliary_heads()
+    with torch.no_grad():
+        assert torch.equal(network(images[:1]), before)
+    added = {key.split(".")[0] for key in set(network.state_dict()) - names}
+    assert added == {"auxiliary"}
+    logits, *heads = network.train()(images)
+    assert logits.shape == (2, CLASSES, 64, 128)
+    assert [tuple(head.shape) for head in heads] == [
+        (2, channels, 64 // stride, 128 // stride) for channels, stride in AUXILIARY[name]
+    ]
+    (logits.sum() + sum(head.square().sum() for head in heads)).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    network.remove_auxiliary_heads()
+    assert set(network.state_dict()) == names
 
 
 def _check(counted: int, printed: float, half_digit: float, stated_deviation: float) -> None:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from torch import nn
 
@@ -192,6 +193,24 @@ def test_without_time_for_a_range_the_nearest_network_is_found(inventory, terms,
     found = programme.likeliest(scores, (slowest + 1, slowest + 2))
     assert latency.at(found) == pytest.approx(slowest)
     assert len(calls) == 2
+
+
+def test_what_the_time_limit_ends_is_not_proven(inventory, terms, monkeypatch):
+    """The options that the solver had found by then are returned, and say so."""
+    programme = LatencyProgramme(terms, inventory.sizes)
+    proven = programme.fastest()
+    assert proven.proven
+    solve = scipy.optimize.milp
+
+    def out_of_time(*arguments, **options):
+        found = solve(*arguments, **options)
+        found.status = 1
+        return found
+
+    monkeypatch.setattr(scipy.optimize, "milp", out_of_time)
+    found = programme.fastest()
+    assert found == proven
+    assert not found.proven
 
 
 def test_the_plain_network_has_only_the_layers_that_run(network):

@@ -40,7 +40,7 @@ from dnas.report import (
     svg_text,
     write_report,
 )
-from dnas.report.curves import pretraining_epochs, step_series
+from dnas.report.curves import pretraining_epochs, step_series, waiting_note
 from dnas.report.numbers import format_count
 from dnas.report.pictures import encode_map, mistakes, wrong_share
 
@@ -445,3 +445,10 @@ def test_pictures_for_a_readme(tmp_path: Path) -> None:
         assert drawing.width > 500
         assert sheet.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
     assert ET.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
+
+
+def test_the_time_spent_waiting_for_images_is_told():
+    assert waiting_note([{"kind": "epoch", "epoch": 0}]) == ""
+    epochs = [{"kind": "epoch", "epoch": number, "data_wait": share} for number, share in enumerate((0.9, 0.3, 0.3))]
+    assert "30 %" in waiting_note(epochs)
+    assert "30 % was spent waiting" in search_section(epochs).lead

@@ -173,7 +173,7 @@ def run_search(path, config, *, problem=None, data=None, seed=3, resume=False, p
 
 def lasting(path):
     """The log without entries that differ between equal runs."""
-    passing = ("seconds", "peak_memory_mb")
+    passing = ("seconds", "peak_memory_mb", "data_wait")
     return [{k: v for k, v in record.items() if k not in passing} for record in RunFolder.open(path).records()]
 
 

@@ -155,9 +155,10 @@ def test_the_two_steps_see_disjoint_halves_and_validation_images_none(tiny, reco
     assert len(first) == 5
     assert not set(first) & set(second)
     # Pretraining reads two batches of 2 of the first half, the search alternates between the halves. A validation
-    # recalibrates the statistics of each architecture on the first half, and scores it on the second.
+    # recalibrates the statistics of each architecture on the first half, and scores it on the second;
+    # its images are read once for both architectures.
     batches = [train.read[i : i + 2] for i in range(0, len(train.read), 2)]
-    validation = [first, first, second, second] * 2
+    validation = [first, first, second, second]
     halves = [first, first, *validation, *[first, second] * 2, *validation]
     assert len(batches) == len(halves)
     for images, half in zip(batches, halves, strict=True):

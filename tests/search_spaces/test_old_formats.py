@@ -67,6 +67,7 @@ def test_an_old_run_is_derived_and_resumed(tmp_path, capsys):
     configuration = read_yaml(run / "configuration.yaml", "configuration")
     # As it was written before: other names, and keys that are gone.
     inner = configuration["space"]
+    del inner["task"]["channels"]
     inner["target"] = {**inner.pop("task"), "target_ms": inner.pop("latency_target_ms")}
     selection = inner.pop("branch_selection")
     inner["target"] |= {"select_ms": selection["reference_ms"], "select_exponent": selection["exponent"]}

@@ -73,7 +73,7 @@ def _retrain(path, config, *, resume=False, network=None, teacher=None, progress
 
 def _lasting(path):
     """The log without values that differ between equal runs."""
-    passing = ("seconds", "peak_memory_mb")
+    passing = ("seconds", "peak_memory_mb", "data_wait")
     records = RunFolder.open(path).records()
     return [{key: value for key, value in record.items() if key not in passing} for record in records]
 
@@ -101,7 +101,10 @@ def test_a_run_leaves_its_log_its_weights_and_a_result(tmp_path):
     assert steps[0]["learning_rate"] == pytest.approx(0.05 * 0.1)
     assert steps[6]["learning_rate"] == pytest.approx(0.05 * 0.5**0.9)
     assert [record["miou"] is None for record in epochs] == [True, False, False]
-    assert epochs[0].keys() == {"kind", "epoch", "loss", "miou", "pixel_accuracy", "seconds", "peak_memory_mb"}
+    assert epochs[0].keys() == {
+        *("kind", "epoch", "loss", "miou", "pixel_accuracy", "data_wait", "seconds", "peak_memory_mb")
+    }
+    assert all(0 <= record["data_wait"] <= 1 for record in epochs)
     assert epochs[1]["loss"] == pytest.approx(sum(record["loss"] for record in steps[4:8]) / 4)
     assert result.best_miou == max(record["miou"] for record in epochs[1:])
     assert epochs[result.best_epoch]["miou"] == result.best_miou
@@ -161,7 +164,12 @@ def test_auxiliary_heads_are_weighed_and_trained(tmp_path):
     [
         {"precision": "bf16"},
         {"channels_last": True, "gradient_clipping": 0.1},
-        {"schedule": "cosine", "workers": 1, "validation_batch_size": 2},
+        {
+            "schedule": "cosine",
+            "workers": 1,
+            "validation_batch_size": 2,
+            "augmentation": AugmentationConfig(crop=(16, 16), brightness=0.3, on_device=True),
+        },
         {"schedule": "exponential", "decay_norms_and_biases": True},
         {"ema_decay": 0.9, "ema_every": 2},
         {"optimizer": "adamw", "learning_rate": 1e-3, "class_weights": "enet", "ohem_threshold": None},

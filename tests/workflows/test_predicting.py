@@ -11,10 +11,11 @@ from torch import nn
 
 from dnas.cli import main
 from dnas.data import Labels
+from dnas.data.decode import read_image
 from dnas.errors import UserError
 from dnas.export import EndToEnd
-from dnas.workflows.evaluating import IN_0_TO_1
-from dnas.workflows.pictures import find_pictures
+from dnas.workflows.evaluating import in_0_to_1
+from dnas.workflows.pictures import Picture, Reading, find_pictures
 from dnas.workflows.predicting import KINDS, Predictor, Tiles, kept_spans, load_predictor, predict_pictures
 
 COLOURS = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
@@ -58,7 +59,8 @@ class Blur(nn.Module):
 
 def predictor(**options):
     labels = Labels(("a", "b", "c"), COLOURS)
-    return Predictor(network=Blur(), labels=labels, augmentation=IN_0_TO_1, device=torch.device("cpu"), **options)
+    options = {"augmentation": in_0_to_1(), **options}
+    return Predictor(network=Blur(), labels=labels, device=torch.device("cpu"), **options)
 
 
 @pytest.mark.parametrize("overlap", [8, 11])
@@ -107,6 +109,25 @@ def test_class_maps_have_no_probabilities(exported, data, tmp_path):
     with pytest.raises(UserError, match="class maps, not probabilities"):
         predict_pictures(whole, pictures, tmp_path, KINDS)
     assert predict_pictures(whole, pictures, tmp_path).images == 3
+
+
+def test_images_are_read_as_the_data_says(tmp_path):
+    """Twelve bits in files of 16, one channel: the same pixels as the dataset reads, predicted and overlaid in grey."""
+    values = np.random.default_rng(0).integers(0, 4096, (16, 24)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "0.png")
+    picture = Picture(path=tmp_path / "0.png", name="0")
+    reading = Reading(channels=1, value_range=(0, 4095))
+    ((_, image),) = picture.frames(reading)
+    assert torch.equal(image, read_image(picture.path, (0, 4095), 1))
+    np.testing.assert_array_equal(image[0].numpy(), values >> 4)
+    with pytest.raises(UserError, match="bit depth is not known"):
+        list(picture.frames())
+    grey = predictor(reading=reading, augmentation=in_0_to_1(1))
+    assert predict_pictures(grey, [picture], tmp_path / "out").images == 1
+    overlay = np.asarray(Image.open(tmp_path / "out" / "overlays" / "0.png"))
+    np.testing.assert_array_equal(overlay[..., 1], (values >> 4) // 2)
+    with pytest.raises(UserError, match="the network takes 4"):
+        list(Picture(path=tmp_path / "film.mp4", name="film").frames(Reading(channels=4)))
 
 
 def test_names_of_predictions(tmp_path):

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dnas.data.batching import evenly_spaced
 from dnas.data.discovery.exports import find_annotations
 from dnas.data.discovery.hub import holds_table, unpack_table
 from dnas.data.discovery.images import ImageFacts, look_at_images
@@ -23,9 +22,11 @@ from dnas.data.discovery.tables import ListedClass, find_table, read_table
 from dnas.data.discovery.values import FoundClasses, classes_of_masks, look_at_masks
 from dnas.data.labels import IGNORE_LABEL
 from dnas.data.listing import LISTING, ListedPair, write_listing
+from dnas.data.splitting import evenly_spaced
 from dnas.errors import UserError
 from dnas.files import dump_yaml, read_yaml, write_atomically, write_text
 from dnas.progress import NoProgress, Progress
+from dnas.text import encodable
 
 _MASKS_READ = 1000
 
@@ -70,6 +71,9 @@ def describe_folder(root: Path, out: Path, options: InitOptions, progress: Progr
         raise UserError(f"{root}: no such folder, expected one with images and masks or annotations")
     if (out / "data.yaml").exists():
         raise UserError(f"{out / 'data.yaml'}: exists already; remove it, or give another folder by --out")
+    for path in (root.resolve(), out.resolve()):
+        if encodable(str(path)) != str(path):
+            raise UserError(f"{path}: is not valid UTF-8, which a data file cannot hold; rename the file or folder")
     notes: list[str] = []
     if holds_table(root):
         root = unpack_table(root, out / "files", progress)

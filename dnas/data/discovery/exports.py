@@ -16,10 +16,9 @@ from dnas.data.discovery.polygons import (
     Annotations,
     Shape,
     find_image,
-    integer_runs,
     rectangle,
-    runs_to_bitmap,
 )
+from dnas.data.discovery.run_lengths import coco_run_lengths, row_run_lengths
 from dnas.errors import UserError
 from dnas.files import parse_yaml, read_text
 
@@ -49,9 +48,15 @@ def find_annotations(root: Path) -> Annotations | None:
         "CVAT": _read_cvat,
         "Label Studio": _read_label_studio,
     }
-    for kind, documents in kinds.items():
+    if not kinds:
+        return _read_yolo(root, images)
+    ((kind, documents),) = kinds.items()
+    try:
         return readers[kind](root, documents, images)
-    return _read_yolo(root, images)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        names = ", ".join(path.name for path, _ in documents[:3])
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{root}: the {kind} annotations in {names} are damaged ({reason[:100]})") from None
 
 
 def _documents(root: Path) -> Iterator[tuple[Path, Any]]:
@@ -92,9 +97,14 @@ def _read_coco(root: Path, documents: list[tuple[Path, Any]], files: Files) -> A
         for category in content["categories"]:
             if names.setdefault(category["id"], category["name"]) != category["name"]:
                 raise UserError(f"{path}: category {category['id']} is {category['name']!r}, elsewhere another name")
+        sizes = {
+            record["id"]: (record["height"], record["width"])
+            for record in content["images"]
+            if {"height", "width"} <= record.keys()
+        }
         found: dict[Any, list[tuple[float, list[Shape]]]] = {}
         for entry in content["annotations"]:
-            shapes = _coco_shapes(entry, names[entry["category_id"]], str(path))
+            shapes = _coco_shapes(entry, names[entry["category_id"]], sizes.get(entry["image_id"]), str(path))
             if shapes:
                 found.setdefault(entry["image_id"], []).append((float(entry.get("area", 0)), shapes))
             else:
@@ -106,17 +116,20 @@ def _read_coco(root: Path, documents: list[tuple[Path, Any]], files: Files) -> A
                 continue
             # Large regions first: small ones stay visible where they overlap.
             ordered = sorted(found.get(record["id"], []), key=lambda region: -region[0])
-            size = (record["height"], record["width"]) if {"height", "width"} <= record.keys() else None
-            images.append(AnnotatedImage(image, tuple(shape for _, shapes in ordered for shape in shapes), size))
+            drawn = tuple(shape for _, shapes in ordered for shape in shapes)
+            images.append(AnnotatedImage(image, drawn, sizes.get(record["id"])))
     return Annotations("COCO", tuple(images), tuple(name for _, name in sorted(names.items())), skipped)
 
 
-def _coco_shapes(entry: Mapping[str, Any], name: str, source: str) -> list[Shape]:
+def _coco_shapes(entry: Mapping[str, Any], name: str, size: tuple[int, int] | None, source: str) -> list[Shape]:
     regions = entry.get("segmentation") or []
     if isinstance(regions, dict):
-        height, width = regions["size"]
-        counts = integer_runs(regions.get("counts"), f"{source}: annotation {entry.get('id')}")
-        return [Shape(name, bitmap=runs_to_bitmap(counts, (height, width), by_columns=True))]
+        runs = coco_run_lengths(regions, f"{source}: annotation {entry.get('id')}")
+        if size is not None and runs.size != size:
+            raise UserError(
+                f"{runs.source}: a mask of {runs.size[1]}x{runs.size[0]} pixels, but its image has {size[1]}x{size[0]}"
+            )
+        return [Shape(name, runs=runs)]
     return [Shape(name, tuple(zip(region[::2], region[1::2], strict=False))) for region in regions if len(region) >= 6]
 
 
@@ -180,9 +193,8 @@ def _cvat_shape(node: ElementTree.Element, source: str) -> Shape | None:
         return Shape(values["label"], rectangle(*(float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr"))))
     if node.tag == "mask":
         left, top, width, height = (int(float(values[key])) for key in ("left", "top", "width", "height"))
-        counts = integer_runs([int(count) for count in values["rle"].split(",")], source)
-        bitmap = runs_to_bitmap(counts, (height, width), by_columns=False)
-        return Shape(values["label"], bitmap=bitmap, corner=(left, top))
+        runs = row_run_lengths([int(count) for count in values["rle"].split(",")], (height, width), source)
+        return Shape(values["label"], runs=runs, corner=(left, top))
     return None
 
 

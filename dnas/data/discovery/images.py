@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from dnas.data.batching import evenly_spaced
 from dnas.data.decode import ValueRange, to_image
+from dnas.data.splitting import evenly_spaced
 from dnas.data.stored import StoredImage, read_stored
 from dnas.errors import UserError
 from dnas.progress import Progress

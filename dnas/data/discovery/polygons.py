@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from dnas.data.decode import read_size
+from dnas.data.discovery.run_lengths import RunLengths
 from dnas.data.stored import read_stored_size
 from dnas.errors import UserError
+
+_FARTHEST = 1e6
+"""Pixels from the corner of the image; annotations may reach a little beyond it."""
 
 BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A region of one class: ``points`` (x, y) in pixels, or a ``bitmap`` (H, W) at (left, top)."""
+    """A region of one class: ``points`` (x, y) in pixels, or the ``runs`` of a mask at ``corner`` (left, top).
+
+    Raises :class:`UserError` for a name that is no text, and for points that are no numbers of a picture's size.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...] = ()
-    bitmap: npt.NDArray[np.bool_] | None = None
+    runs: RunLengths | None = None
     corner: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise UserError(f"a region of the class {str(self.name)[:60]!r}, expected a name")
+        values = [*itertools.chain.from_iterable(self.points), *self.corner]
+        if not all(isinstance(value, int | float) and abs(value) < _FARTHEST for value in values):
+            raise UserError(f"a region of {self.name!r} with coordinates that are no pixels: {str(self.points)[:60]}")
 
 
 @dataclass(frozen=True)
@@ -66,8 +80,9 @@ def draw_mask(item: AnnotatedImage, indices: Mapping[str, int], outside: int) ->
     canvas = Image.new("L", (size[1], size[0]), outside)
     pen = ImageDraw.Draw(canvas)
     for shape in item.shapes:
-        if shape.bitmap is not None:
-            canvas.paste(indices[shape.name], shape.corner, Image.fromarray(shape.bitmap.astype(np.uint8) * 255))
+        if shape.runs is not None:
+            bitmap = shape.runs.bitmap(size)
+            canvas.paste(indices[shape.name], shape.corner, Image.fromarray(bitmap.astype(np.uint8) * 255))
         elif len(shape.points) >= 3:
             # Rounded, as a share of the width that is a whole pixel may come out a little below it.
             pen.polygon([(round(x, 3), round(y, 3)) for x, y in shape.points], fill=indices[shape.name])
@@ -90,18 +105,3 @@ def find_image(root: Path, beside: Path, name: str, known: Mapping[str, Sequence
             return path
     found = known.get(Path(plain).name, ())
     return found[0] if len(found) == 1 else None
-
-
-def integer_runs(counts: Any, source: str) -> list[int]:
-    """Run lengths as integers."""
-    if not isinstance(counts, list) or not all(isinstance(count, int) and count >= 0 for count in counts):
-        raise UserError(f"{source}: compressed run lengths are not read; export polygons, or masks as PNG")
-    return counts
-
-
-def runs_to_bitmap(counts: Sequence[int], size: tuple[int, int], *, by_columns: bool) -> npt.NDArray[np.bool_]:
-    """Run lengths, which begin with zeros, as (H, W)."""
-    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
-    if flat.size != size[0] * size[1]:
-        raise UserError(f"run lengths of {flat.size} pixels, expected {size[0] * size[1]}")
-    return flat.reshape(size[::-1]).T if by_columns else flat.reshape(size)

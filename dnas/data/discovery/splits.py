@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dnas.data.batching import split_parts
 from dnas.data.discovery.pairing import SPLIT_FOLDERS
+from dnas.data.splitting import split_parts
 from dnas.errors import UserError
 from dnas.files import read_text
 

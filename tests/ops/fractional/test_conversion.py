@@ -4,7 +4,12 @@ import pytest
 import timm
 import torch
 from torch import nn
-from torchvision.models.segmentation import deeplabv3_resnet50, fcn_resnet50, lraspp_mobilenet_v3_large
+from torchvision.models.segmentation import (
+    deeplabv3_mobilenet_v3_large,
+    deeplabv3_resnet50,
+    fcn_resnet50,
+    lraspp_mobilenet_v3_large,
+)
 
 from dnas.errors import UserError
 from dnas.networks import create_network, dilation_bounds
@@ -12,6 +17,7 @@ from dnas.ops import fractional_layers, make_fractional, round_dilations
 
 NETWORKS = {
     "deeplabv3": lambda: deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=5),
+    "deeplabv3 on mobilenet": lambda: deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5),
     "fcn": lambda: fcn_resnet50(weights=None, weights_backbone=None, num_classes=5),
     "lraspp": lambda: lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5),
     "dwrseg_b": lambda: create_network("dwrseg_b", num_classes=5),
@@ -59,6 +65,41 @@ def test_rates_of_a_real_network_have_gradients():
     fractional = make_fractional(NETWORKS["lraspp"]())
     fractional.train()(torch.randn(2, 3, 64, 64))["out"].square().mean().backward()
     assert all(layer.dilation.grad.abs() > 0 for layer in fractional_layers(fractional).values())
+
+
+UNDILATED = {
+    "pidnet_s": (lambda: create_network("pidnet_s", 5), ("backbone.context5.*", "backbone.detail5.*"), 3),
+    "ddrnet_23_slim": (lambda: create_network("ddrnet_23_slim", 5), "backbone.low4.*", 4),
+    "timm's regnety": (lambda: timm.create_model("regnety_002", features_only=True), "*b[12].conv2.conv", 6),
+}
+"""Networks without dilation, the layers whose rates are searched, and their number."""
+
+
+@pytest.mark.parametrize("name", UNDILATED)
+def test_any_layers_of_networks_without_dilation(name):
+    """At rate 1 the network is the same, every rate learns, and rounded rates give a plain network of these rates."""
+    make, layers, count = UNDILATED[name]
+    torch.manual_seed(0)
+    network = make()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+            nn.init.ones_(module.weight)  # timm begins with residual branches that are zero
+    images = torch.randn(2, 3, 64, 64)
+    fractional = make_fractional(network, layers)
+    found = fractional_layers(fractional)
+    assert len(found) == count
+    torch.testing.assert_close(output(fractional, images), output(network, images))
+    with torch.no_grad():
+        for layer in found.values():
+            layer.dilation.fill_(min(1.75, layer.upper))
+    result = fractional.train()(images)
+    (result if isinstance(result, torch.Tensor) else result[-1]).square().mean().backward()
+    gradients = torch.stack([layer.dilation.grad for layer in found.values()])
+    assert gradients.isfinite().all()
+    assert (gradients != 0).sum() >= count - 1  # a bound of 1 allows no other rate
+    rounded = dict(round_dilations(fractional).named_modules())
+    assert {rounded[name].dilation for name in found} <= {(1, 1), (2, 2)}
+    assert not fractional_layers(rounded[""])
 
 
 def small() -> nn.Sequential:

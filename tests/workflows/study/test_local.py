@@ -16,7 +16,7 @@ from dnas.progress import NoProgress
 from dnas.runs import Interrupted
 from dnas.workflows.study.config import StudyConfig
 from dnas.workflows.study.graph import plan
-from dnas.workflows.study.job import attempts, prepare, several_processes
+from dnas.workflows.study.job import attempts, cpu_seconds, prepare, several_processes
 from dnas.workflows.study.local import LocalEngine
 from dnas.workflows.study.running import run_study
 from dnas.workflows.study.status import STUDY_FILE, open_study, states
@@ -61,6 +61,31 @@ def test_every_job_runs_once_after_those_it_waits_for(local):
     assert (folder / "jobs/architecture-seed=0/architecture.yaml").read_text().split()[1] == str(
         folder / "jobs/search-seed=0"
     )
+
+
+def test_finished_is_called_for_the_jobs_that_end_now(tmp_path, runner):
+    def run(text):
+        found = []
+        run_study(
+            study_of(text),
+            tmp_path,
+            engine=LocalEngine(2, []),
+            runner=runner(b="mistake"),
+            finished=lambda job: found.append(job.name),
+        )
+        return found
+
+    assert run("jobs: {a: {command: evaluate x}}") == ["a"]
+    with pytest.raises(UserError, match="1 of 2 jobs failed"):
+        run("jobs: {a: {command: evaluate x}, b: {command: evaluate y}}")
+    assert run("jobs: {a: {command: evaluate x}, c: {command: evaluate y}}") == ["c"]
+
+
+def test_the_processor_time_of_a_job(local):
+    folder = local(study_of("{jobs: {a: {command: evaluate x}, b: {command: evaluate y}}}"), a="fail", b="die") / "jobs"
+    seconds = sum(one.get("cpu_seconds", 0) for one in attempts(folder / "a"))
+    assert 0 <= cpu_seconds(folder / "a") == pytest.approx(seconds)
+    assert cpu_seconds(folder / "b") is None  # its first attempt was killed
 
 
 def test_values_can_be_added_later(local):

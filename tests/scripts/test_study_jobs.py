@@ -1,0 +1,81 @@
+"""The jobs of the study of searches, and the rows that are made from their results."""
+
+import argparse
+
+import pytest
+
+from dnas.config import parse_config
+from dnas.files import write_json
+from dnas.json_lines import append_record
+from dnas.runs import RunFolder
+from dnas.workflows.study.config import StudyConfig as JobGraph
+from dnas.workflows.study.graph import JOBS, plan
+from scripts.study import hand_made, random_networks, searches
+from scripts.study.config import load_study
+from scripts.study.rows import read_rows
+from scripts.study.training import Training, train_all, work_folder
+
+
+def planned(jobs):
+    return {job.name: job for job in plan(parse_config(JobGraph, {"jobs": jobs}, "study"))}
+
+
+@pytest.fixture
+def options(tmp_path):
+    return argparse.Namespace(work=tmp_path / "work", root=None, on="local")
+
+
+def test_a_derived_network_waits_for_its_search(tmp_path):
+    study = load_study("camvid")
+    method = study.methods["estimator+finalists"]
+    (search,) = searches.planned(study, ["estimator+finalists"], 1)
+    training = searches._training(study, search, 7.0, tmp_path)
+    derive = {f"derive_{training.name}": {"command": f"derive ${search.job}", "options": {"target": 7.0}}}
+    jobs = planned({**searches.search_jobs([search], study, method, tmp_path), **derive, **training.jobs})
+    assert list(jobs) == [
+        "search_estimator_finalists_seed0",
+        "derive_estimator_finalists_seed0_7ms",
+        "train_estimator_finalists_seed0_7ms",
+        "test_estimator_finalists_seed0_7ms",
+    ]
+    assert [job.after for job in jobs.values()] == [(), *((name,) for name in list(jobs)[:-1])]
+    assert (tmp_path / "spaces" / f"{search.job}.yaml").exists()
+
+
+def test_a_hand_made_network_is_trained_by_its_name():
+    study = load_study("camvid")
+    jobs = planned(hand_made._training(study, "RegSeg x 0.25", 1).jobs)
+    words = jobs["train_regseg_x_0_25_seed1"].words
+    assert words[:2] == ("retrain", "regseg")
+    assert "width=0.25" in words
+    assert words[words.index("--seed") + 1] == "1"
+
+
+def test_random_networks_are_the_same_in_every_sitting():
+    study = load_study("camvid")
+    names = [training.name for training in random_networks.trainings(study)]
+    assert len(names) == len(set(names)) == 148
+    assert names == [training.name for training in random_networks.trainings(study)]
+
+
+def test_the_row_of_a_training_that_ended_before_the_command_was_killed(options, tmp_path):
+    study = load_study("camvid")
+    training = Training("a_seed3", "$study/a.yaml", 3, lambda: {"network": "a"})
+    jobs = work_folder(study, options) / JOBS
+    with RunFolder.create(jobs / "train_a_seed3", "retrain", {}, 3, device="cpu") as run:
+        for epoch, miou in enumerate([None, 0.5]):
+            run.log({"kind": "epoch", "epoch": epoch, "miou": miou})
+    append_record(jobs / "train_a_seed3" / "attempts.jsonl", {"started": 1.0})
+    append_record(jobs / "train_a_seed3" / "attempts.jsonl", {"ended": 2.0, "cpu_seconds": 7.25})
+    write_json(jobs / "test_a_seed3" / "result.json", {"miou": 0.4})
+    write_json(jobs / "test_a_seed3" / "done.json", {})
+    train_all([training], study, options, tmp_path / "rows.jsonl", jobs={})
+    (row,) = read_rows(tmp_path / "rows.jsonl")
+    assert {key: row[key] for key in ("network", "seed", "epochs", "val_miou", "test_miou", "cpu_seconds")} == {
+        "network": "a",
+        "seed": 3,
+        "epochs": 2,
+        "val_miou": 0.5,
+        "test_miou": 0.4,
+        "cpu_seconds": 7.2,
+    }
