@@ -42,11 +42,11 @@ class _FusedBNReLU(torch.autograd.Function):
         ctx.statistics = (None, None)
         if not ctx.training:
             ctx.statistics = _join([_mean(norm) for norm in norms]), _join([_variance(norm) for norm in norms])
-        plain = _affine(scales, shifts)
         parts = _split(x, len(weights) // len(norms))
-        factors = _factors(weights, ctx.widths, plain[0], one)
-        maps, kept = [], list(plain)
-        for part, factor, (scale, shift) in zip(parts, factors, _times([plain] * len(parts), factors), strict=True):
+        plain, factors, scaled = _scaled(scales, shifts, weights, one)
+        maps: list[Tensor] = []
+        kept: list[Tensor | None] = list(plain)
+        for part, factor, (scale, shift) in zip(parts, factors, scaled, strict=True):
             if ctx.training:
                 found = _normalise_by_batch(part, scale, shift, norms)
             else:
@@ -172,8 +172,13 @@ def weight_gradients_together(
     to_scale: Tensor, to_shift: Tensor, plain: Sequence[Tensor], widths: Sequence[int]
 ) -> Sequence[Tensor]:
     """The same by a few kernels for all maps instead of three for each, as launches are what a GPU would wait for."""
-    product = torch.addcmul(to_scale * plain[0], to_shift, plain[1])
     runs = [(width, len(list(group))) for width, group in itertools.groupby(widths)]
+    if len(runs) == 1:  # scalar products, as those of matrices
+        ((width, count),) = runs
+        rows = [terms.reshape(count, 1, width) for terms in (to_scale, to_shift)]
+        columns = [values.reshape(count, width, 1) for values in plain]
+        return torch.baddbmm(torch.bmm(rows[0], columns[0]), rows[1], columns[1]).flatten().unbind()
+    product = torch.addcmul(to_scale * plain[0], to_shift, plain[1])
     blocks = product.split_with_sizes([width * count for width, count in runs])
     return [
         total
@@ -182,24 +187,33 @@ def weight_gradients_together(
     ]
 
 
-def _factors(
-    weights: Sequence[Tensor | None], widths: Sequence[int], like: Tensor, one: Tensor | None
-) -> Sequence[Tensor | None]:
-    """For every part the weight of each channel, or one for all channels of a single map; None if all weights are 1."""
-    parts = len(weights) // len(widths)
+def _scaled(
+    scales: Sequence[Tensor], shifts: Sequence[Tensor], weights: Sequence[Tensor | None], one: Tensor | None
+) -> tuple[Sequence[Tensor], Sequence[Tensor | None], Sequence[Sequence[Tensor]]]:
+    """Scale and shift of all maps, and for every part the weights of their channels and both times these.
+
+    The weights of a part are None if all weights are 1, and one scalar for a single map of a single part.
+    """
+    parts, dtype = len(weights) // len(scales), scales[0].dtype
     if all(weight is None for weight in weights):
-        return [None] * parts
+        plain = _affine(scales, shifts)
+        return plain, [None] * parts, [plain] * parts
     if len(weights) == 1 and weights[0] is not None:
-        return [weights[0].to(like.dtype)]
+        plain, factor = (scales[0], shifts[0]), weights[0].to(dtype)
+        return plain, [factor], _times([plain], [factor])
     if one is None and any(weight is None for weight in weights):
-        one = like.new_ones(())
-    each = zip(weights, [*widths] * parts, strict=True)
-    filled = [(one if weight is None else weight.to(like.dtype), width) for weight, width in each]
-    return torch.cat([weight.expand(width) for weight, width in filled if weight is not None]).chunk(parts)
+        one = scales[0].new_ones(())
+    each = zip(weights, [*scales] * parts, strict=True)
+    filled = [(one if weight is None else weight.to(dtype), len(scale)) for weight, scale in each]
+    expanded = [weight.expand(width) for weight, width in filled if weight is not None]
+    # Joined by one kernel, as each costs more than its work.
+    rows = torch.cat([*scales, *shifts, *expanded]).view(2 + parts, -1)
+    found = rows[:2] * rows[2:, None]
+    return rows[:2].unbind(), rows[2:].unbind(), [pair.unbind() for pair in found.unbind()]
 
 
 def _affine(scales: Sequence[Tensor], shifts: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Scale and shift of all maps; they are joined together, as each kernel costs more than its work."""
+    """Scale and shift of all maps."""
     if len(scales) == 1:
         return scales[0], shifts[0]
     return torch.cat([*scales, *shifts]).view(2, -1).unbind()

@@ -84,24 +84,26 @@ class _SlicedConv(torch.autograd.Function):
     ) -> Tensor:
         # Parameters outlive the graph, so they are not saved for backward.
         ctx.weights, ctx.widths, ctx.buffers, ctx.stride, ctx.size = weights, widths, buffers, stride, x.shape
-        # The input is needed only for the gradients of the weights.
-        ctx.save_for_backward(x if any(ctx.needs_input_grad[4:]) else None)
         padding = weights[0].shape[-1] // 2
         kernels = _fused(x, stride, _slices(weights, widths, x))
+        # The input is needed only for the gradients of the weights. On a GPU a small joined kernel is kept, as it would
+        # wait for joining it again.
+        joined = x.is_cuda and len(weights) > 1 and kernels[0].numel() <= FUSE_UP_TO_VALUES
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[4:]) else None, kernels[0] if joined else None)
         outputs = [F.conv2d(x, kernel, None, stride, padding) for kernel in kernels]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (x,), weights = ctx.saved_tensors, ctx.weights
+        (x, kernel), weights = ctx.saved_tensors, ctx.weights
         stride, padding = ctx.stride, weights[0].shape[-1] // 2
         if all(ctx.needs_input_grad[i] for i in (0, *range(4, 4 + len(weights)))) and x.is_cuda:
-            return _both_gradients(ctx, x, gradient, padding)
+            return _both_gradients(ctx, x, kernel, gradient, padding)
         to_input = None
         if ctx.needs_input_grad[0]:
             like_input = gradient.new_empty(ctx.size) if x is None else x  # only its shape and type are used
-            slices = _slices(weights, ctx.widths, like_input)
+            slices = [kernel] if kernel is not None else _slices(weights, ctx.widths, like_input)
             to_input = _input_gradient(like_input, gradient, slices, stride, padding)
         to_weights: list[Tensor | None] = [None] * len(weights)
         if wanted := [index for index, want in enumerate(ctx.needs_input_grad[4:]) if want]:
@@ -114,14 +116,29 @@ class _SlicedConv(torch.autograd.Function):
         return to_input, None, None, None, *to_weights
 
 
-def _both_gradients(ctx: Any, x: Tensor, gradient: Tensor, padding: int) -> tuple[Tensor | None, ...]:
+def _both_gradients(
+    ctx: Any, x: Tensor, kernel: Tensor | None, gradient: Tensor, padding: int
+) -> tuple[Tensor | None, ...]:
     """The gradients of the input and of all weights by one call, as a GPU would wait for the second one."""
-    kernels = _fused(x, ctx.stride, _slices(ctx.weights, ctx.widths, x))
-    assert len(kernels) == 1
-    to_input, to_kernel = _convolution_backward(gradient, x, kernels[0], ctx.stride, padding, [True, True])
+    if kernel is None:
+        slices = _slices(ctx.weights, ctx.widths, x)
+        kernel = slices[0] if len(slices) == 1 else torch.cat(slices)
+    to_input, to_kernel = _convolution_backward(gradient, x, kernel, ctx.stride, padding, [True, True])
     targets = [_Slice(*of_weight) for of_weight in zip(ctx.weights, ctx.widths, ctx.buffers, strict=True)]
-    found = zip(targets, to_kernel.split_with_sizes(ctx.widths), strict=True)
-    return to_input, None, None, None, *(_add(target, part) for target, part in found)
+    return to_input, None, None, None, *_add_all(targets, to_kernel.split_with_sizes(ctx.widths))
+
+
+def _add_all(targets: Sequence[_Slice], parts: Sequence[Tensor]) -> list[Tensor | None]:
+    """:func:`_add` for each part, by one kernel if all weights are used whole."""
+    whole = [
+        target.buffer.accumulator(target.weight)
+        for target, part in zip(targets, parts, strict=True)
+        if target.buffer is not None and part.shape == target.weight.shape
+    ]
+    if len(whole) < len(parts) or any(total.dtype != parts[0].dtype for total in whole):
+        return [_add(target, part) for target, part in zip(targets, parts, strict=True)]
+    torch._foreach_add_(whole, list(parts))
+    return [None] * len(parts)
 
 
 @dataclass(frozen=True)

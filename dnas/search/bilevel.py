@@ -62,6 +62,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             lr=config.architecture_learning_rate,
             betas=(0.5, 0.999),
             weight_decay=config.architecture_weight_decay,
+            foreach=self.device.type == "cuda" or None,
         )
         self.control = LatencyControl(
             latency_target,
@@ -193,8 +194,9 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         if latencies:
             weight = self.control.weight(latency_ms, loss_gradients, latency_gradients, self.problem.logits)
         self._gradients.add(loss_gradients, latency_gradients, weight)
-        for parameter, one, other in zip(self.parameters, loss_gradients, latency_gradients, strict=True):
-            parameter.grad = one + weight * other
+        terms = torch._foreach_mul(latency_gradients, weight)
+        for parameter, gradient in zip(self.parameters, torch._foreach_add(loss_gradients, terms), strict=True):
+            parameter.grad = gradient
         self.architecture_optimizer.step()
         if isinstance(self.problem, HasKinds):
             self.problem.project()
@@ -228,6 +230,6 @@ class _ArchitectureGradients:
 
 
 def _add(totals: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    for total, gradient in zip(totals, gradients, strict=False):
-        if gradient is not None:
-            total += gradient
+    pairs = [(total, gradient) for total, gradient in zip(totals, gradients, strict=False) if gradient is not None]
+    if pairs:
+        torch._foreach_add_([total for total, _ in pairs], [gradient for _, gradient in pairs])

@@ -58,5 +58,8 @@ def reached_norms(loss: Sequence[Tensor], latency: Sequence[Tensor]) -> tuple[fl
 
 
 def _norms(tensors: Sequence[Tensor]) -> list[float]:
-    norms: list[float] = torch.stack([tensor.detach().double().norm() for tensor in tensors]).tolist()
+    detached = [tensor.detach() for tensor in tensors]
+    if detached[0].is_cuda:  # by one kernel
+        return torch.stack(torch._foreach_norm(detached)).tolist()
+    norms: list[float] = torch.stack([tensor.double().norm() for tensor in detached]).tolist()
     return norms

@@ -240,7 +240,7 @@ class SearchSession(ABC, Generic[Problem, Config]):
     def _loss(self, images: Tensor, labels: Tensor, forward: Pass) -> Tensor:
         """Mean segmentation loss over all outputs of a pass."""
         outputs = self._outputs(images, forward)
-        return torch.stack([self.criterion(logits, labels) for logits in outputs.values()]).mean()
+        return self.criterion.mean_of(list(outputs.values()), labels)
 
     def _average(self, gradients: Iterable[Tensor | None]) -> None:
         """Average gradients over all processes; None is None in all of them, because all sample the same passes."""

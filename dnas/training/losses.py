@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,9 @@ from dnas.errors import UserError
 from dnas.ops import resize
 
 Direction = Literal["student_teacher", "teacher_student"]
+
+TOGETHER_UP_TO_VALUES = 1 << 26
+"""Up to this many resized logits, 256 MB in float32, the losses of several outputs are computed together on a GPU."""
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -91,18 +95,36 @@ class OhemCrossEntropy(nn.Module):
         the loss, so only a tensor of the size of the logits is saved for the backward pass: pass them before any
         upsampling. The gradient cannot be differentiated again.
         """
-        loss: Tensor = _OhemCrossEntropy.apply(logits, labels, self)
+        loss: Tensor = _OhemCrossEntropy.apply(logits, labels, self, 1)
+        return loss
+
+    def mean_of(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The mean of the losses of several logits (N, classes, h, w) for the same labels.
+
+        On a GPU small logits of one shape are taken together: each of them would need some 40 kernels, which take
+        longer to launch than to run.
+        """
+        values = len(outputs) * labels.numel() * outputs[0].shape[1]
+        same = all(logits.shape == outputs[0].shape for logits in outputs)
+        if len(outputs) > 1 and same and outputs[0].is_cuda and values <= TOGETHER_UP_TO_VALUES:
+            return self.mean_together(torch.cat(list(outputs)), labels, len(outputs))
+        return torch.stack([self(logits, labels) for logits in outputs]).mean()
+
+    def mean_together(self, logits: Tensor, labels: Tensor, groups: int) -> Tensor:
+        """:meth:`mean_of` for the logits of ``groups`` outputs one after another: (groups * N, classes, h, w)."""
+        loss: Tensor = _OhemCrossEntropy.apply(logits, labels, self, groups)
         return loss
 
     def mean_and_shares(self, losses: Tensor, labels: Tensor, smoothed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The mean of the losses (N, H, W) over hard pixels, and the share of each pixel in it, of the same shape.
 
+        Losses of several groups (groups, N, H, W) have their own hard pixels; the result is the sum of their means.
         ``smoothed``: the losses of smoothed labels, which are averaged then; ``losses`` decide which pixels are hard.
         """
         shares = self._shares(losses, labels)
         if self.class_weights is not None:
             shares = shares * self.class_weights[labels.masked_fill(labels == self.ignore_label, 0)]
-            shares = shares / shares.sum().clamp(min=torch.finfo(shares.dtype).tiny)
+            shares = shares / _sums(shares).clamp(min=torch.finfo(shares.dtype).tiny)
         # A product and not a selection, so that a NaN in any pixel shows.
         return ((losses if smoothed is None else smoothed) * shares).sum(), shares
 
@@ -113,7 +135,7 @@ class OhemCrossEntropy(nn.Module):
         if self.hard_loss is None:
             return valid.to(losses.dtype) / valid.sum().clamp(min=1)
         hard = valid & (losses > self.hard_loss)
-        if losses.is_cuda:
+        if losses.is_cuda or losses.dim() > 3:
             return self._shares_without_waiting(losses, valid, hard)
         num_valid, num_hard = torch.stack([valid.sum(), hard.sum()]).tolist()
         kept = self._number_kept(num_valid)
@@ -131,18 +153,19 @@ class OhemCrossEntropy(nn.Module):
         The number of pixels to keep is only known on the device. So the largest possible number of pixels is sorted,
         and the first ones of them are kept.
         """
-        num_valid, num_hard = valid.sum(), hard.sum()
-        most = self._number_kept(losses.numel())
+        num_valid, num_hard = valid.sum(), _sums(hard)
+        most = self._number_kept(valid.numel())
         if isinstance(self.min_kept, int):
             kept = num_valid.clamp(max=self.min_kept)
         elif self.min_kept > 0:
             kept = (num_valid.double() * self.min_kept).floor().long().clamp(min=1).minimum(num_valid)
         else:
             kept = torch.zeros_like(num_valid)
-        hardest = losses.flatten().topk(most).indices
+        flat = losses.flatten(-3)
+        hardest = flat.topk(most).indices
         at_least_one = kept.clamp(min=1)
         chosen = (torch.arange(most, device=losses.device) < kept).to(losses.dtype) / at_least_one
-        fewest = torch.zeros_like(losses).flatten().scatter(0, hardest, chosen).view_as(losses) * valid
+        fewest = torch.zeros_like(flat).scatter(-1, hardest, chosen.expand_as(hardest)).view_as(losses) * valid
         return torch.where(num_hard >= at_least_one, hard.to(losses.dtype) / num_hard.clamp(min=1), fewest)
 
     def _number_kept(self, num_valid: int) -> int:
@@ -154,21 +177,28 @@ class OhemCrossEntropy(nn.Module):
 
 class _OhemCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, criterion: OhemCrossEntropy) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, criterion: OhemCrossEntropy, groups: int) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
             # In float32 until the scaled loss multiplies it: float16 would round it to 0.
             small = _at_least_float32(logits).detach().requires_grad_(ctx.needs_input_grad[0])
             with torch.enable_grad():
                 resized = resize_logits(small, (labels.shape[-2], labels.shape[-1]))
             found = F.log_softmax(resized.detach(), dim=1)
-            losses = _losses_of_truth(found, labels, criterion.ignore_label)
+            every = labels if groups == 1 else labels.repeat(groups, 1, 1)
+            losses = _losses_of_truth(found, every, criterion.ignore_label)
             kept = 1 - criterion.label_smoothing
             smoothed = None if kept == 1 else kept * losses - (1 - kept) * found.mean(dim=1)
-            loss, shares = criterion.mean_and_shares(losses, labels, smoothed)
+            if groups == 1:
+                loss, shares = criterion.mean_and_shares(losses, labels, smoothed)
+            else:
+                by_group = losses.view(groups, *labels.shape)
+                smoothed = None if smoothed is None else smoothed.view_as(by_group)
+                loss, shares = criterion.mean_and_shares(by_group, labels, smoothed)
+                loss, shares = loss / groups, (shares / groups).expand_as(by_group).flatten(0, 1)
             if ctx.needs_input_grad[0]:
                 # The derivative of a pixel's loss by its logits: the probabilities minus the targets.
                 gradient = found.exp_()
-                of_truth = labels.masked_fill(labels == criterion.ignore_label, 0)[:, None]
+                of_truth = every.masked_fill(every == criterion.ignore_label, 0)[:, None]
                 gradient.scatter_add_(1, of_truth, gradient.new_full((1, 1, 1, 1), -kept).expand_as(of_truth))
                 if kept != 1:
                     gradient -= (1 - kept) / gradient.shape[1]
@@ -181,9 +211,14 @@ class _OhemCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (of_logits,) = ctx.saved_tensors
-        return (of_logits * gradient).to(ctx.dtype), None, None
+        return (of_logits * gradient).to(ctx.dtype), None, None, None
+
+
+def _sums(x: Tensor) -> Tensor:
+    """The sum of (N, H, W), or those of (groups, N, H, W), which can be broadcast to it."""
+    return x.sum() if x.dim() == 3 else x.sum((1, 2, 3), keepdim=True)
 
 
 def distillation_loss(

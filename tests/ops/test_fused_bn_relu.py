@@ -90,8 +90,8 @@ def test_statistics_may_be_left_alone():
     close(found, fused_bn_relu(x, [norm], [[None]]))
 
 
-def test_gradients_of_the_weights_together_are_those_of_each_map():
-    widths = (3, 3, 5, 3)
+@pytest.mark.parametrize("widths", [(3, 3, 5, 3), (4, 4, 4), (7,)], ids=str)
+def test_gradients_of_the_weights_together_are_those_of_each_map(widths):
     to_scale, to_shift = torch.randn(2, sum(widths), dtype=torch.float64).unbind()
     plain = torch.randn(2, sum(widths), dtype=torch.float64).unbind()
     found = weight_gradients_together(to_scale, to_shift, plain, widths)

@@ -1,5 +1,7 @@
 """Convolutions with leading slices of weights, against ``F.conv2d`` with the slice."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,6 +86,24 @@ def test_a_buffer_accumulates_on_top_of_its_initial_content(layout):
         assert buffer.filled
         assert weight.grad is None
         close(buffer.tensor, (initial or 0.0) + 2 * expected)
+
+
+@pytest.mark.parametrize("widths", [(3, 2), (4, 5)], ids=["slices", "whole"])
+def test_both_gradients_by_one_call_are_those_of_two(widths):
+    """A GPU computes the first, a CPU the second."""
+    x = torch.randn(2, 4, 6, 5, dtype=torch.float64, requires_grad=True)
+    weights = [torch.randn(out, 4, 3, 3, dtype=torch.float64, requires_grad=True) for out in (4, 5)]
+    result = sliced_conv2d(x, weights, widths=widths)
+    upstream = torch.randn_like(result)
+    expected = torch.autograd.grad(result, (x, *weights), upstream)
+    for buffered in (False, True):
+        buffers = [GradientBuffer(weight) if buffered else None for weight in weights]
+        context = SimpleNamespace(weights=weights, widths=widths, buffers=buffers, stride=1)
+        with torch.no_grad():
+            found, *_, first, second = sliced_conv._both_gradients(context, x, None, upstream, 1)
+        of_weights = [buffer.tensor for buffer in buffers] if buffered else [first, second]
+        for one, other in zip((found, *of_weights), expected, strict=True):
+            close(one, other)
 
 
 def test_weights_with_and_without_a_buffer_share_a_convolution():

@@ -70,6 +70,21 @@ def test_the_shares_of_a_gpu_are_those_of_a_cpu(seed, threshold, min_kept, ignor
 
 
 @pytest.mark.parametrize("threshold", [None, 0.3, 1e-6])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"class_weights": torch.arange(1.0, 6.0).double()}])
+@pytest.mark.parametrize("ignored", [0.2, 1.0])
+def test_the_losses_of_several_outputs_together_are_those_of_each(threshold, options, ignored):
+    """A GPU computes the first, a CPU the second."""
+    _, labels = _example(3, ignored)
+    outputs = torch.randn(3, 2, 5, 3, 4, dtype=torch.float64, requires_grad=True)
+    criterion = OhemCrossEntropy(threshold, 1 / 8, **options)
+    each = criterion.mean_of(outputs.unbind(), labels)
+    together = criterion.mean_together(outputs.flatten(0, 1), labels, 3)
+    torch.testing.assert_close(together, each, rtol=1e-12, atol=1e-12)
+    found, expected = (torch.autograd.grad(2 * loss, outputs)[0] for loss in (together, each))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3, 1e-6])
 @pytest.mark.parametrize("ignored", [0.2, 1.0])
 def test_its_gradient_is_that_of_the_written_out_rule(threshold, ignored):
     _, labels = _example(11, ignored)
