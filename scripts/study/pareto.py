@@ -16,7 +16,7 @@ _MARKERS = ("o", "s", "^", "v", "P")
 
 @styled
 def pareto(random: Rows, derived: Rows, hand_made: Rows, score: str = "test_miou") -> Figure:
-    """MIoU against latency: a cloud of random networks, every derived one, and hand-made ones as means over their seeds.
+    """MIoU against latency: a cloud of random networks, every derived one, and hand-made ones as means of seeds.
 
     Latencies are measured if all rows have been measured, and predicted otherwise; hand-made networks have measured
     ones only.
