@@ -118,12 +118,17 @@ def bootstrap(
     return float(low), float(high)
 
 
+def search_seconds(derived: Sequence[Row]) -> float:
+    """Mean processor time of the searches and derivations of derived networks."""
+    return float(np.mean([row["search_cpu_seconds"] + row.get("derive_cpu_seconds", 0.0) for row in derived]))
+
+
 def compare(derived: Sequence[Row], random: Sequence[Row], score: str) -> Comparison:
     """Derived networks of one target and method against the random networks around the target, by ``score``."""
     mine = [float(row[score]) for row in derived]
     theirs = [float(row[score]) for row in random]
     low, high = bootstrap(mine, theirs, lambda a, b: a.mean(axis=1) - b.mean(axis=1))
-    search = float(np.mean([row["search_cpu_seconds"] + row.get("derive_cpu_seconds", 0.0) for row in derived]))
+    search = search_seconds(derived)
     timed = [float(row["cpu_seconds"]) for row in random if row["cpu_seconds"] is not None]
     trained = 1 + int(search / float(np.median(timed)))
     mean = float(np.mean(mine))

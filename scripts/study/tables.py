@@ -18,7 +18,7 @@ from typing import Any
 from dnas.files import write_text
 from dnas.report import save_figure
 from scripts.markdown import NOTHING, markdown_table, with_block
-from scripts.study.analysis import Comparison, compare, means, noise, rank_correlation, within_band
+from scripts.study.analysis import Comparison, compare, means, noise, rank_correlation, search_seconds, within_band
 from scripts.study.config import StudyConfig, load_study, study_names
 from scripts.study.pareto import pareto
 from scripts.study.rows import DERIVED, HAND_MADE, LENGTH, RANDOM, RESULTS, SUPERNETS, read_rows
@@ -151,8 +151,9 @@ def derived_table(study: StudyConfig, results: Path) -> str:
             theirs = within_band(random, target, study.tolerance)
             if mine and len(theirs) > 1:
                 scores = [compare(mine, theirs, f"{split}_miou") for split in ("val", "test")]
-                lines.append((method, f"{target:g}", len(mine), len(theirs), *_cells(scores)))
-    header = ["method", "ms", "seeds", "random"]
+                minutes = f"{search_seconds(mine) / 60:.0f}"
+                lines.append((method, f"{target:g}", len(mine), minutes, len(theirs), *_cells(scores)))
+    header = ["method", "ms", "seeds", "min of a core", "random"]
     for split in ("val", "test"):
         header += [split, f"random, {split}", "percentile", "difference", "best of"]
     return markdown_table(header, lines) if lines else NOTHING

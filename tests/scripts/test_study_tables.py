@@ -51,7 +51,7 @@ def test_every_table_of_rows(tmp_path):
     assert "| all | 30 |" in tables["random"]
     assert "4 networks, 12 trainings" in tables["random"]
     assert "| 20 and 40 | 30 |" in tables["length"]
-    assert tables["derived"].splitlines()[2].startswith("| estimator | 7 | 3 | 30 | 45.8 ± 0.0 |")
+    assert tables["derived"].splitlines()[2].startswith("| estimator | 7 | 3 | 3 | 30 | 45.8 ± 0.0 |")
     assert f"| {name} | 1.00 | 7.10 | 1 |" in tables["hand-made"]
     marked = "<!-- begin: study camvid random -->\nold\n<!-- end: study camvid random -->"
     assert tables["random"] in with_tables(marked, tmp_path)
