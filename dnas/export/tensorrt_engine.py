@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ def export_tensorrt(
     ``OUT.json``. Raises :class:`UserError`, and writes no file, if TensorRT or a CUDA device is missing, if the engine
     cannot be built, or if its output differs.
     """
+    trt = check_buildable(options)
+    prepared = prepare(network, input_size, **options)
+    engine = build_engine(trt, onnx_of(prepared), workspace_bytes)
+    parity = prepared.compare(TensorRTModule(engine), images, tolerance, f"{out}: the TensorRT engine")
+    write_engine(out, engine, prepared.metadata)
+    return parity
+
+
+def check_buildable(options: Mapping[str, Any]) -> Any:
+    """The ``tensorrt`` package; :class:`UserError` if no engine with these options can be built on this machine."""
     trt = import_tensorrt()
     if not torch.cuda.is_available():
         raise UserError(
@@ -41,12 +52,13 @@ def export_tensorrt(
         )
     if options.get("dynamic_batch") or options.get("dynamic_size"):
         raise UserError("a TensorRT engine has fixed batch and image sizes; leave the dynamic ones out")
-    prepared = prepare(network, input_size, **options)
-    engine = build_engine(trt, onnx_of(prepared), workspace_bytes)
-    parity = prepared.compare(TensorRTModule(engine), images, tolerance, f"{out}: the TensorRT engine")
-    write_json(metadata_path(out), prepared.metadata.to_texts())
+    return trt
+
+
+def write_engine(out: str | Path, engine: bytes, metadata: ExportMetadata) -> None:
+    """Write an engine, and its metadata beside it."""
+    write_json(metadata_path(out), metadata.to_texts())
     write_atomically(out, lambda stream: stream.write(engine))
-    return parity
 
 
 def metadata_path(engine: str | Path) -> Path:

@@ -45,15 +45,23 @@ class OnnxRuntimeQuantiser:
 
     model: content of a float32 ONNX file. images: its inputs, one array each, or a tuple of arrays for several inputs.
     whole: also quantise what comes after the last layer with weights, as of an operator inside a network.
+    symmetric: all zero points are 0 and biases stay in floating point, as TensorRT needs it.
     """
 
-    def __init__(self, model: bytes, images: Sequence[Array | tuple[Array, ...]], *, whole: bool = False) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        images: Sequence[Array | tuple[Array, ...]],
+        *,
+        whole: bool = False,
+        symmetric: bool = False,
+    ) -> None:
         if not images:
             raise UserError("quantisation needs calibration images, given none")
         proto = _parse(model)
         names = [item.name for item in proto.graph.input]
         inputs = [image if isinstance(image, tuple) else (image,) for image in images]
-        self._model, self._whole = model, whole
+        self._model, self._whole, self._symmetric = model, whole, symmetric
         self._inputs = [dict(zip(names, arrays, strict=True)) for arrays in inputs]
         self._ranges: str | None = None
         self.layers: tuple[str, ...] = tuple(node.name for node in proto.graph.node if node.op_type in _LAYERS)
@@ -88,7 +96,12 @@ class OnnxRuntimeQuantiser:
                 weight_type=quantization.QuantType.QInt8,
                 op_types_to_quantize=list(_OPERATORS),
                 nodes_to_exclude=[*exclude, *self._last],
-                extra_options={"WeightSymmetric": True, "ForceQuantizeNoInputCheck": self._whole},
+                extra_options={
+                    "WeightSymmetric": True,
+                    "ActivationSymmetric": self._symmetric,
+                    "QuantizeBias": not self._symmetric,
+                    "ForceQuantizeNoInputCheck": self._whole,
+                },
                 **kept,
             )
             if ranges.exists():
@@ -123,10 +136,15 @@ class NncfQuantiser:
         return content
 
 
-def make_quantiser(name: str, model: bytes, images: Sequence[Array]) -> Quantiser:
-    """The quantiser ``onnxruntime`` or ``nncf``; :class:`UserError` for another name or a missing package."""
+def make_quantiser(name: str, model: bytes, images: Sequence[Array], *, symmetric: bool = False) -> Quantiser:
+    """The quantiser ``onnxruntime`` or ``nncf``; ``symmetric`` as for :class:`OnnxRuntimeQuantiser`.
+
+    Raises :class:`UserError` for another name, for a missing package, and for ``symmetric`` with NNCF.
+    """
     if name == "onnxruntime":
-        return OnnxRuntimeQuantiser(model, images)
+        return OnnxRuntimeQuantiser(model, images, symmetric=symmetric)
+    if name == "nncf" and symmetric:
+        raise UserError("quantiser nncf: cannot quantise for TensorRT; use the quantiser onnxruntime")
     if name == "nncf":
         return NncfQuantiser(model, images)
     raise UserError(f"quantiser {name!r}: expected {' or '.join(QUANTISERS)}")

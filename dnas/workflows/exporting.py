@@ -98,8 +98,8 @@ def export_run(loaded: LoadedNetwork, out: Path, request: ExportRequest, progres
 def _export_int8(
     loaded: LoadedNetwork, out: Path, request: ExportRequest, size: tuple[int, int], progress: Progress | None
 ) -> Exported:
-    if request.file_format != "onnx":
-        raise UserError(f"precision int8 is for the format onnx, given {request.file_format}")
+    if request.file_format not in ("onnx", "tensorrt"):
+        raise UserError(f"precision int8 is for the formats onnx and tensorrt, given {request.file_format}")
     config = request.quantisation
     data = request.data or run_data(loaded)
     train = open_dataset(data, "train")
@@ -114,10 +114,11 @@ def _export_int8(
         calibration=_as_taken(stored, loaded, request).numpy(),
         validation=open_dataset(data, "val"),
         opset=request.opset or OPSET,
+        engine=request.file_format == "tensorrt",
         progress=progress,
     )
     facts = {**run_facts(loaded), **{f"{row['name']} mIoU": f"{100 * row['miou']:.2f} %" for row in found.rows}}
-    card = write_card(out, loaded.name, read_metadata(out, "onnx"), facts, found.parity)
+    card = write_card(out, loaded.name, read_metadata(out, request.file_format), facts, found.parity)
     return Exported(input_size=size, parity=found.parity, card=card, notes=(), excluded=found.excluded, rows=found.rows)
 
 

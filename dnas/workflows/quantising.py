@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 
 from dnas.data import SegmentationDataset, evenly_spaced
 from dnas.errors import UserError
@@ -20,9 +21,10 @@ from dnas.export.onnx_file import onnx_of
 from dnas.export.parity import Parity
 from dnas.export.program import prepare
 from dnas.export.sensitivity import exclude_until, sensitivities
+from dnas.export.tensorrt_engine import check_buildable, write_engine
 from dnas.files import write_atomically
 from dnas.progress import NoProgress, Progress
-from dnas.runtimes import OnnxModule
+from dnas.runtimes import OnnxModule, TensorRTModule, build_engine
 from dnas.runtimes.quantise import make_quantiser
 from dnas.workflows.comparing import measure_artefact
 from dnas.workflows.evaluating import open_scored
@@ -65,13 +67,17 @@ def export_int8(
     calibration: Array,
     validation: SegmentationDataset,
     opset: int,
+    engine: bool = False,
     progress: Progress | None = None,
 ) -> Quantised:
     """Write ``network`` as an INT8 ONNX file, and measure it beside its fp32 and fp16 files.
 
     ``options`` are those of :func:`dnas.export.prepare`; ``calibration`` are images as the file takes them, (N, ...).
-    Raises :class:`UserError`, and writes no file, if too much mIoU is lost whatever is left out.
+    ``engine``: write a TensorRT engine that is built from the ONNX file (explicit quantisation); mIoU and latencies are
+    those of the ONNX files. Raises :class:`UserError`, and writes no file, if too much mIoU is lost whatever is left
+    out, and for an engine that cannot be built here.
     """
+    trt = check_buildable(options) if engine else None
     progress = progress or NoProgress()
     indices = _scored_indices(validation, config.score_images)
     with tempfile.TemporaryDirectory() as folder:
@@ -82,22 +88,21 @@ def export_int8(
         half = prepare(network, input_size, **options, precision="fp16")
         files["fp16"].write_bytes(onnx_of(half, opset))
         images = [np.repeat(image[None], batch, axis=0) for image in calibration]
-        quantiser = make_quantiser(config.quantiser, files["fp32"].read_bytes(), images)
+        quantiser = make_quantiser(config.quantiser, files["fp32"].read_bytes(), images, symmetric=engine)
 
-        def described(model: bytes, excluded: Sequence[str]) -> bytes:
-            metadata = dataclasses.replace(
+        def description(excluded: Sequence[str]) -> ExportMetadata:
+            return dataclasses.replace(
                 prepared.metadata,
                 precision="int8",
                 calibration_images=len(images),
                 excluded_layers=tuple(excluded),
             )
-            return _with_metadata(model, metadata)
 
         def miou(path: Path) -> float:
             return open_scored(path, validation).evaluate(indices=indices).miou
 
         def good(model: bytes) -> bool:
-            files["int8"].write_bytes(described(model, ()))
+            files["int8"].write_bytes(_with_metadata(model, description(())))
             return wanted - miou(files["int8"]) <= config.largest_drop
 
         progress.begin("quantising")
@@ -109,14 +114,20 @@ def export_int8(
             some = images[:4]
             found = sensitivities(quantiser, lambda content: _outputs(content, some), _outputs_of(files["fp32"], some))
             excluded, model = exclude_until(quantiser, list(found), good)
-        content = described(model, excluded)
+        content = _with_metadata(model, description(excluded))
         files["int8"].write_bytes(content)
         rows = tuple(
             {**measure_artefact(str(path), dataset=validation, indices=indices, seconds=config.seconds), "name": name}
             for name, path in files.items()
         )
         expected, given = _outputs_of(files["fp32"], images[:8]), _outputs(content, images[:8])
-    write_atomically(out, lambda stream: stream.write(content))
+    if trt is None:
+        write_atomically(out, lambda stream: stream.write(content))
+    else:
+        built = build_engine(trt, content)
+        module = TensorRTModule(built)
+        given = [module(torch.from_numpy(image)).cpu().numpy() for image in images[:8]]
+        write_engine(out, built, description(excluded))
     return Quantised(parity=_parity(expected, given), excluded=excluded, rows=rows)
 
 

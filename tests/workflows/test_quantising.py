@@ -1,13 +1,18 @@
 """INT8 export of a network: mIoU and latency of each precision, and layers that are left out."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
 from dnas.errors import UserError
 from dnas.export import EndToEnd, benchmark, read_onnx
+from dnas.export.tensorrt_engine import read_engine
+from dnas.runtimes.quantise import make_quantiser
+from dnas.workflows import quantising
 from dnas.workflows.exporting import ExportRequest, export_run
 from dnas.workflows.quantising import QuantisationConfig
 
@@ -60,8 +65,39 @@ class _Spread(torch.nn.Module):
         return self.network(self.gather(self.spread(images)))
 
 
+def test_an_engine_is_built_from_symmetric_int8(reader, data, tmp_path, monkeypatch):
+    """TensorRT's part is a stand-in: what it is given is checked, and the files that are written."""
+    given = []
+
+    def build(trt, model):
+        given.append(onnx.load_from_string(model))
+        return b"an engine"
+
+    monkeypatch.setattr(quantising, "check_buildable", lambda options: "tensorrt")
+    monkeypatch.setattr(quantising, "build_engine", build)
+    monkeypatch.setattr(quantising, "TensorRTModule", lambda engine: torch.no_grad()(reader.network.forward))
+    found = export(reader, data, tmp_path / "int8.engine", file_format="tensorrt")
+    (model,) = given
+    points = {node.input[2] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    arrays = [onnx.numpy_helper.to_array(one) for one in model.graph.initializer if one.name in points]
+    assert len(arrays) == len(points) > 0
+    assert {(str(array.dtype), array.any()) for array in arrays} == {("int8", False)}
+    assert read_engine(tmp_path / "int8.engine")[0] == b"an engine"
+    assert read_engine(tmp_path / "int8.engine")[1].precision == "int8"
+    assert abs(found.rows[2]["miou"] - found.rows[0]["miou"]) <= 0.01
+
+
+def test_an_int8_engine_needs_tensorrt(reader, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(UserError, match=r'pip install "dnas\[tensorrt\]"'):
+        export(reader, data, tmp_path / "a.engine", file_format="tensorrt")
+    with pytest.raises(UserError, match="nncf: cannot quantise for TensorRT"):
+        make_quantiser("nncf", b"", [], symmetric=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_int8_is_for_onnx_and_known_quantisers(reader, data, tmp_path):
-    with pytest.raises(UserError, match="is for the format onnx"):
+    with pytest.raises(UserError, match="is for the formats onnx and tensorrt"):
         export(reader, data, tmp_path / "a.pt2", file_format="torch")
     with pytest.raises(UserError, match="expected onnxruntime or nncf"):
         export(reader, data, tmp_path / "a.onnx", quantisation=QuantisationConfig(quantiser="guess"))
