@@ -106,20 +106,22 @@ def copied(tensor, memo):
 plain_to = nn.Module.to
 
 
-def move(module, *args, **kwargs):
-    """``module.to``, which PyTorch refuses for fake parameters that are referred to from elsewhere."""
+def move(memo, module, *args, **kwargs):
+    """``module.to``, which PyTorch refuses for fake parameters that are referred to from elsewhere.
+
+    ``memo``: by their ids, the parameters that were moved, and what they became, as modules may share them.
+    """
     if isinstance(module, Metric):  # it has no parameters, and its states are no buffers
         return plain_to(module, *args, **kwargs)
     device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
-    moved = {}
 
     def placed(tensor):
-        if id(tensor) not in moved:
+        if id(tensor) not in memo:
             options = {} if layout is None or tensor.dim() != 4 else {"memory_format": layout}
             found = tensor.detach().to(device, dtype if tensor.is_floating_point() else None, **options)
             is_parameter = isinstance(tensor, nn.Parameter)
-            moved[id(tensor)] = nn.Parameter(found, tensor.requires_grad) if is_parameter else found
-        return moved[id(tensor)]
+            memo[id(tensor)] = tensor, nn.Parameter(found, tensor.requires_grad) if is_parameter else found
+        return memo[id(tensor)][1]
 
     for part in module.modules():
         for held in (part._parameters, part._buffers):
@@ -162,7 +164,8 @@ def fake_gpu(cuda_stub, monkeypatch):
         monkeypatch.setattr(FakeTensor, "tolist", tolist)
         monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True)
-        monkeypatch.setattr(nn.Module, "to", move)
+        memo = {}
+        monkeypatch.setattr(nn.Module, "to", lambda module, *args, **kwargs: move(memo, module, *args, **kwargs))
         monkeypatch.setattr(FakeTensor, "__deepcopy__", copied)
         monkeypatch.setattr(nn.init, "kaiming_normal_", lambda tensor, **options: tensor)  # fake values need no time
         try:
