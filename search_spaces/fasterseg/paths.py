@@ -22,7 +22,9 @@ def finer_probabilities(beta: Sequence[Tensor], grid: Grid) -> list[Tensor]:
     """
     reference = beta[-1] if len(beta) > 1 else torch.zeros(())
     zeros, one = reference.new_zeros(grid.layers), reference.new_ones(1)
-    columns = [torch.cat([zeros[:level], one, beta[level][:, 0]]) for level in grid.levels[1:]]
+    # A level that has only its first cell has no beta.
+    rows = [table.reshape(-1, 2) for table in beta]
+    columns = [torch.cat([zeros[:level], one, rows[level][:, 0]]) for level in grid.levels[1:]]
     return list(torch.stack([zeros, *columns], dim=1).unbind())
 
 

@@ -62,8 +62,8 @@ def test_held_out_images_score_and_are_never_trained_on(one_shot, recorded, tmp_
     assert len(held) == 3
     assert sorted((*kept, *held)) == list(range(9))
     assert val.read == []
-    # Six images in three steps; then three networks are recalibrated on all six of the first part and scored.
-    epoch = [*[kept] * 6, *[*[kept] * 6, *[held] * 3] * 3]
+    # Six images in three steps; then all networks are recalibrated on the six of the first part and scored.
+    epoch = [*[kept] * 6, *[kept] * 6, *[held] * 3]
     assert len(train.read) == 2 * len(epoch)
     for image, part in zip(train.read, epoch * 2, strict=True):
         assert image in part
