@@ -66,6 +66,10 @@ def recorded_classes(path: Path) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if isinstance(names, list) else None
 
 
+PLACES = ("data.root", "data.classes", "data.listing", "data.cache", "data.cache_dir")
+"""Entries of a run's configuration that may differ on resume: where the images lie and how they are kept."""
+
+
 def deciding(splits: tuple[SegmentationDataset, SegmentationDataset]) -> dict[str, Any]:
     """What decides the steps of a run besides its recipe, for its configuration: classes, images, processes."""
     return {

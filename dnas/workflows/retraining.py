@@ -30,6 +30,7 @@ from dnas.training import (
 from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
 from dnas.workflows.initial import LIBRARIES, initialise
 from dnas.workflows.networks import (
+    PLACES,
     LoadedNetwork,
     ReorderedClasses,
     add_auxiliary_heads,
@@ -124,10 +125,7 @@ def run_retraining(
             tensorboard=tensorboard,
             other_environment=other_environment,
             upgrade=partial(_upgrade, configuration),
-            free=(
-                *("data.root", "data.classes", "data.listing", "data.cache", "data.cache_dir"),
-                *("retrain.workers", "colours"),
-            ),
+            free=(*PLACES, "retrain.workers", "colours"),
         ) as run,
         deterministic_algorithms(deterministic),
     ):

@@ -21,7 +21,7 @@ from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
 from dnas.training import deterministic_algorithms, fix_workspace
 from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
-from dnas.workflows.networks import deciding, open_splits, recorded_classes, require_classes
+from dnas.workflows.networks import PLACES, deciding, open_splits, recorded_classes, require_classes
 from search_spaces import SearchSpace, space_from
 
 
@@ -72,10 +72,7 @@ def run_search(
             tensorboard=tensorboard,
             other_environment=other_environment,
             upgrade=partial(_upgrade, configuration),
-            free=(
-                *("data.root", "data.classes", "data.listing", "data.cache", "data.cache_dir", "space.search.workers"),
-                *(() if space.search_trains_networks else ("space.retrain",)),
-            ),
+            free=(*PLACES, "space.search.workers", *(() if space.search_trains_networks else ("space.retrain",))),
         ) as run,
         deterministic_algorithms(deterministic),
     ):

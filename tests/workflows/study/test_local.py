@@ -235,4 +235,4 @@ def test_a_job_ends_when_the_process_that_started_it_is_killed(local, tmp_path, 
     second.stdin.close()
     assert state_of(tmp_path / "study")["a"].state == "done"
     local(study)
-    assert [sorted(record)[0] for record in attempts(folder)] == ["host", "host", "ended"]
+    assert ["ended" in record for record in attempts(folder)] == [False, False, True]
