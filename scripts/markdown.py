@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from dnas.files import write_text
 
 NOTHING = "*No rows yet.*"
+
+
+def update(document: Path, change: Callable[[str], str], command: str, *, check: bool) -> None:
+    """Write ``document`` after ``change``; with ``check`` exit instead, with an error that names the command to run."""
+    before = document.read_text()
+    after = change(before)
+    if not check:
+        write_text(document, after)
+    elif before != after:
+        sys.exit(f"{document}: run {command}")
 
 
 def with_block(document: str, mark: str, text: str) -> str:

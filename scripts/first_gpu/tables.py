@@ -8,14 +8,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dnas.files import write_text
 from scripts.first_gpu.session import records
-from scripts.markdown import NOTHING, markdown_table, with_block
+from scripts.markdown import NOTHING, markdown_table, update, with_block
 
 RESULTS = Path(__file__).parents[2] / "docs" / "first_gpu"
 """Folder of the committed rows."""
@@ -114,11 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    before = DOCUMENT.read_text()
-    after = with_tables(before, RESULTS)
-    if options.check:
-        sys.exit(0 if before == after else f"{DOCUMENT}: run python -m scripts.first_gpu.tables")
-    write_text(DOCUMENT, after)
+    update(DOCUMENT, lambda text: with_tables(text, RESULTS), "python -m scripts.first_gpu.tables", check=options.check)
 
 
 def with_tables(document: str, results: Path) -> str:

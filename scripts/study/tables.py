@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dnas.files import write_text
 from dnas.report import save_figure
-from scripts.markdown import NOTHING, markdown_table, with_block
+from scripts.markdown import NOTHING, markdown_table, update, with_block
 from scripts.study.analysis import Comparison, compare, means, noise, rank_correlation, search_seconds, within_band
 from scripts.study.config import StudyConfig, load_study, study_names
 from scripts.study.pareto import pareto
@@ -30,11 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    before = DOCUMENT.read_text()
-    after = with_tables(before, RESULTS)
+    update(DOCUMENT, lambda text: with_tables(text, RESULTS), "python -m scripts.study.tables", check=options.check)
     if options.check:
-        sys.exit(0 if before == after else f"{DOCUMENT}: run python -m scripts.study.tables")
-    write_text(DOCUMENT, after)
+        return
     for name in study_names():
         study = load_study(name)
         rows = [_of(study, RESULTS, file) for file in (RANDOM, DERIVED, HAND_MADE)]
