@@ -17,7 +17,8 @@ from dnas.errors import UserError
 from dnas.files import dump_yaml, read_json, user_cache, write_json, write_text
 from dnas.input_channels import RGB
 from dnas.latency import LatencyTable
-from dnas.search import SearchConfig
+from dnas.search import OneShotConfig, SearchConfig
+from dnas.search.calibration import CALIBRATION_BATCHES
 from dnas.workflows.networks import open_splits
 from dnas.workflows.pace import measure_costs
 from dnas.workflows.schedule import (
@@ -104,9 +105,9 @@ class Plan:
         ]
 
     def networks(self) -> dict[str, str]:
-        """The networks that are derived, by the name of their files: a teacher first if the space has one."""
+        """The networks that are derived, by the name of their files: a teacher first if the search has one."""
         names = deriver_of(self.space).architectures
-        return {name: name for name in ("teacher", "student")} if "teacher" in names else {"student": names[0]}
+        return {name: name for name in ("teacher", "student")} if _has_teacher(self.space) else {"student": names[0]}
 
     def text(self, folder: Path) -> str:
         """The space as YAML with comments: the reasons, and the commands of the whole way."""
@@ -153,7 +154,7 @@ def make_plan(request: PlanRequest) -> Plan:
         backend=request.backend or _default_backend(request.device.partition(":")[0]),
     )
     length = schedule(request.time_s, work, costs)
-    settings = _lengths(length, work, crop, begun.retrain.batch_size, size)
+    settings = _lengths(begun, length, work, crop, size)
     space = load_space(base, [*_task_settings(size, train.labels.num_classes, request), *settings])
     given = {text.partition("=")[0]: text for text in request.data_settings}
     cache = "disk" if "cache_dir" in given else choose_cache(request.config, len(train), len(validation), size)
@@ -251,20 +252,31 @@ def _task_settings(size: tuple[int, int], classes: int, request: PlanRequest) ->
 def _work(space: SearchSpace[Any], train: int, validation: int) -> Work:
     """What there is to do; raises :class:`UserError` for a space whose search has other phases."""
     search = space.search
-    if not isinstance(search, SearchConfig):
+    if not isinstance(search, SearchConfig | OneShotConfig):
         raise UserError(
-            f"{space.name}: the whole way needs a bilevel search (search.search_epochs), as {SMALL_SPACE} has"
+            f"{space.name}: the whole way needs a search that holds training images out, as that of {SMALL_SPACE} does"
         )
-    half = train // 2
+    searched, held_out = map(len, search.parts(train, 0))
+    batch, scored = min(search.batch_size, searched), min(50, held_out)
+    judged = int(getattr(search, "judged_networks", 0))
     return Work(
         entries=len(space.inventory()),
         train=train,
         validation=validation,
-        batch=min(search.batch_size, half),
-        scored=min(50, half),
-        most_search=search.pretrain_epochs + search.search_epochs,
+        batch=batch,
+        searched=searched,
+        scored=scored,
+        most_search=search.epochs,
         most_retrain=max(space.retrain.epochs, 100),
+        most_judged=judged,
+        judging=CALIBRATION_BATCHES * batch + scored if judged else 0,
+        networks=2 if _has_teacher(space) else 1,
     )
+
+
+def _has_teacher(space: SearchSpace[Any]) -> bool:
+    """Whether the search trains a teacher of its own, which is distilled then."""
+    return isinstance(space.search, SearchConfig) and "teacher" in deriver_of(space).architectures
 
 
 def _search_crop(size: tuple[int, int]) -> tuple[int, int]:
@@ -273,25 +285,35 @@ def _search_crop(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _lengths(
-    length: Schedule, work: Work, crop: tuple[int, int], retrain_batch: int, size: tuple[int, int]
+    space: SearchSpace[Any], length: Schedule, work: Work, crop: tuple[int, int], size: tuple[int, int]
 ) -> list[str]:
     """Settings of the search and the retraining."""
     epochs, trained = length.search_epochs, length.retrain_epochs
-    pretrain = max(1, round(0.4 * epochs))
-    batch = min(retrain_batch, work.train)
+    batch = min(space.retrain.batch_size, work.train)
+    if isinstance(space.search, SearchConfig):
+        pretrain = max(1, round(0.4 * epochs))
+        phases = [f"search.pretrain_epochs={pretrain}", f"search.search_epochs={max(1, epochs - pretrain)}"]
+    else:
+        phases = [f"search.epochs={epochs}", f"search.warm_up_steps={_warm_up(epochs, work.searched // work.batch)}"]
+    if length.judged:
+        phases += [f"search.judged_networks={length.judged}", f"search.judge_images={work.scored}"]
     return [
-        f"search.pretrain_epochs={pretrain}",
-        f"search.search_epochs={max(1, epochs - pretrain)}",
+        *phases,
         f"search.batch_size={work.batch}",
         f"search.validation_images={work.scored}",
         f"search.validate_every={validate_every(epochs, SEARCH_VALIDATIONS)}",
         f"search.augmentation.crop=[{crop[0]}, {crop[1]}]",
         f"retrain.epochs={trained}",
         f"retrain.batch_size={batch}",
-        f"retrain.warm_up_steps={min(45, trained * (work.train // batch) // 10)}",
+        f"retrain.warm_up_steps={_warm_up(trained, work.train // batch)}",
         f"retrain.validate_every={validate_every(trained, RETRAIN_VALIDATIONS)}",
         f"retrain.augmentation.crop=[{size[0]}, {size[1]}]",
     ]
+
+
+def _warm_up(epochs: int, steps: int) -> int:
+    """A tenth of the steps, but not more than 50."""
+    return min(50, epochs * steps // 10)
 
 
 def _estimate(length: Schedule, time_s: float) -> str:

@@ -85,6 +85,11 @@ def run_retraining(
             f"{splits[0].name} has {labels.num_classes} classes, {source} was searched for {num_classes}: "
             "use data with the same classes, or give --transfer"
         )
+    if teacher is not None and config.distillation_weight == 0:
+        raise UserError(
+            f"teacher {teacher.name}: distillation_weight is 0, so it would teach nothing; give "
+            "--set distillation_weight=1 or no --teacher"
+        )
     frozen = None if teacher is None else _frozen(teacher, splits[0])
     description = {**network, **({"auxiliary": True} if config.auxiliary_weights else {})}
     check_sample(splits, data, check, progress)

@@ -13,6 +13,10 @@ MARGIN = 1.25
 """Factor of all measured times: later steps share the machine with other work, and caches are cold at first."""
 FEWEST_SEARCH, FEWEST_RETRAIN = 3, 4
 """The fewest epochs of the search (both phases) and of a retraining."""
+FEWEST_JUDGED = 50
+"""The fewest networks that an estimator can be fitted to."""
+JUDGING_SHARE = 1 / 3
+"""The most of the search's time that judging networks takes, if there are more than the fewest."""
 SEARCH_VALIDATIONS, RETRAIN_VALIDATIONS = 4, 10
 _CHECKED_IMAGES = 500
 
@@ -38,29 +42,35 @@ class Work:
     """How much there is to do.
 
     entries: operators of the latency table. train, validation: images. batch: images of a step of the search, which
-    trains on one half of the images and scores ``scored`` validation images. most_search, most_retrain: epochs that are
-    enough.
+    trains on ``searched`` of the training images and scores ``scored`` others. most_search, most_retrain: epochs that
+    are enough. most_judged: networks to judge at the end of the search, 0 for none; ``judging``: the images that one
+    network sees. networks: how many networks are retrained.
     """
 
     entries: int
     train: int
     validation: int
     batch: int
+    searched: int
     scored: int
     most_search: int
     most_retrain: int
+    most_judged: int = 0
+    judging: int = 0
+    networks: int = 2
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Epochs of the search (both phases) and of each retraining; ``table_s``: budget of the table.
 
-    ``seconds``: the estimated times by part.
+    ``judged``: networks to judge at the end of the search. ``seconds``: the estimated times by part.
     """
 
     table_s: float
     search_epochs: int
     retrain_epochs: int
+    judged: int
     seconds: Mapping[str, float]
 
     @property
@@ -79,29 +89,36 @@ def schedule(time_s: float, work: Work, costs: Costs) -> Schedule:
     checked = min(_CHECKED_IMAGES, work.train) + min(_CHECKED_IMAGES, work.validation)
     fixed = FIXED_S + MARGIN * checked * costs.read
     left = max(0.0, time_s - table - fixed)
-    whole = sum(share for part, share in SHARES.items() if part != "table")
+    trained = ("teacher", "student")[-work.networks :]
+    whole = SHARES["search"] + sum(SHARES[name] for name in trained)
+    limit = left * SHARES["search"] / whole
+    one = MARGIN * work.judging * costs.score
+    judged = 0
+    if work.most_judged:
+        judged = max(FEWEST_JUDGED, min(work.most_judged, int(JUDGING_SHARE * limit / one)))
 
     def searching(epochs: int) -> float:
-        steps = work.train // 2 // work.batch
+        steps = work.searched // work.batch
         epoch = steps * (costs.step + 2 * work.batch * costs.read)
         scored = work.scored + min(8, steps) * work.batch  # with the batches for BatchNorm's statistics
-        return MARGIN * (epochs * epoch + validations(epochs, SEARCH_VALIDATIONS) * scored * (costs.score + costs.read))
+        training = epochs * epoch + validations(epochs, SEARCH_VALIDATIONS) * scored * (costs.score + costs.read)
+        return judged * one + MARGIN * training
 
     def retraining(epochs: int) -> float:
         scored = validations(epochs, RETRAIN_VALIDATIONS) * work.validation
         return MARGIN * (epochs * work.train * (costs.image + costs.read) + scored * (costs.image / 2 + costs.read))
 
-    search = _longest(searching, left * SHARES["search"] / whole, FEWEST_SEARCH, work.most_search)
+    search = _longest(searching, limit, FEWEST_SEARCH, work.most_search)
     # Teacher and student are trained equally long, so the smaller share counts.
-    retrain = _longest(retraining, left * SHARES["teacher"] / whole, FEWEST_RETRAIN, work.most_retrain)
+    share = min(SHARES[name] for name in trained) * left / whole
+    retrain = _longest(retraining, share, FEWEST_RETRAIN, work.most_retrain)
     seconds = {
         "table": table,
         "search": searching(search),
-        "teacher": retraining(retrain),
-        "student": retraining(retrain),
+        **{name: retraining(retrain) for name in trained},
         "rest": fixed,
     }
-    return Schedule(budget, search, retrain, seconds)
+    return Schedule(budget, search, retrain, judged, seconds)
 
 
 def validate_every(epochs: int, most: int) -> int:

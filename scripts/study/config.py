@@ -42,6 +42,33 @@ class HandMade:
 
 
 @config
+class Retraining:
+    """A way to train derived networks.
+
+    options: of ``dnas retrain``. recipe: changes of the recipe. teacher: whether the search's teacher is distilled.
+    epochs: lengths of the training; each is one of its own, with its own schedule.
+    """
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    teacher: bool = False
+    epochs: tuple[int, ...] = Field(min_length=1)
+
+
+@config
+class RetrainingsConfig:
+    """Which ways to train are compared, on networks that ``method`` derives for ``target_ms``.
+
+    teacher_epochs: how long the teachers are trained.
+    """
+
+    method: str
+    target_ms: float
+    teacher_epochs: int
+    ways: dict[str, Retraining]
+
+
+@config
 class StudyConfig:
     """One study.
 
@@ -55,6 +82,7 @@ class StudyConfig:
     supernets: settings of one-shot searches whose ranking of the random networks is measured, by name; within bands of
         ``band_tolerance`` around the targets as well.
     methods: the searches that are compared, by name. hand_made: networks to compare with, by name.
+    retrainings: ways to train derived networks.
     """
 
     space: str
@@ -74,6 +102,7 @@ class StudyConfig:
     supernets: dict[str, Method] = Field(default_factory=dict)
     methods: dict[str, Method] = Field(default_factory=dict)
     hand_made: dict[str, HandMade] = Field(default_factory=dict)
+    retrainings: RetrainingsConfig | None = None
 
     @property
     def recipe_key(self) -> str:

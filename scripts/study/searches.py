@@ -38,8 +38,8 @@ class Search:
     @property
     def job(self) -> str:
         """The name of its job."""
-        target = "" if self.target_ms is None else f"_{_plain(f'{self.target_ms:g}')}ms"
-        return f"search_{_plain(self.method)}_seed{self.seed}{target}"
+        target = "" if self.target_ms is None else f"_{plain(f'{self.target_ms:g}')}ms"
+        return f"search_{plain(self.method)}_seed{self.seed}{target}"
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def search_seconds(job: str, work: Path) -> float | None:
 
 
 def _training(study: StudyConfig, search: Search, target_ms: float, work: Path) -> Training:
-    name = f"{_plain(search.method)}_seed{search.seed}_{_plain(f'{target_ms:g}')}ms"
+    name = f"{plain(search.method)}_seed{search.seed}_{plain(f'{target_ms:g}')}ms"
 
     def row() -> dict[str, Any]:
         folder = work / JOBS / f"derive_{name}"
@@ -123,7 +123,7 @@ def _training(study: StudyConfig, search: Search, target_ms: float, work: Path) 
     return Training(name, f"$derive_{name}", search.seed, row)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text as a part of a job's name."""
     return re.sub(r"[^A-Za-z0-9]+", "_", text)
 

@@ -19,7 +19,7 @@ from scripts.markdown import NOTHING, markdown_table, update, with_block
 from scripts.study.analysis import Comparison, compare, means, noise, rank_correlation, search_seconds, within_band
 from scripts.study.config import StudyConfig, load_study, study_names
 from scripts.study.pareto import pareto
-from scripts.study.rows import DERIVED, HAND_MADE, LENGTH, RANDOM, RESULTS, SUPERNETS, read_rows
+from scripts.study.rows import DERIVED, HAND_MADE, LENGTH, RANDOM, RESULTS, RETRAININGS, SUPERNETS, read_rows
 
 DOCUMENT = RESULTS.parent / "RESULTS.md"
 
@@ -179,12 +179,39 @@ def hand_made_table(study: StudyConfig, results: Path) -> str:
     )
 
 
+def retrainings_table(study: StudyConfig, results: Path) -> str:
+    """Ways to train the same derived networks, by the length of the training; differences are to the first way."""
+    rows = _of(study, results, RETRAININGS)
+    if not rows or study.retrainings is None:
+        return NOTHING
+    ways = study.retrainings.ways
+    first = next(iter(ways))
+    base = {(row["epochs"], row["seed"]): row for row in rows if row["way"] == first}
+    lines = []
+    for name, way in ways.items():
+        for epochs in way.epochs:
+            mine = [row for row in rows if (row["way"], row["epochs"]) == (name, epochs)]
+            pairs = [(row, base[epochs, row["seed"]]) for row in mine if (epochs, row["seed"]) in base]
+            if not mine:
+                continue
+            cells = []
+            for split in ("val", "test"):
+                gains = [100 * (row[f"{split}_miou"] - other[f"{split}_miou"]) for row, other in pairs]
+                difference = "" if name == first else _spread(gains, "+.1f")
+                cells += [_spread(_percent(mine, split), ".1f"), difference]
+            minutes = statistics.mean(row["cpu_seconds"] for row in mine if row["cpu_seconds"] is not None) / 60
+            lines.append((name, epochs, len(mine), f"{minutes:.1f}", *cells))
+    header = ("way", "epochs", "seeds", "min of a core", "val", "difference", "test", "difference")
+    return markdown_table(header, lines)
+
+
 TABLES: dict[str, Callable[[StudyConfig, Path], str]] = {
     "random": random_table,
     "length": length_table,
     "supernets": supernet_table,
     "derived": derived_table,
     "hand-made": hand_made_table,
+    "retrainings": retrainings_table,
 }
 
 
@@ -210,7 +237,7 @@ def _spread(values: Sequence[float], form: str = ".2f") -> str:
     if not values:
         return ""
     mean = f"{statistics.mean(values):{form}}"
-    return f"{mean} ± {statistics.stdev(values):{form}}" if len(values) > 1 else mean
+    return f"{mean} ± {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Training:
 
     name: in the names of its jobs: letters, digits and underscores. network: as given to ``dnas retrain``; it may refer
     to other jobs. options: those of a network by name. row: what is known of the network; it is called after the
-    training.
+    training. training_options: further options of ``dnas retrain``.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Training:
     seed: int
     row: Callable[[], Mapping[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
+    training_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def jobs(self) -> dict[str, dict[str, Any]]:
@@ -54,7 +55,7 @@ class Training:
         return {
             f"train_{self.name}": {
                 "command": f"retrain {self.network}",
-                "options": {**common, **settings, **options},
+                "options": {**common, **settings, **options, **self.training_options},
             },
             f"test_{self.name}": {
                 "command": f"evaluate $train_{self.name}",

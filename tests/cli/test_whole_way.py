@@ -105,8 +105,21 @@ def test_a_space_without_a_teacher_has_one_network(tmp_path):
     assert [words[0] for words in commands] == ["data", "latency", "search", "derive", "retrain", "export", "report"]
     assert commands[3][-2:] == ["--which", "network"]
     assert not any("--teacher" in words for words in commands)
-    with pytest.raises(UserError, match="regseg_demo: the whole way needs a bilevel search"):
+    with pytest.raises(UserError, match="regseg_demo: the whole way needs a search that holds"):
         plan(space="regseg_demo")
+
+
+def test_a_search_that_judges_networks_trains_no_teacher(tmp_path):
+    """Few images make small batches, and little time judges the fewest networks."""
+    found = plan(space="fasterseg_camvid_small", time_s=60.0, budget_ms=7.5)
+    search = found.space.search
+    assert search.method == "estimator"
+    assert search.judged_networks == 50
+    assert search.epochs <= 10
+    assert search.batch_size == 8
+    assert found.space.retrain.warm_up_steps <= 50
+    assert list(found.networks()) == ["student"]
+    assert "teacher" not in str(found.commands(tmp_path))
 
 
 def test_the_written_file_is_the_space_with_its_commands(tmp_path: Path, capsys):

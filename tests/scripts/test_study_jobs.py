@@ -10,7 +10,7 @@ from dnas.json_lines import append_record
 from dnas.runs import RunFolder
 from dnas.workflows.study.config import StudyConfig as JobGraph
 from dnas.workflows.study.graph import JOBS, plan
-from scripts.study import hand_made, random_networks, searches
+from scripts.study import hand_made, random_networks, retrainings, searches
 from scripts.study.config import load_study
 from scripts.study.rows import read_rows
 from scripts.study.training import Training, train_all, work_folder
@@ -49,6 +49,24 @@ def test_a_hand_made_network_is_trained_by_its_name():
     assert words[:2] == ("retrain", "regseg")
     assert "width=0.25" in words
     assert words[words.index("--seed") + 1] == "1"
+
+
+def test_ways_to_train_begin_from_one_search(options):
+    study = load_study("camvid")
+    wanted = study.retrainings
+    ways = {name: wanted.ways[name] for name in ("inherited", "distilled, weight 1")}
+    trainings = [retrainings._training(study, options, name, way, 20, 1) for name, way in ways.items()]
+    search = {"search_short_estimator_seed1": {"command": "search $study/a.yaml", "options": {"data": "streets"}}}
+    trained = {name: job for training in trainings for name, job in training.jobs.items()}
+    jobs = planned({**search, **retrainings._networks(study, wanted, 1), **trained})
+    inherited, distilled = jobs["train_inherited_20_epochs_seed1"], jobs["train_distilled_weight_1_20_epochs_seed1"]
+    assert "--inherit" in inherited.words
+    assert "--scratch" not in inherited.words
+    assert "epochs=20" in inherited.words
+    assert "--scratch" in distilled.words
+    assert "distillation_weight=1.0" in distilled.words
+    assert "train_teacher_seed1" in distilled.after
+    assert set(jobs["train_teacher_seed1"].after) == {"derive_teacher_seed1"}
 
 
 def test_random_networks_are_the_same_in_every_sitting():

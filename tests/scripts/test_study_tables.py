@@ -3,7 +3,17 @@
 import json
 
 from scripts.study.config import load_study
-from scripts.study.rows import DERIVED, HAND_MADE, LENGTH, RANDOM, RESULTS, SUPERNETS, append_row, read_rows
+from scripts.study.rows import (
+    DERIVED,
+    HAND_MADE,
+    LENGTH,
+    RANDOM,
+    RESULTS,
+    RETRAININGS,
+    SUPERNETS,
+    append_row,
+    read_rows,
+)
 from scripts.study.tables import DOCUMENT, TABLES, with_tables
 
 
@@ -46,6 +56,10 @@ def test_every_table_of_rows(tmp_path):
     append_row(tmp_path / SUPERNETS, supernet)
     name = next(iter(study.hand_made))
     append_row(tmp_path / HAND_MADE, {**row, "network": name, "parameters": 10**6, "seed": 0})
+    for way, gain in {"from scratch": 0.0, "inherited": 0.02}.items():
+        for seed in range(2):
+            scores = {"val_miou": 0.4 + 0.01 * seed + gain, "test_miou": 0.3}
+            append_row(tmp_path / RETRAININGS, {**row, **scores, "way": way, "epochs": 20, "seed": seed})
 
     tables = {block: table(study, tmp_path) for block, table in TABLES.items()}
     assert "| all | 30 |" in tables["random"]
@@ -53,6 +67,7 @@ def test_every_table_of_rows(tmp_path):
     assert "| 20 and 40 | 30 |" in tables["length"]
     assert tables["derived"].splitlines()[2].startswith("| estimator | 7 | 3 | 3 | 30 | 45.8 ± 0.0 |")
     assert f"| {name} | 1.00 | 7.10 | 1 |" in tables["hand-made"]
+    assert "| inherited | 20 | 2 | 1.0 | 42.5 ± 0.7 | +2.0 ± 0.0 | 30.0 ± 0.0 | +0.0 ± 0.0 |" in tables["retrainings"]
     marked = "<!-- begin: study camvid random -->\nold\n<!-- end: study camvid random -->"
     assert tables["random"] in with_tables(marked, tmp_path)
     assert json.loads((tmp_path / RANDOM).read_text().splitlines()[0])["network"] == "0"

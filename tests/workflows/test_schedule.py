@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dnas.data import load_data_config, open_dataset
 from dnas.workflows.pace import measure_costs
 from dnas.workflows.schedule import (
+    FEWEST_JUDGED,
     FEWEST_RETRAIN,
     FEWEST_SEARCH,
     SHARES,
@@ -23,25 +24,38 @@ from dnas.workflows.schedule import (
 )
 from search_spaces import space_from
 
-WORK = Work(entries=214, train=200, validation=40, batch=6, scored=50, most_search=9, most_retrain=100)
+WORK = Work(entries=214, train=200, validation=40, batch=6, searched=100, scored=50, most_search=9, most_retrain=100)
+ONE_SHOT = dataclasses.replace(WORK, searched=160, scored=40, most_judged=150, judging=88, networks=1)
 COSTS = Costs(entry=0.6, read=0.01, image=0.02, step=1.5, score=0.05)
 SECONDS = st.floats(1e-4, 100.0)
 
 
 @given(
+    work=st.sampled_from([WORK, ONE_SHOT]),
     time_s=st.floats(10.0, 1e6),
     costs=st.builds(Costs, entry=SECONDS, read=SECONDS, image=SECONDS, step=SECONDS, score=SECONDS),
 )
-def test_the_estimate_fits_unless_everything_is_at_its_shortest(time_s, costs):
-    """Nothing is longer than the time allows; more time never gives fewer epochs."""
-    found = schedule(time_s, WORK, costs)
+def test_the_estimate_fits_unless_everything_is_at_its_shortest(work, time_s, costs):
+    """Nothing is longer than the time allows; more time never gives fewer epochs or judged networks."""
+    found = schedule(time_s, work, costs)
     partly = found.search_epochs == FEWEST_SEARCH or found.retrain_epochs == FEWEST_RETRAIN
     assert found.total_s <= time_s + 1e-6 or partly
-    assert FEWEST_SEARCH <= found.search_epochs <= WORK.most_search
-    assert FEWEST_RETRAIN <= found.retrain_epochs <= WORK.most_retrain
-    longer = schedule(2 * time_s, WORK, costs)
-    assert longer.search_epochs >= found.search_epochs
+    assert FEWEST_SEARCH <= found.search_epochs <= work.most_search
+    assert FEWEST_RETRAIN <= found.retrain_epochs <= work.most_retrain
+    longer = schedule(2 * time_s, work, costs)
+    assert longer.search_epochs + longer.judged >= found.search_epochs
+    assert longer.judged >= found.judged
     assert longer.retrain_epochs >= found.retrain_epochs
+
+
+def test_judging_is_a_part_of_the_search():
+    """No teacher is trained, and judging takes a third of the search's time until all networks are judged."""
+    slow = dataclasses.replace(COSTS, score=0.2)
+    found = schedule(36000.0, ONE_SHOT, slow)
+    assert found.judged == 150
+    assert set(found.seconds) == {"table", "search", "student", "rest"}
+    assert found.seconds["search"] > 150 * 88 * 0.2
+    assert schedule(600.0, ONE_SHOT, slow).judged == FEWEST_JUDGED
 
 
 def test_four_minutes_are_too_short_for_a_table_of_this_size():
