@@ -8,7 +8,7 @@ import json
 import math
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import pydantic
 from pydantic import Field
@@ -36,8 +36,7 @@ _WORDING = {
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, Field))
 def config(cls: type[T]) -> type[T]:
     """Class decorator: a frozen keyword-only dataclass whose values are validated and that accepts no extra keys."""
-    settings = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-    return cast("type[T]", pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls))
+    return _validated(cls, pydantic.ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, Field))
@@ -46,7 +45,13 @@ def record(cls: type[T]) -> type[T]:
 
     Run folders are data that anyone may have edited or damaged, so every reader checks them by such a class.
     """
-    settings = pydantic.ConfigDict(extra="ignore", allow_inf_nan=False)
+    return _validated(cls, pydantic.ConfigDict(extra="ignore", allow_inf_nan=False))
+
+
+def _validated(cls: type[T], settings: pydantic.ConfigDict) -> type[T]:
+    # pydantic before 2.12 looks the names in inherited annotations up in the module of the subclass.
+    hints = get_type_hints(cls, include_extras=True)
+    cls.__annotations__ = {name: hints[name] for name in cls.__annotations__}
     return cast("type[T]", pydantic_dataclass(frozen=True, kw_only=True, config=settings)(cls))
 
 

@@ -14,7 +14,7 @@ OnOption = Annotated[
     str | None,
     typer.Option("--on", metavar="ssh://HOST", help="Send the bundle there, run it, and make the table."),
 ]
-PythonOption = Annotated[str, typer.Option("--python", help="Python on the host, with numpy and onnxruntime.")]
+PythonOption = Annotated[str, typer.Option("--python", help="Python on the host, with what run.py needs.")]
 SshOption = Annotated[str, typer.Option("--ssh", metavar="COMMAND", help="ssh with options, such as 'ssh -i KEY'.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads on the host.")]
 ProviderOption = Annotated[str | None, typer.Option("--provider", help="Execution provider on the host.")]
@@ -23,7 +23,10 @@ ProviderOption = Annotated[str | None, typer.Option("--provider", help="Executio
 def bundle(
     space: SpaceArgument,
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
-    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or int8.")] = "fp32",
+    file_format: Annotated[
+        str, typer.Option("--format", help="onnx, or tflite, which needs the extra dnas[tflite].")
+    ] = "onnx",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, fp16 or int8; tflite: fp32.")] = "fp32",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per call.")] = 1,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds over all entries.")] = 5,
     time_per_entry: Annotated[
@@ -36,7 +39,7 @@ def bundle(
     provider: ProviderOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Write every operator of SPACE as ONNX, with programs that measure them on another device."""
+    """Write every operator of SPACE as ONNX or TFLite, with programs that measure them on another device."""
     from dnas.latency import Effort
     from dnas.latency.remote import write_bundle
     from dnas.progress import RichProgress
@@ -44,6 +47,7 @@ def bundle(
 
     chosen = load_space(space, settings or [])
     words = ["dnas", "latency", "bundle", space, "--out", str(out), "--precision", precision, "--batch", str(batch)]
+    words += ["--format", file_format] if file_format != "onnx" else []
     words += [word for setting in settings or [] for word in ("--set", setting)]
     if on is None or not (out / "manifest.json").exists():
         with RichProgress() as progress:
@@ -52,6 +56,7 @@ def bundle(
                 out,
                 space=chosen.name,
                 input_size=chosen.input_size,
+                file_format=file_format,
                 precision=precision,
                 batch=batch,
                 effort=Effort(rounds=rounds, time_per_entry=time_per_entry),
@@ -61,7 +66,8 @@ def bundle(
     if on is not None:
         collect(out, out / "table.json", on, python, ssh, threads, provider)
         return
-    note(f"{out}: copy this folder to the device, run python3 run.py in it (or sh run.sh for trtexec), copy it back,")
+    shell = "benchmark_model" if file_format == "tflite" else "trtexec"
+    note(f"{out}: copy this folder to the device, run python3 run.py in it (or sh run.sh for {shell}), copy it back,")
     note(f"and then: dnas latency collect {out} --out table.json")
 
 

@@ -1,4 +1,4 @@
-"""Writing a bundle: every operator of an inventory as ONNX, with programs that measure them on another device."""
+"""Writing a bundle: every operator of an inventory as a file, with programs that measure them on another device."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ from dnas.latency.statistics import Effort
 from dnas.progress import NoProgress, Progress
 from dnas.runtimes import operator_onnx
 from dnas.runtimes.int8_operator import int8_operator
+from dnas.runtimes.tflite_model import operator_tflite, require_litert
 
 FORMAT = "dnas latency bundle"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-PRECISIONS = ("fp32", "fp16", "int8")
-PROGRAMS = ("run.py", "run.sh")
+PRECISIONS = {"onnx": ("fp32", "fp16", "int8"), "tflite": ("fp32",)}
+"""Precisions of the operators, by the format of their files."""
+PROGRAMS = {
+    "onnx": {"run.py": "run.py", "run.sh": "run.sh"},
+    "tflite": {"run.py": "run.py", "run.sh": "run_tflite.sh"},
+}
+"""The programs of a bundle and their sources, by the format."""
 _TYPES = {"fp32": "float32", "fp16": "float16"}
 
 
@@ -37,6 +43,7 @@ def write_bundle(
     *,
     space: str,
     input_size: tuple[int, int],
+    file_format: str = "onnx",
     precision: str = "fp32",
     batch: int = 1,
     effort: Effort | None = None,
@@ -45,14 +52,20 @@ def write_bundle(
 ) -> Path:
     """Write the bundle ``out`` and return its manifest: a folder ``operators``, ``run.py`` and ``run.sh``.
 
-    ``run.py`` needs Python with numpy and onnxruntime, ``run.sh`` a shell and ``trtexec``. Operators in INT8 take and
-    return integers, as inside a network. Raises :class:`UserError` for an unknown precision, and if there is a bundle
-    already.
+    ``file_format`` "onnx": ``run.py`` needs Python with numpy and onnxruntime, ``run.sh`` a shell and ``trtexec``.
+    "tflite": ``run.py`` needs numpy and ai-edge-litert (or tflite-runtime), ``run.sh`` a shell and ``benchmark_model``;
+    writing it needs ``litert_torch``. Operators in INT8 take and return integers, as inside a network. Raises
+    :class:`UserError` for an unknown format or precision, and if there is a bundle already.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"precision {precision!r} of a bundle: expected {', '.join(PRECISIONS)}")
+    if file_format not in PRECISIONS:
+        raise UserError(f"format {file_format!r} of a bundle: expected {', '.join(PRECISIONS)}")
+    if precision not in PRECISIONS[file_format]:
+        known = ", ".join(PRECISIONS[file_format])
+        raise UserError(f"precision {precision!r} of a bundle of {file_format} files: expected {known}")
     if (out / MANIFEST).exists():
         raise UserError(f"{out}: holds a bundle already; give another folder, or delete it")
+    if file_format == "tflite":
+        require_litert()  # before anything is written
     progress = progress or NoProgress()
     items = {item.spec.key: item for item in reversed(inventory)}
     progress.begin(f"export {len(items)} operators", len(items))
@@ -66,23 +79,23 @@ def write_bundle(
     )
     rows = []
     for number, (key, item) in enumerate(sorted(items.items())):
-        name = f"operators/{number:04d}.onnx"
-        content, kinds = _exported(item, setup, precision)
+        name = f"operators/{number:04d}.{file_format}"
+        if file_format == "tflite":
+            content, inputs = _tflite(item, setup)
+        else:
+            content, inputs = _onnx(item, setup, precision)
         _write(out / name, content)
-        inputs = [
-            {"name": f"input_{index}", "shape": [batch, *shape], "type": kind}
-            for index, (shape, kind) in enumerate(zip(item.spec.inputs, kinds, strict=True))
-        ]
         rows.append({"key": key, "file": name, "sha256": hashlib.sha256(content).hexdigest(), "inputs": inputs})
         progress.advance()
-    for program in PROGRAMS:
-        _write(out / program, (resources.files("dnas.latency.remote") / program).read_bytes())
+    for program, source in PROGRAMS[file_format].items():
+        _write(out / program, (resources.files("dnas.latency.remote") / source).read_bytes())
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "space": space,
         "input_size": list(input_size),
         "batch": batch,
+        "file_format": file_format,
         "precision": precision,
         "effort": {name: float(value) for name, value in dataclasses.asdict(effort or Effort()).items()},
         "command": None if command is None else portable_command(command),
@@ -100,12 +113,24 @@ def _write(path: Path, content: bytes) -> None:
     write_atomically(path, lambda stream: stream.write(content))
 
 
-def _exported(item: InventoryItem, setup: MeasurementSetup, precision: str) -> tuple[bytes, list[str]]:
-    """The ONNX file of an operator, and the types of its inputs."""
-    shapes = [(setup.batch, *shape) for shape in item.spec.inputs]
+def _onnx(item: InventoryItem, setup: MeasurementSetup, precision: str) -> tuple[bytes, list[dict[str, Any]]]:
+    """The ONNX file of an operator, and its inputs."""
+    shapes = [[setup.batch, *shape] for shape in item.spec.inputs]
     module = place_owned(item.build(), setup)
-    if precision != "int8":
+    if precision == "int8":
+        operator = int8_operator(operator_onnx(module, shapes), random_inputs(item.spec.inputs, setup))
+        content, kinds = operator.model, ["float32" if kind is None else "int8" for kind in operator.inputs]
+    else:
         dtype = torch.float16 if precision == "fp16" else torch.float32
-        return operator_onnx(module, shapes, dtype), [_TYPES[precision]] * len(shapes)
-    operator = int8_operator(operator_onnx(module, shapes), random_inputs(item.spec.inputs, setup))
-    return operator.model, ["float32" if kind is None else "int8" for kind in operator.inputs]
+        content, kinds = operator_onnx(module, shapes, dtype), [_TYPES[precision]] * len(shapes)
+    return content, [
+        {"name": f"input_{index}", "shape": shape, "type": kind}
+        for index, (shape, kind) in enumerate(zip(shapes, kinds, strict=True))
+    ]
+
+
+def _tflite(item: InventoryItem, setup: MeasurementSetup) -> tuple[bytes, list[dict[str, Any]]]:
+    """The TFLite file of an operator, and its inputs (N, H, W, C) in order."""
+    shapes = [(setup.batch, *shape) for shape in item.spec.inputs]
+    content = operator_tflite(place_owned(item.build(), setup), shapes)
+    return content, [{"shape": [n, h, w, c], "type": "float32"} for n, c, h, w in shapes]

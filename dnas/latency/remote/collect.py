@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,11 @@ from dnas.latency.statistics import Effort, Measurement, Round, summarise
 from dnas.latency.table import LatencyTable
 
 RESULTS = "results.jsonl"
+BENCHMARK_MODEL_ROUNDS = 5
+"""As in run_tflite.sh."""
 _WHAT = "results of a latency bundle"
 _INTEGERS = ("rounds", "extra_rounds", "most_samples")
+_BACKENDS = {"onnx": "onnxruntime", "tflite": "tflite"}
 _TYPES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 
 
@@ -66,7 +71,7 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
 
 
 def collect(bundle: Path, out: Path) -> LatencyTable:
-    """Write the table ``out`` of what was measured with ``bundle``, by ``run.py`` or by ``run.sh``.
+    """Write the table ``out`` of what was measured with ``bundle``, by ``run.py`` or else by ``run.sh``.
 
     Raises :class:`UserError` if something has not been measured yet, for results of another bundle, and for sessions on
     different devices or with different settings.
@@ -77,6 +82,8 @@ def collect(bundle: Path, out: Path) -> LatencyTable:
         provenance, entries = _of_runner(bundle, manifest, effort)
     elif (bundle / "trtexec").is_dir():
         provenance, entries = _of_trtexec(bundle, manifest, effort)
+    elif (bundle / "benchmark_model").is_dir():
+        provenance, entries = _of_benchmark_model(bundle, manifest, effort)
     else:
         raise UserError(f"{bundle}: holds no results; run python3 run.py (or sh run.sh) in it on the device")
     keys = [row["key"] for row in manifest["operators"]]
@@ -129,7 +136,7 @@ def _of_runner(bundle: Path, manifest: Mapping[str, Any], effort: Effort) -> tup
             memory_bytes=first.device.memory_bytes,
             cores=first.device.cores if kind == "cpu" else None,
         ),
-        backend="onnxruntime",
+        backend=_BACKENDS.get(str(manifest.get("file_format", "onnx")), "onnxruntime"),
         threads=first.threads,
         software=first.software,
         date=sessions[-1].date,
@@ -195,6 +202,52 @@ def _compute_times(path: Path) -> tuple[float, ...]:
     if not times or min(times) < 0:
         raise UserError(f"{path}: holds no computeMs, expected the exported times of trtexec; delete it, measure again")
     return times
+
+
+def _of_benchmark_model(
+    bundle: Path, manifest: Mapping[str, Any], effort: Effort
+) -> tuple[Provenance, dict[str, Measurement]]:
+    folder = bundle / "benchmark_model"
+    settings = re.fullmatch(r"threads=(\d+) arguments=(.*)", _line(folder / "settings.txt"))
+    name = _line(folder / "device.txt")
+    if settings is None:
+        raise UserError(f"{folder / 'settings.txt'}: damaged; delete {folder} and measure again")
+    if not name:
+        raise UserError(f"{folder / 'device.txt'}: names no device; write its name into this file")
+    entries = {}
+    for row in manifest["operators"]:
+        paths = [folder / f"{Path(row['file']).stem}.{number}.txt" for number in range(1, BENCHMARK_MODEL_ROUNDS + 1)]
+        if all(path.exists() for path in paths):
+            entries[row["key"]] = summarise([_benchmark_round(path) for path in paths], effort)
+    provenance = _provenance(
+        manifest,
+        device=DeviceInfo(type="cpu", name=name, memory_bytes=0),
+        backend="tflite",
+        threads=int(settings[1]),
+        software={},
+        date=utc_now(),
+        seconds=0.0,
+        sittings=1,
+        before={},
+        after={},
+        notes=f"measured on the device by benchmark_model {settings[2]}".strip() + ", run.sh of a bundle",
+    )
+    return provenance, entries
+
+
+def _benchmark_round(path: Path) -> Round:
+    """The timed calls of one run of benchmark_model: their median, or their mean if it prints no median."""
+    found = None
+    for match in re.finditer(r"count=(\d+) first=\S+ curr=\S+ min=\S+ max=\S+ avg=(\S+).*", read_text(path)):
+        median = re.search(r"median=(\S+)", match[0])
+        found = match[1], match[2] if median is None else median[1]
+    try:
+        calls, microseconds = (0, 0.0) if found is None else (int(found[0]), float(found[1]))
+    except ValueError:
+        calls, microseconds = 0, 0.0
+    if calls < 1 or not 0 < microseconds < math.inf:
+        raise UserError(f"{path}: holds no times of benchmark_model (count=... avg=...); delete it and measure again")
+    return Round((microseconds / 1e3,), calls)
 
 
 def _line(path: Path) -> str:

@@ -1,7 +1,8 @@
-"""Measures the operators of this folder with ONNX Runtime. Copy the folder to the device and run: python3 run.py
+"""Measures the operators of this folder. Copy the folder to the device and run: python3 run.py
 
-It needs Python 3.8 or newer, numpy and onnxruntime, and nothing of the package that wrote the folder. What is measured
-is kept in results.jsonl at once: after an interruption, run it again and it continues.
+It needs Python 3.8 or newer, numpy, and onnxruntime for .onnx or ai-edge-litert (or tflite-runtime) for .tflite files,
+and nothing of the package that wrote the folder. What is measured is kept in results.jsonl at once: after an
+interruption, run it again and it continues.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import random
 import sys
 import time
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
-import onnxruntime
 
 RESULTS = "results.jsonl"
 TYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
@@ -27,20 +28,24 @@ TYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Measure what is missing; 0 if everything is measured, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(description="Measure the operators of this folder with ONNX Runtime.")
+    parser = argparse.ArgumentParser(description="Measure the operators of this folder.")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of an operator; default: one per core")
-    parser.add_argument("--provider", default="CPUExecutionProvider", help="execution provider of ONNX Runtime")
+    parser.add_argument("--provider", help="execution provider of ONNX Runtime; default: CPUExecutionProvider")
     parser.add_argument("--device-name", default=None, help="name of the device for the table")
     options = parser.parse_args(arguments)
     folder = Path(__file__).resolve().parent
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    if options.provider not in onnxruntime.get_available_providers():
-        known = ", ".join(onnxruntime.get_available_providers())
-        print(f"run.py: this ONNX Runtime has no {options.provider}, but {known}", file=sys.stderr)
-        return 2
     threads = options.threads or os.cpu_count() or 1
     try:
-        Measuring(folder, manifest, options.provider, threads, options.device_name).run()
+        if manifest.get("file_format", "onnx") == "tflite":
+            runtime: Any = LiteRuntime(options.provider, threads)
+        else:
+            runtime = OnnxRuntime(options.provider or "CPUExecutionProvider", threads)
+    except (ValueError, ImportError) as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 2
+    try:
+        Measuring(folder, manifest, runtime, options.device_name).run()
     except KeyboardInterrupt:
         print("run.py: interrupted; what was measured is kept, run it again to continue", file=sys.stderr)
         return 130
@@ -50,11 +55,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
 class Measuring:
     """Measures in interleaved rounds over all operators, and appends each round to the results."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], provider: str, threads: int, name: str | None) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.provider, self.threads, self.name = provider, threads, name
+    def __init__(self, folder: Path, manifest: Dict[str, Any], runtime: Any, name: Optional[str]) -> None:
+        self.folder, self.manifest, self.runtime, self.name = folder, manifest, runtime, name
         self.effort = manifest["effort"]
-        self.sessions: Dict[str, Tuple[Any, Any]] = {}
+        self.prepared: Dict[str, Callable[[], Any]] = {}
 
     def run(self) -> None:
         """Measure every round that is missing in the results."""
@@ -98,12 +102,12 @@ class Measuring:
             "manifest": self.manifest["id"],
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "device": {"name": self.name or device_name(), "memory_bytes": memory(), "cores": os.cpu_count()},
-            "provider": self.provider,
-            "threads": self.threads,
+            "provider": self.runtime.provider,
+            "threads": self.runtime.threads,
             "software": {
                 "python": platform.python_version(),
                 "numpy": np.__version__,
-                "onnxruntime": onnxruntime.__version__,
+                **self.runtime.software,
                 "system": platform.platform(),
             },
             "before": conditions(),
@@ -111,7 +115,7 @@ class Measuring:
 
     def round(self, operator: Dict[str, Any]) -> Dict[str, Any]:
         """Warm up, then take samples: the same as dnas does on its own machine."""
-        run = self.prepared(operator)
+        run = self.call(operator)
         effort = self.effort
         round_s = effort["time_per_entry"] / effort["rounds"]
         estimate = warm_up(run, effort["warm_up_s"])
@@ -124,26 +128,71 @@ class Measuring:
             samples.append(1e3 * seconds / calls)
         return {"samples_ms": samples, "calls_per_sample": calls, "throttled": False}
 
-    def prepared(self, operator: Dict[str, Any]) -> Callable[[], Any]:
-        """A function that runs the operator once on bound memory; some sessions stay in memory."""
+    def call(self, operator: Dict[str, Any]) -> Callable[[], Any]:
+        """A function that runs the operator once; some operators stay in memory."""
         key = operator["key"]
-        if key not in self.sessions:
-            if len(self.sessions) >= 100:
-                del self.sessions[next(iter(self.sessions))]
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            options.intra_op_num_threads = self.threads
-            options.inter_op_num_threads = 1
-            path = str(self.folder / operator["file"])
-            session = onnxruntime.InferenceSession(path, options, providers=[self.provider])
-            binding = session.io_binding()
-            for item in operator["inputs"]:
-                binding.bind_cpu_input(item["name"], values(item["shape"], item["type"]))
-            for output in session.get_outputs():
-                binding.bind_output(output.name)
-            self.sessions[key] = (session, binding)
-        session, binding = self.sessions[key]
+        if key not in self.prepared:
+            if len(self.prepared) >= 100:
+                del self.prepared[next(iter(self.prepared))]
+            inputs = [(item.get("name"), values(item["shape"], item["type"])) for item in operator["inputs"]]
+            self.prepared[key] = self.runtime.prepare(str(self.folder / operator["file"]), inputs)
+        return self.prepared[key]
+
+
+class OnnxRuntime:
+    """Runs .onnx files on bound memory."""
+
+    def __init__(self, provider: str, threads: int) -> None:
+        import onnxruntime
+
+        self.module, self.provider, self.threads = onnxruntime, provider, threads
+        self.software = {"onnxruntime": onnxruntime.__version__}
+        known = onnxruntime.get_available_providers()
+        if provider not in known:
+            raise ValueError(f"this ONNX Runtime has no {provider}, but {', '.join(known)}")
+
+    def prepare(self, path: str, inputs: List[Tuple[str, Any]]) -> Callable[[], Any]:
+        """A function that runs the file once on ``inputs``, by name."""
+        options = self.module.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        session = self.module.InferenceSession(path, options, providers=[self.provider])
+        binding = session.io_binding()
+        for name, value in inputs:
+            binding.bind_cpu_input(name, value)
+        for output in session.get_outputs():
+            binding.bind_output(output.name)
         return lambda: session.run_with_iobinding(binding)
+
+
+class LiteRuntime:
+    """Runs .tflite files on the CPU, by XNNPACK where it can."""
+
+    provider = "CPU"
+
+    def __init__(self, provider: Optional[str], threads: int) -> None:
+        if provider not in (None, self.provider):
+            raise ValueError(f"TFLite files are measured on the CPU here, not by {provider}; leave --provider out")
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+
+            package = "ai-edge-litert"
+        except ImportError:
+            from tflite_runtime.interpreter import Interpreter  # older boards
+
+            package = "tflite-runtime"
+        self.interpreter, self.threads = Interpreter, threads
+        self.software = {package: version(package)}
+
+    def prepare(self, path: str, inputs: List[Tuple[str, Any]]) -> Callable[[], Any]:
+        """A function that runs the file once on ``inputs``, in their order."""
+        interpreter = self.interpreter(path, num_threads=self.threads)
+        interpreter.allocate_tensors()
+        details = sorted(interpreter.get_input_details(), key=lambda item: str(item["name"]))
+        for number, (_, value) in enumerate(inputs):
+            interpreter.set_tensor(details[number]["index"], value)
+        return lambda: interpreter.invoke()
 
 
 def warm_up(run: Callable[[], Any], seconds: float) -> float:

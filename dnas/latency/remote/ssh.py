@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from dnas.errors import UserError
 from dnas.files import write_atomically
-from dnas.latency.remote.bundle import MANIFEST, PROGRAMS
+from dnas.latency.remote.bundle import MANIFEST
 from dnas.latency.remote.collect import RESULTS, read_manifest
 from dnas.progress import NoProgress, Progress
 
@@ -74,7 +74,7 @@ def measure_on_host(
 ) -> None:
     """Send ``bundle`` to ``host``, run its ``run.py`` there with ``arguments``, and fetch the results into ``bundle``.
 
-    The host needs Python with numpy and onnxruntime. The folder there stays, so that an interrupted measurement, also
+    The host needs Python with what ``run.py`` needs. The folder there stays, so that an interrupted measurement, also
     one whose connection broke, continues with the next call. Raises :class:`UserError` if the host cannot be reached
     or ``run.py`` fails; what it has measured is fetched all the same.
     """
@@ -94,7 +94,7 @@ def measure_on_host(
 def _send(bundle: Path, host: Host, folder: str) -> None:
     with tempfile.TemporaryFile() as packed:
         with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-            for name in (MANIFEST, *PROGRAMS, "operators"):
+            for name in (MANIFEST, "run.py", "operators"):
                 archive.add(bundle / name, name)
         packed.seek(0)
         _call(host.command(_UNPACK, folder), host, stdin=packed)
@@ -141,5 +141,5 @@ def _failed(host: Host, errors: str) -> UserError:
     lines = [line for line in errors.splitlines() if line.strip()]
     reason = lines[-1].strip() if lines else "no message"
     if "No module named" in reason:
-        reason += f"; install numpy and onnxruntime for {host.python} there, or give another --python"
+        reason += f"; install it for {host.python} there (run.py says what it needs), or give another --python"
     return UserError(f"{host.host}: {reason[:300]}")

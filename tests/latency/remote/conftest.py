@@ -43,16 +43,17 @@ def items():
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory):
-    """``written(precision)``: a bundle that is written once."""
+    """``written(precision, file_format)``: a bundle that is written once."""
     folder, done = tmp_path_factory.mktemp("bundles"), {}
 
-    def write(precision):
-        if precision not in done:
-            done[precision] = folder / precision
+    def write(precision, file_format="onnx"):
+        chosen = precision, file_format
+        if chosen not in done:
+            done[chosen] = folder / "_".join(chosen)
             options = {"space": "small", "input_size": (64, 128), "precision": precision, "effort": EFFORT}
             command = "dnas latency bundle small --out bundle"
-            write_bundle(items(), done[precision], command=command, **options)
-        return done[precision]
+            write_bundle(items(), done[chosen], command=command, file_format=file_format, **options)
+        return done[chosen]
 
     return write
 

@@ -5,15 +5,19 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
 import onnx
 import pytest
+import torch
 
 from dnas.cli import main
 from dnas.errors import UserError
 from dnas.latency import LatencyTable
-from dnas.latency.remote import Host, collect, measure_on_host
+from dnas.latency.remote import Host, collect, measure_on_host, write_bundle
 from dnas.latency.spec import OperatorSpec
+from dnas.runtimes.tflite_model import operator_tflite
+from tests.latency.remote.conftest import conv, items
 
 KEYS = ["conv in=4x8x16 out=6 stride=2", "join in=4x8x16+4x8x16 out=4 stride=1", "skip in=4x8x16 out=4 stride=1"]
 
@@ -142,6 +146,79 @@ def test_the_shell_form_measures_with_trtexec(bundle, tmp_path):
     found = table.provenance
     assert (found.device.type, found.device.name, found.device.memory_bytes) == ("cuda", "Board GPU", 8192 << 20)
     assert (found.backend, found.software) == ("tensorrt", {"tensorrt": "TensorRT v101300", "driver": "550.1"})
+
+
+BENCHMARK_MODEL = """#!/bin/sh
+case "$*" in *--graph=operators/*--num_threads=2*) ;; *) exit 1;; esac
+echo 'INFO: count=9 first=871 curr=516 min=516 max=871 avg=581.4 std=114 p5=516 median=519 p95=871'
+echo ''
+echo 'INFO: count=1000 first=521 curr=497 min=490 max=6861 avg=637.4 std=60 p5=496 median=518 p95=686'
+echo 'INFO: Inference timings in us: Init: 119515, First inference: 871, Warmup (avg): 581.4, Inference (avg): 637.4'
+"""
+
+
+def test_the_shell_form_measures_tflite_files_with_benchmark_model(monkeypatch, tmp_path):
+    """A stand-in prints what TensorFlow Lite's benchmark_model does; the files are not run."""
+    for name, content in {"require_litert": lambda: None, "operator_tflite": lambda *_: b"TFL3"}.items():
+        monkeypatch.setattr(f"dnas.latency.remote.bundle.{name}", content)
+    bundle = tmp_path / "bundle"
+    write_bundle(items(), bundle, space="small", input_size=(64, 128), file_format="tflite")
+    tool = tmp_path / "benchmark_model"  # beside the folder, as on a phone
+    tool.write_text(BENCHMARK_MODEL)
+    tool.chmod(0o755)
+    run = {"env": {**os.environ, "THREADS": "2"}, "capture_output": True, "text": True, "check": False}
+    assert len(subprocess.run(["sh", bundle / "run.sh"], **run).stdout.splitlines()) == 16
+    (bundle / "benchmark_model" / "0001.5.txt").unlink()
+    with pytest.raises(UserError, match="1 of 3 operators are not measured yet"):
+        collect(bundle, tmp_path / "t.json")
+    assert len(subprocess.run(["sh", bundle / "run.sh"], **run).stdout.splitlines()) == 2
+    other = subprocess.run(["sh", bundle / "run.sh", "--use_gpu=true"], **run)
+    assert (other.returncode, "other settings" in other.stderr) == (2, True)
+    table = collect(bundle, tmp_path / "t.json")
+    assert [entry.median for entry in table.entries.values()] == [pytest.approx(0.518)] * 3
+    assert {entry.rounds for entry in table.entries.values()} == {5}
+    assert (table.provenance.backend, table.provenance.threads) == ("tflite", 2)
+    (bundle / "benchmark_model" / "0001.5.txt").write_text("INFO: count=1 avg=nan")
+    with pytest.raises(UserError, match="holds no times of benchmark_model"):
+        collect(bundle, tmp_path / "t.json")
+
+
+def test_operators_as_tflite_compute_the_same_and_are_measured(written, tmp_path):
+    """Needs the extra dnas[tflite], whose pins exclude current packages, so that the gate does not install it."""
+    pytest.importorskip("litert_torch", reason="needs LiteRT Torch: pip install dnas[tflite]")
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    bundle = shutil.copytree(written("fp32", "tflite"), tmp_path / "bundle")
+    rows = json.loads((bundle / "manifest.json").read_text())["operators"]
+    assert [item["shape"] for item in rows[1]["inputs"]] == [[1, 8, 16, 4]] * 2
+    model = interpreter.Interpreter(str(bundle / rows[0]["file"]))
+    model.allocate_tensors()
+    assert "TRANSPOSE" not in {item["op_name"] for item in model._get_ops_details()}
+    (output,) = model.get_output_details()
+    assert output["shape"].tolist() == [1, 4, 8, 6]
+    torch.manual_seed(0)
+    module = conv().eval()
+    model = interpreter.Interpreter(model_content=operator_tflite(module, [(1, 4, 8, 16)]))
+    model.allocate_tensors()
+    images = torch.randn(1, 4, 8, 16)
+    model.set_tensor(model.get_input_details()[0]["index"], images.permute(0, 2, 3, 1).contiguous().numpy())
+    model.invoke()
+    found = torch.tensor(model.get_tensor(model.get_output_details()[0]["index"])).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, module(images).detach(), atol=1e-6, rtol=1e-5)
+    measure(sys.executable, bundle)
+    table = collect(bundle, tmp_path / "t.json")
+    assert list(table.entries) == KEYS
+    assert (table.provenance.backend, table.provenance.device.type) == ("tflite", "cpu")
+    assert measure(sys.executable, bundle, "--provider", "CUDA", status=2).stderr.startswith("run.py: TFLite files")
+
+
+def test_a_format_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    with pytest.raises(UserError, match=r"LiteRT Torch is not installed.*dnas\[tflite\]"):
+        write_bundle(items(), tmp_path / "bundle", space="small", input_size=(64, 128), file_format="tflite")
+    assert not (tmp_path / "bundle").exists()
+    options = {"space": "small", "input_size": (64, 128), "file_format": "tflite", "precision": "int8"}
+    with pytest.raises(UserError, match="precision 'int8' of a bundle of tflite files: expected fp32"):
+        write_bundle(items(), tmp_path / "bundle", **options)
 
 
 def test_the_command_refuses_a_precision_that_bundles_do_not_have(tmp_path, capsys):
