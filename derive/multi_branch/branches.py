@@ -49,9 +49,12 @@ class BranchScore:
         return "  ".join(parts)
 
     def adjustment(self) -> str:
-        """The changes made to reach the latency target, as text."""
+        """How the network differs from the likeliest one, to reach the latency target or as the best judged one."""
         if not self.changes:
             return "argmax unchanged"
+        if self.candidates > 1:
+            text = f"{len(self.changes)} choices differ from the likeliest network of {self.argmax_ms:.3f} ms"
+            return text if self.reached else f"{text}, target not reached"
         text = f"argmax {self.argmax_ms:.3f} ms, {len(self.changes)} changes, "
         text += f"log-probability loss {self.lost_log_probability:.2f}"
         return text if self.reached else f"{text}, target not reached"
@@ -91,7 +94,8 @@ class MultiBranchDerivation(Derivation):
                     f"{cell['out_channels']} channels{down}"
                 )
         if self.chosen is not None and self.chosen.changes:
-            yield f"changes from the most likely network to reach the target ({self.chosen.adjustment()}):"
+            why = "judged best" if self.chosen.candidates > 1 else "to reach the target"
+            yield f"changes from the most likely network, {why} ({self.chosen.adjustment()}):"
             yield from (f"  {change}" for change in self.chosen.changes)
         if text := self.latency_line():
             yield text

@@ -40,3 +40,11 @@ def test_the_report_tells_the_scores_of_all_combinations(tmp_path):
 def test_the_best_that_reaches_the_target_is_selected(scores, target, chosen):
     made = [BranchScore((8,), 0.5, ms, score, reached=reached) for score, reached, ms in scores]
     assert select(made, target) is made[chosen]
+
+
+def test_a_judged_network_differs_from_the_likeliest_one():
+    """Only a change that the latency target asked for is told as a loss of log-probability."""
+    told = {"argmax_ms": 3.0, "lost_log_probability": 1.25, "changes": ("a", "b"), "reached": True}
+    assert BranchScore((8,), 0.5, 4.0, 0.5, **told).adjustment().endswith("2 changes, log-probability loss 1.25")
+    judged = BranchScore((8,), 0.5, 4.0, 0.5, candidates=6, **told)
+    assert judged.line().endswith("best of 6  2 choices differ from the likeliest network of 3.000 ms")
