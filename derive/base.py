@@ -117,10 +117,9 @@ class DeriveOptions:
 
     which: name of the architecture; None: the first one of the space. rule: None: the default rule of the space.
         branches: final scales, for multi-branch networks. table: None: the table of the run. target_ms: latency target
-        in ms; None: the target of the search. use_target: False: derive without a latency target. candidates: networks
-    that are judged by the weights of the search; finalists: the best of them, which are judged by short trainings;
-    None: as configured in the search. judge: None: one that reads the weights from the run folder, runs on ``device``
-    and shows ``progress``.
+        in ms; None: the target of the search. use_target: False: derive without a latency target. candidates: how many
+        networks are judged by the weights of the search; None: as configured in the search. judge: None: one that reads
+        the weights from the run folder, runs on ``device`` and shows ``progress``.
     """
 
     which: str | None = None
@@ -130,7 +129,6 @@ class DeriveOptions:
     target_ms: float | None = None
     use_target: bool = True
     candidates: int | None = None
-    finalists: int | None = None
     judge: Judge | None = None
     device: str = "auto"
     progress: Progress | None = None

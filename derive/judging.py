@@ -1,37 +1,29 @@
-"""Judging derived networks by the weights of a finished search, or by short trainings.
+"""Judging derived networks by the weights of a finished search.
 
 A network inherits the weights of the supernet, its BatchNorm statistics are measured on the images that trained these
 weights, and its mIoU on training images that they have never seen. The validation images are never used
-(FasterSeg, Appendix H). A short training from scratch ranks networks better, at a higher cost; it uses the same images.
+(FasterSeg, Appendix H).
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from dnas.config import Field, parse_config, record, to_mapping
+from dnas.config import Field, parse_config, record
 from dnas.data import (
     DataConfig,
-    DatasetPart,
     SegmentationDataset,
     evenly_spaced,
     match_classes,
-    measured_statistics,
     open_dataset,
 )
 from dnas.data.evaluation import EvaluationImages, memory_to_keep
-from dnas.data.seeding import mix_seed
 from dnas.data.worker_count import worker_count
 from dnas.device import resolve_device
 from dnas.errors import UserError
@@ -39,12 +31,11 @@ from dnas.input_channels import with_input_channels
 from dnas.json_lines import append_record, read_lines, repair
 from dnas.latency.table import LatencyTable
 from dnas.progress import NoProgress, Progress
-from dnas.runs import RunFolder, load_into, seed_everything
+from dnas.runs import RunFolder, load_into
 from dnas.runs.configurations import search_configuration
 from dnas.search import JointSearchConfig, Pass, SearchProblem, SearchSettings
 from dnas.search.calibration import calibration_images, recalibrate_bn
 from dnas.search.scoring import ScoredImages
-from dnas.training import RetrainConfig, retrain
 from dnas.training.device import autocast, make_accelerator
 
 if TYPE_CHECKING:
@@ -52,9 +43,6 @@ if TYPE_CHECKING:
 
 JUDGED = "judged.jsonl"
 """File name of the judged networks in the run folder of a search."""
-
-FINALISTS = "finalists"
-"""Folder of short trainings in the run folder of a search, while they run."""
 
 
 class Judge:
@@ -180,26 +168,6 @@ class Judge:
             self.progress.advance(miou=self._known[key])
         return {key: self._known[key] for key in jobs}
 
-    def trained_miou(
-        self,
-        architectures: Sequence[Architecture],
-        recipe: RetrainConfig,
-        description: str,
-        notes: Sequence[Mapping[str, Any]],
-    ) -> list[float]:
-        """The mIoU of every network after a training from scratch by ``recipe``; ``notes`` as for :meth:`miou`.
-
-        The networks are trained on the images of the supernet's weights and scored on those that judge networks. At
-        the end of a search, an interrupted training is continued.
-        """
-        keys = [f"{key_of(architecture)} after {recipe.epochs} epochs" for architecture in architectures]
-        jobs = {
-            key: functools.partial(self._trained, architecture, recipe)
-            for key, architecture in zip(keys, architectures, strict=True)
-        }
-        found = self._all(jobs, description, dict(zip(keys, notes, strict=True)))
-        return [found[key] for key in keys]
-
     def wait(self) -> None:
         """Wait for all processes."""
         self._accelerator.wait_for_everyone()
@@ -208,48 +176,6 @@ class Judge:
         network = self._deriver.inherit(self.problem, architecture).to(self._device)
         outputs = self._scored(network, lambda images: {"network": network(images)})
         return outputs["network"]
-
-    def _trained(self, architecture: Architecture, recipe: RetrainConfig) -> float:
-        dataset = self._dataset
-        data = parse_config(DataConfig, self.run.configuration["data"], f"{self.run.path}: data")
-        recipe = dataclasses.replace(
-            recipe,
-            validate_every=recipe.epochs,
-            auxiliary_weights=(),
-            augmentation=measured_statistics(recipe.augmentation, data),
-        )
-        configuration = {
-            "network": {"architecture": to_mapping(architecture)},
-            "data": to_mapping(data),
-            "retrain": to_mapping(recipe),
-        }
-        kept, judging = self._parts()
-        with (
-            self._finalist_folder(key_of(architecture)) as path,
-            RunFolder.create(
-                path, "retrain", configuration, self.run.seed, resume=path.exists(), device=self._device
-            ) as folder,
-        ):
-            seed_everything(mix_seed("network", self.run.seed))
-            network = with_input_channels(architecture.build(dataset.labels.num_classes), data.channels)
-            parts = DatasetPart(dataset, kept), DatasetPart(dataset, judging)
-            return retrain(network, parts, folder, recipe, device=self._device).best_miou
-
-    @contextlib.contextmanager
-    def _finalist_folder(self, key: str) -> Iterator[Path]:
-        """A folder for a short training, removed at its end; in that of the search, so that it can be resumed.
-
-        The folder of a finished search is only read: then it is a temporary one.
-        """
-        if self.run.is_reader:
-            with tempfile.TemporaryDirectory() as folder:
-                yield Path(folder) / key
-            return
-        path = self.run.path / FINALISTS / key
-        yield path
-        self.wait()
-        if self.run.is_owner:
-            shutil.rmtree(path)
 
     def _judged_pass(self, forward: Pass) -> float:
         outputs = self._scored(self.problem.weights, lambda images: self.problem.outputs(images, forward))
@@ -290,15 +216,11 @@ def searched_problem(run: RunFolder, deriver: Deriver[Any], table: LatencyTable 
 
 @record
 class Judged:
-    """A judged network: the key of :func:`key_of`, its mIoU (a fraction), its kind, and its predicted latency.
-
-    Of a finalist, the mIoU is that after a short training.
-    """
+    """A judged network: the key of :func:`key_of`, its mIoU (a fraction), its kind, and its predicted latency."""
 
     network: str
     miou: Annotated[float, Field(ge=0, le=1)]
     kind: str = ""
-    supernet_miou: Annotated[float, Field(ge=0, le=1)] | None = None
     latency_ms: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
 

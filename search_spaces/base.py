@@ -100,11 +100,6 @@ class SearchSpace(ABC, Generic[Settings]):
         return self.settings.retrain
 
     @property
-    def search_trains_networks(self) -> bool:
-        """Whether the end of a search trains networks by :attr:`retrain`, which then decides its result."""
-        return False
-
-    @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the images for which latencies are measured."""
         return self.settings.task.input_size

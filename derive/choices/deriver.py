@@ -103,8 +103,6 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
         """
         if options.branches is not None:
             raise UserError(f"{run.path}: a network with choices has no branches; leave --branches out")
-        if options.finalists is not None:
-            raise UserError(f"{run.path}: networks with choices are not trained to choose; leave --finalists out")
         # There is one network; --which student refers to it, too.
         which, rule = self.check_options(
             dataclasses.replace(options, which=ARCHITECTURE) if options.which == "student" else options, run.path

@@ -113,10 +113,8 @@ class DilatedDeriver(Deriver[RegSegSpace]):
         """
         if options.branches is not None:
             raise UserError(f"{run.path}: a search of dilation rates has no branches; leave --branches out")
-        if options.candidates is not None or options.finalists is not None:
-            raise UserError(
-                f"{run.path}: a search of dilation rates holds no images out; leave --candidates and --finalists out"
-            )
+        if options.candidates is not None:
+            raise UserError(f"{run.path}: a search of dilation rates holds no images out; leave --candidates out")
         # A search without a teacher has one network; --which student refers to it, too.
         which, rule = self.check_options(
             dataclasses.replace(options, which=ARCHITECTURE) if options.which == "student" else options, run.path

@@ -22,8 +22,6 @@ class BranchScore:
     from the most likely ones, ``lost_log_probability`` is the loss in log-probability, and ``reached`` says whether
     the latency is within 5 % of the target; without a target ``reached`` is None. ``candidates``: how many networks
     were judged; with more than one, ``miou`` is that of the network with inherited weights, on held-out images.
-    ``finalists``: how many of all candidates were judged by short trainings, after which ``miou`` was measured; 0 for
-    combinations that none of them won.
     """
 
     branches: tuple[int, ...]
@@ -35,7 +33,6 @@ class BranchScore:
     changes: tuple[str, ...] = ()
     reached: bool | None = None
     candidates: int = 1
-    finalists: int = 0
 
     def line(self) -> str:
         """The score as a line of text."""
@@ -44,7 +41,6 @@ class BranchScore:
         parts += [] if self.latency_ms is None else [f"predicted {self.latency_ms:7.3f} ms"]
         parts += [] if self.score is None else [f"score {self.score:.4f}"]
         parts += [f"best of {self.candidates}"] if self.candidates > 1 else []
-        parts += [f"and of {self.finalists} short trainings"] if self.finalists else []
         parts += [self.adjustment()] if self.reached is not None else []
         return "  ".join(parts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -22,7 +22,6 @@ from dnas.config import Field, parse_config, record
 from dnas.data.seeding import mix_seed
 from dnas.latency.table import LatencyTable
 from dnas.runs import RunFolder
-from dnas.training import RetrainConfig
 from search_spaces.fasterseg import FasterSegSpace, NetworkPlan, combination_name
 
 Found = tuple[MultiBranchArchitecture, BranchScore]
@@ -54,11 +53,11 @@ class Decoding:
     candidates: int
     judge: Callable[[], Judge]
 
-    def derive(self, ends: tuple[int, ...]) -> list[Found]:
-        """The candidates of a combination of branches with their scores, the best one first."""
+    def derive(self, ends: tuple[int, ...]) -> Found:
+        """The best candidate of a combination of branches with its score."""
         if self.candidates == 1:
             architecture, score = self._network(ends)
-            return [(architecture, self.scored(score, self._supernet_miou(ends)))]
+            return architecture, self._scored(score, self._supernet_miou(ends))
         found = self._candidates(ends)
         notes = [self._note(score) for _, score in found]
         description = f"judging candidates {combination_name(ends)}"
@@ -66,32 +65,13 @@ class Decoding:
         scored = [
             (
                 one.with_provenance(candidates=len(found), supernet_miou=round(miou, 6)),
-                dataclasses.replace(self.scored(score, miou), candidates=len(found)),
+                dataclasses.replace(self._scored(score, miou), candidates=len(found)),
             )
             for (one, score), miou in zip(found, mious, strict=True)
         ]
-        return sorted(scored, key=lambda pair: self.worth(pair[1]), reverse=True)
+        return max(scored, key=lambda pair: self._worth(pair[1]))
 
-    def best_finalist(self, candidates: Sequence[Found], count: int, recipe: RetrainConfig) -> Found:
-        """The best of the ``count`` best candidates after training each from scratch by ``recipe``.
-
-        A simple form of successive halving (Jamieson and Talwalkar 2016): most candidates are ruled out by a cheap
-        score, few by a dear one that ranks better.
-        """
-        reached = [one for one in candidates if one[1].reached is not False] or candidates
-        finalists = sorted(reached, key=lambda pair: self.worth(pair[1]), reverse=True)[:count]
-        notes = [
-            {**self._note(score), "kind": "finalist", "supernet_miou": score.miou, "epochs": recipe.epochs}
-            for _, score in finalists
-        ]
-        architectures = [architecture for architecture, _ in finalists]
-        mious = self.judge().trained_miou(architectures, recipe, "training finalists", notes)
-        scored = [(one, self.scored(score, miou)) for (one, score), miou in zip(finalists, mious, strict=True)]
-        architecture, best = max(scored, key=lambda pair: self.worth(pair[1]))
-        architecture = architecture.with_provenance(finalists=len(scored), finalist_miou=round(best.miou or 0.0, 6))
-        return architecture, dataclasses.replace(best, finalists=len(scored))
-
-    def worth(self, score: BranchScore) -> float:
+    def _worth(self, score: BranchScore) -> float:
         """By what candidates are compared: near the target the mIoU; without one the latency is weighed against it."""
         weighed = self.target_ms is None and self.table is not None
         return (score.score if weighed else score.miou) or 0.0
@@ -187,7 +167,7 @@ class Decoding:
         scores = parse_config(_Validated, {"outputs": validated[-1]}, f"{self.run.path / 'log.jsonl'}: miou_outputs")
         return scores.outputs.get(self.which, {}).get(combination_name(ends))
 
-    def scored(self, score: BranchScore, miou: float | None) -> BranchScore:
+    def _scored(self, score: BranchScore, miou: float | None) -> BranchScore:
         """``score`` with a mIoU and ACC * (LAT / T) ** w."""
         ms = score.latency_ms
         if miou is None or ms is None:

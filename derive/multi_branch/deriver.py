@@ -25,7 +25,6 @@ from dnas.files import write_json
 from dnas.latency.table import LatencyTable
 from dnas.runs import RunFolder
 from dnas.search import SearchProblem
-from dnas.training import RetrainConfig
 from search_spaces.fasterseg import (
     ArchitectureParameters,
     FasterSegSpace,
@@ -95,7 +94,7 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         that reach it. The rule "published-code" uses that code's decoder and latency lookup.
 
         With ``search.candidates`` above 1, that many students near the target are judged by the supernet's weights, and
-        the best one is derived. With ``search.finalists`` the best ones are judged by short trainings.
+        the best one is derived.
         """
         which, rule = self.check_options(options, run.path)
         table, plan = self.table_of(run, options), self.space.plan(which)
@@ -122,18 +121,10 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
                 options.judge or Judge.of_run(run, self, table, device=options.device, progress=options.progress)
             ),
         )
-        candidates = [decoding.derive(ends) for ends in combinations]
-        found = {one[1].branches: one for one, *_ in candidates}
-        finalists = self._finalists(which, rule, options)
-        if finalists:
-            winner = decoding.best_finalist(
-                [one for group in candidates for one in group], finalists, self._short_recipe
-            )
-            best = winner[1]
-            found[best.branches] = winner
-        else:
-            best = select([score for _, score in found.values()], decoding.target_ms)
-        architecture, scores = found[best.branches][0], tuple(score for _, score in found.values())
+        found = {ends: decoding.derive(ends) for ends in combinations}
+        scores = tuple(score for _, score in found.values())
+        best = select(scores, decoding.target_ms)
+        architecture = found[best.branches][0]
         return MultiBranchDerivation(
             architecture=architecture,
             rule=rule,
@@ -149,25 +140,6 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
                 raise UserError("candidates: only students are judged, and only with the rule paper")
             return 1
         return options.candidates or self.space.search.candidates
-
-    def _finalists(self, which: str, rule: str, options: DeriveOptions) -> int:
-        """How many candidates are judged by short trainings."""
-        if which != STUDENT or rule != "paper":
-            if options.finalists is not None:
-                raise UserError("finalists: only students are judged, and only with the rule paper")
-            return 0
-        wanted = self.space.search.finalists if options.finalists is None else options.finalists
-        if wanted > self._candidates(which, rule, options):
-            raise UserError(
-                f"finalists {wanted}: expected at most the number of candidates, "
-                f"{self._candidates(which, rule, options)}; ask for more candidates"
-            )
-        return wanted
-
-    @property
-    def _short_recipe(self) -> RetrainConfig:
-        """The recipe by which finalists are trained: that of the space, in fewer epochs."""
-        return dataclasses.replace(self.space.retrain, epochs=self.space.search.finalist_epochs)
 
     def inherit(self, problem: SearchProblem, architecture: Architecture) -> nn.Module:
         """See :func:`derive.multi_branch.inherit_weights`."""
@@ -203,11 +175,7 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         derivation = self.derive(run, DeriveOptions())
         chosen = derivation.chosen
         ends = "" if chosen is None else f", branches {branches_text(chosen.branches)}"
-        judged = ""
-        if chosen is not None and chosen.finalists:
-            judged = f", the best of {chosen.finalists} finalists after short trainings"
-        elif chosen is not None and chosen.candidates > 1:
-            judged = ", the best of its candidates in the supernet"
+        judged = ", the best of its candidates in the supernet" if chosen is not None and chosen.candidates > 1 else ""
         warning = undecided_warning(_logits(run, STUDENT, self.space.plan(STUDENT)))
         return [f"student: {derivation.latency_line()}{ends}{judged}", *([] if warning is None else [warning])]
 

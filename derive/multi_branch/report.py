@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from derive.base import logits_of
-from derive.judging import Judged, judged_records
+from derive.judging import judged_records
 from derive.multi_branch.branches import SELECTION
 from derive.multi_branch.decidedness import decidedness
 from derive.multi_branch.estimating import ESTIMATOR
@@ -36,9 +36,6 @@ def selection_sections(run: RunFolder) -> list[Section]:
                 description="Supernet mIoU of the judged networks against their predicted latency",
             )
         )
-    finalists = [record for record in judged_records(run) if record.kind == "finalist"]
-    if finalists:
-        blocks.append(_finalists(finalists))
     if (run.path / ESTIMATOR).exists():
         blocks.append(_fit(read_fit(run)))
     blocks += [_table(name, found.scores, found.chosen) for name, found in selections.items()]
@@ -78,19 +75,6 @@ def _decidedness(run: RunFolder, names: Sequence[str]) -> Table:
         "largest and the second largest probability. Near 1 the likeliest network is close to a random one."
     )
     return Table(header=("architecture", "choice", "entropy", "margin"), rows=rows, numeric=(2, 3), caption=caption)
-
-
-def _finalists(records: Sequence[Judged]) -> Table:
-    rows = [
-        (format_ms(record.latency_ms), percent(record.supernet_miou), percent(record.miou))
-        for record in sorted(records, key=lambda record: record.miou, reverse=True)
-    ]
-    return Table(
-        header=("finalist, predicted (ms)", "mIoU in the supernet (%)", "mIoU after a short training (%)"),
-        rows=rows,
-        numeric=range(3),
-        caption="The best candidates, each trained for a few epochs and scored on held-out training images.",
-    )
 
 
 def _fit(fit: EstimatorFit) -> Table:

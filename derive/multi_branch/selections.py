@@ -28,7 +28,6 @@ class SelectionScore:
     argmax_ms: _Milliseconds | None = None
     lost_log_probability: _Number = 0.0
     candidates: Annotated[int, Field(ge=1)] = 1
-    finalists: Annotated[int, Field(ge=0)] = 0
 
 
 @record

@@ -44,14 +44,6 @@ def derive(
             help="Students near the target that the supernet judges; the best is derived. Default: the search's.",
         ),
     ] = None,
-    finalists: Annotated[
-        int | None,
-        typer.Option(
-            "--finalists",
-            min=0,
-            help="Best candidates that short trainings judge; the best is derived. Default: the search's.",
-        ),
-    ] = None,
     device: DeviceOption = "auto",
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the network, with the device and settings of the table.")
@@ -73,7 +65,6 @@ def derive(
             target_ms=_parse_target(target),
             use_target=target != "none",
             candidates=candidates,
-            finalists=finalists,
             device=device,
             progress=progress,
         )

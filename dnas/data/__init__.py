@@ -11,7 +11,6 @@ from dnas.data.dataset import SegmentationDataset, check_dataset
 from dnas.data.labels import IGNORE_LABEL, Labels
 from dnas.data.matching import class_order, match_classes
 from dnas.data.opening import open_dataset
-from dnas.data.part import DatasetPart
 from dnas.data.sampling import SamplingConfig
 from dnas.data.splitting import evenly_spaced, split_halves, split_parts
 from dnas.data.transforms import (
@@ -29,7 +28,6 @@ __all__ = [
     "Batch",
     "Batches",
     "DataConfig",
-    "DatasetPart",
     "Labels",
     "SamplingConfig",
     "SegmentationDataset",

@@ -136,11 +136,6 @@ class RunFolder:
         """Whether this process writes to the folder."""
         return self._role == "owner"
 
-    @property
-    def is_reader(self) -> bool:
-        """Whether the folder is only read, by this process and all others that work with it."""
-        return self._role == "reader"
-
     def close(self) -> None:
         """Release the folder for other processes."""
         if self._mirror is not None:

@@ -30,7 +30,7 @@ def derive_network(source: Path, options: DeriveOptions, *, measure: bool = Fals
     if not source.exists():
         raise UserError(f"{source}: no such run folder of dnas search, or file of FasterSeg's logits")
     if source.is_file():
-        if options.candidates is not None or options.finalists is not None:
+        if options.candidates is not None:
             raise UserError(f"{source}: has no weights to judge candidates by; give the run folder of a search")
         derivation = derive_file(source, options)
     else:

@@ -72,7 +72,7 @@ def run_search(
             tensorboard=tensorboard,
             other_environment=other_environment,
             upgrade=partial(_upgrade, configuration),
-            free=(*PLACES, "space.search.workers", *(() if space.search_trains_networks else ("space.retrain",))),
+            free=(*PLACES, "space.search.workers", "space.retrain"),
         ) as run,
         deterministic_algorithms(deterministic),
     ):

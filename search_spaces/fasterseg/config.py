@@ -73,7 +73,6 @@ class FasterSegSearchConfig(SearchConfig):
     candidates: how many networks near the latency target are judged in the supernet, each with its own BatchNorm
         statistics, on the half of the training images that the weights do not see. The best one is derived. 1: the
         likeliest one, unjudged.
-    finalists, finalist_epochs: as in :class:`EstimatorSearchConfig`.
     temperature_end: temperature at the end of the search, which is approached geometrically; null: constant.
     decoupling: the factors of the latency's gradient for alpha, beta and gamma (Eq. 3): "solved" from the table's
         sensitivities, "none", or three values w1, w2, w3.
@@ -92,8 +91,6 @@ class FasterSegSearchConfig(SearchConfig):
 
     method: Literal["gradient", "perturbation"] = "gradient"
     candidates: int = Field(default=1, ge=1)
-    finalists: int = Field(default=0, ge=0)
-    finalist_epochs: int = Field(default=6, ge=1)
     decoupling: Literal["solved", "none"] | tuple[_Factor, _Factor, _Factor] = "solved"
     temperature: float = Field(default=1.0, gt=0)
     temperature_end: float | None = Field(default=None, gt=0)
@@ -115,7 +112,6 @@ class FasterSegSearchConfig(SearchConfig):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        _check_finalists(self.finalists, self.candidates)
         if self.method == "perturbation" and self.operator_sampling != "mixed":
             raise ValueError(
                 "method perturbation removes operators from a mixture, so it needs operator_sampling mixed"
@@ -136,11 +132,6 @@ class FasterSegSearchConfig(SearchConfig):
         return crop is not None and self.batch_size * crop[0] * crop[1] <= BATCH_UP_TO_PIXELS
 
 
-def _check_finalists(finalists: int, candidates: int) -> None:
-    if finalists > candidates:
-        raise ValueError(f"finalists {finalists}: expected at most candidates, {candidates}")
-
-
 @config
 class EstimatorSearchConfig(OneShotConfig):
     """One-shot search by an estimator of what each choice contributes (after Nayman et al. 2021, "HardCoRe-NAS").
@@ -154,9 +145,6 @@ class EstimatorSearchConfig(OneShotConfig):
         cell of a random path. It is needed for ``distillation_weight``.
     judged_networks: how many random networks the estimator is fitted to.
     candidates: how many networks near the latency target are judged in the supernet at last; the best one is derived.
-    finalists: how many of the best candidates are trained from scratch by ``retrain`` for ``finalist_epochs``, on the
-        training images of the supernet's weights, and scored on those that judge networks; then the best of these is
-        derived. 0: none. A short training ranks networks better than a supernet does (docs/RESULTS.md).
     """
 
     method: Literal["estimator"] = "estimator"
@@ -164,12 +152,9 @@ class EstimatorSearchConfig(OneShotConfig):
     largest_first: bool = False
     judged_networks: int = Field(default=300, ge=50)
     candidates: int = Field(default=16, ge=1)
-    finalists: int = Field(default=0, ge=0)
-    finalist_epochs: int = Field(default=6, ge=1)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        _check_finalists(self.finalists, self.candidates)
         if self.distillation_weight > 0 and not (self.largest_first and self.networks_per_step > 1):
             raise ValueError("distillation_weight needs largest_first and at least two networks_per_step")
         return self

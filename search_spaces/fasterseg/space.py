@@ -60,11 +60,6 @@ class FasterSegSpace(SearchSpace[FasterSegPreset]):
         return settings.search
 
     @property
-    def search_trains_networks(self) -> bool:
-        """With finalists."""
-        return self.search.finalists > 0
-
-    @property
     def end_ratios(self) -> dict[str, int]:
         """Expansion ratio of stem and head, by architecture."""
         network = self.settings.network

@@ -27,16 +27,16 @@ def options(tmp_path):
 
 def test_a_derived_network_waits_for_its_search(tmp_path):
     study = load_study("camvid")
-    method = study.methods["estimator+finalists"]
-    (search,) = searches.planned(study, ["estimator+finalists"], 1)
+    method = study.methods["short estimator"]
+    (search,) = searches.planned(study, ["short estimator"], 1)
     training = searches._training(study, search, 7.0, tmp_path)
     derive = {f"derive_{training.name}": {"command": f"derive ${search.job}", "options": {"target": 7.0}}}
     jobs = planned({**searches.search_jobs([search], study, method, tmp_path), **derive, **training.jobs})
     assert list(jobs) == [
-        "search_estimator_finalists_seed0",
-        "derive_estimator_finalists_seed0_7ms",
-        "train_estimator_finalists_seed0_7ms",
-        "test_estimator_finalists_seed0_7ms",
+        "search_short_estimator_seed0",
+        "derive_short_estimator_seed0_7ms",
+        "train_short_estimator_seed0_7ms",
+        "test_short_estimator_seed0_7ms",
     ]
     assert [job.after for job in jobs.values()] == [(), *((name,) for name in list(jobs)[:-1])]
     assert (tmp_path / "spaces" / f"{search.job}.yaml").exists()

@@ -1,9 +1,7 @@
 """Networks judged by the weights of a search: an estimator search from its supernet to the derived student."""
 
 import dataclasses
-import importlib
 import json
-import shutil
 import zlib
 
 import pytest
@@ -11,20 +9,19 @@ import scipy.stats
 import torch
 
 from derive import TABLE, DeriveOptions, Judge, deriver_of
-from derive.judging import FINALISTS, JUDGED, searched_problem
+from derive.judging import JUDGED, searched_problem
 from derive.multi_branch.estimating import ESTIMATOR
 from derive.multi_branch.perturbation import GRADIENT
 from dnas.cli import main
 from dnas.config import to_mapping
-from dnas.data import DataConfig, DatasetPart, evenly_spaced, open_dataset, split_parts
-from dnas.data.seeding import mix_seed
+from dnas.data import DataConfig, evenly_spaced, open_dataset, split_parts
 from dnas.errors import UserError
 from dnas.files import read_json
 from dnas.json_lines import read_lines
 from dnas.latency import Effort, LatencyTable, Measurement, make_setup
 from dnas.latency.provenance import start_provenance
 from dnas.progress import NoProgress
-from dnas.runs import RunFolder, seed_everything
+from dnas.runs import RunFolder
 from dnas.search import Pass
 from dnas.search.calibration import calibration_images, recalibrate_bn
 from dnas.search.scoring import ScoredImages
@@ -138,66 +135,6 @@ def test_other_targets_are_judged_by_the_weights_in_the_run_folder(run):
         likeliest.lost_log_probability <= best.lost_log_probability
         for likeliest, best in zip(alone.scores, derivation.scores, strict=True)
     )
-
-
-def test_the_best_finalist_after_short_trainings_is_derived(tmp_path, monkeypatch):
-    """A search that is stopped while it trains finalists goes on with them, and derives the same network."""
-    settings = {"epochs": 1, "candidates": 6, "finalists": 3, "finalist_epochs": 2}
-    values = {**SPACE, "search": {**SPACE["search"], **settings}, "retrain": {"batch_size": 2, "augmentation": {}}}
-    space = space_from({**values, "latency_target_ms": TARGET_MS}, "test")
-
-    def search(name, **options):
-        run_search(space, DATA, table_of(space), tmp_path / name, seed=2, device="cpu", **options)
-        return RunFolder.open(tmp_path / name)
-
-    run = search("whole")
-    shutil.copytree(run.path, tmp_path / "stopped")
-    finalists = [record for record in judged(run) if record["kind"] == "finalist"]
-    candidates = [record for record in judged(run) if record["kind"] == "candidate"]
-    assert [record["supernet_miou"] for record in finalists] == sorted(
-        (record["miou"] for record in candidates), reverse=True
-    )[:3]
-    assert not list((run.path / FINALISTS).iterdir())
-    chosen = read_json(run.path / "selection.json", "selection")["student"]
-    best = max(finalists, key=lambda record: record["miou"])
-    assert (chosen["latency_ms"], chosen["chosen"]) == (best["latency_ms"], best["branches"])
-
-    derived = derive_network(run.path, DeriveOptions())
-    assert derived.chosen.miou == best["miou"]
-    assert derived.architecture.provenance["finalists"] == "3"
-    data = open_dataset(DATA, "train")
-    kept, held_out = split_parts(10, run.seed, 0.4)
-    alone = dataclasses.replace(space.retrain, epochs=2, validate_every=2)
-    with RunFolder.create(tmp_path / "alone", "retrain", {}, run.seed, device="cpu") as folder:
-        seed_everything(mix_seed("network", run.seed))
-        network = derived.architecture.build(6)
-        images = DatasetPart(data, kept), DatasetPart(data, [held_out[i] for i in evenly_spaced(4, 3)])
-        assert retrain(network, images, folder, alone, device="cpu").best_miou == best["miou"]
-
-    retraining = importlib.import_module("dnas.training.retrain")._Retraining  # the function hides the module
-    lines = (run.path / JUDGED).read_text().splitlines(keepends=True)
-    (tmp_path / "stopped" / JUDGED).write_text("".join(line for line in lines if '"finalist"' not in line))
-    validate, calls = retraining._validate, []
-
-    def stopped(self, epoch):
-        calls.append(epoch)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return validate(self, epoch)
-
-    monkeypatch.setattr(retraining, "_validate", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        search("stopped", resume=True)
-    monkeypatch.undo()
-    assert [record["kind"] for record in judged(RunFolder.open(tmp_path / "stopped"))].count("finalist") == 1
-    assert judged(search("stopped", resume=True)) == judged(run)
-
-
-def test_more_finalists_than_candidates_are_refused(run):
-    with pytest.raises(UserError, match="finalists 7: expected at most the number of candidates, 6"):
-        derive_network(run.path, DeriveOptions(finalists=7))
-    with pytest.raises(UserError, match="finalists 7: expected at most candidates, 6"):
-        space_from({**SPACE, "search": {**SPACE["search"], "finalists": 7}}, "test")
 
 
 def test_perturbation_keeps_the_operator_whose_removal_hurts_most(tmp_path):
