@@ -84,7 +84,7 @@ def settings(options: argparse.Namespace) -> list[str]:
         "search.architecture_learning_rate": options.rate_learning_rate,
         "retrain.epochs": options.retrain_epochs,
     }
-    return [f"{key}={value}" for key, value in chosen.items() if value is not None]
+    return [*(f"{key}={value}" for key, value in chosen.items() if value is not None), *options.set]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -94,6 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="rectangles", help="dataset, such as camvid:FOLDER")
     parser.add_argument("--size", type=int, nargs=2, help="height and width of the images; default: the preset's")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the preset")
     parser.add_argument("--search-epochs", type=int, help="default: the preset's")
     parser.add_argument("--retrain-epochs", type=int, help="default: the preset's")
     parser.add_argument("--rate-learning-rate", type=float, help="default: the preset's")

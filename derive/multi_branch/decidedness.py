@@ -39,13 +39,22 @@ def decidedness(logits: Mapping[str, Tensor]) -> list[Decidedness]:
     return found
 
 
-def undecided_warning(logits: Mapping[str, Tensor]) -> str | None:
-    """A warning for the terminal if the operators are undecided."""
+ADVICE = {
+    "gradient": "Search longer, raise search.architecture_learning_rate, lower search.temperature_end, or judge more "
+    "networks (search.candidates, search.method=estimator)",
+    "perturbation": "Search longer, or judge more networks (search.candidates, search.method=estimator)",
+    "estimator": "Train the supernet for longer (search.epochs), or judge more networks (search.judged_networks) on more "
+    "images (search.judge_images)",
+}
+"""What to do about an undecided search, by ``search.method``."""
+
+
+def undecided_warning(logits: Mapping[str, Tensor], method: str) -> str | None:
+    """A warning for the terminal if the operators are undecided; ``method``: ``search.method``."""
     operators = next((one for one in decidedness(logits) if one.kind == KINDS["alpha"]), None)
     if operators is None or operators.entropy <= UNDECIDED:
         return None
     return (
         f"warning: undecided: the entropy of the operators is {operators.entropy:.3f} (1 is uniform), so the likeliest "
-        "network is close to a random one. Search longer, raise search.architecture_learning_rate, lower "
-        "search.temperature_end, or judge more networks (search.candidates, search.method=estimator)"
+        f"network is close to a random one. {ADVICE[method]}"
     )

@@ -176,7 +176,7 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
         chosen = derivation.chosen
         ends = "" if chosen is None else f", branches {branches_text(chosen.branches)}"
         judged = ", the best of its candidates in the supernet" if chosen is not None and chosen.candidates > 1 else ""
-        warning = undecided_warning(_logits(run, STUDENT, self.space.plan(STUDENT)))
+        warning = undecided_warning(_logits(run, STUDENT, self.space.plan(STUDENT)), self.space.search.method)
         return [f"student: {derivation.latency_line()}{ends}{judged}", *([] if warning is None else [warning])]
 
     def search_sections(self, run: RunFolder) -> list[Section]:
