@@ -43,8 +43,8 @@ ADVICE = {
     "gradient": "Search longer, raise search.architecture_learning_rate, lower search.temperature_end, or judge more "
     "networks (search.candidates, search.method=estimator)",
     "perturbation": "Search longer, or judge more networks (search.candidates, search.method=estimator)",
-    "estimator": "Train the supernet for longer (search.epochs), or judge more networks (search.judged_networks) on more "
-    "images (search.judge_images)",
+    "estimator": "Train the supernet for longer (search.epochs), or judge more networks (search.judged_networks) on "
+    "more images (search.judge_images)",
 }
 """What to do about an undecided search, by ``search.method``."""
 
