@@ -7,8 +7,10 @@ seeds of the mIoU on the test images and, for `rectangles`, whose classes are vi
 fraction of correctly labelled rectangle pixels in the top quarter of the image. The runs are a study (`dnas study
 status DIR`, `dnas report DIR`): finished ones are reused, and as many run at a time as the machine has cores.
 
-    python scripts/compare_rates.py --out DIR [--seeds 3] [--size 256 256] [--search-epochs 12] [--retrain-epochs 12]
-    python scripts/compare_rates.py --out DIR --preset regseg_camvid_small --data camvid:FOLDER
+    python -m scripts.compare_rates --out DIR [--seeds 3] [--size 256 256] [--search-epochs 12] [--retrain-epochs 12]
+    python -m scripts.compare_rates --out DIR --preset regseg_camvid_small --data camvid:FOLDER
+
+With ``--rf-next`` there is a fifth network: the rates that RF-Next's hook finds in as many epochs (scripts/rf_next.py).
 """
 
 from __future__ import annotations
@@ -41,10 +43,12 @@ from dnas.training import evaluate
 from dnas.workflows.networks import load_network
 from dnas.workflows.study.config import StudyConfig
 from dnas.workflows.study.running import run_study
+from scripts.rf_next import local_search
 from search_spaces import load_space
 from search_spaces.regseg import RegSegSpace
 
 NAMES = ("searched", "ones", "random", "random_with_gaps")
+RF_NEXT = "rf_next"
 TRIES = 100_000
 BUILT_IN_IMAGES = ("images.train=200", "images.val=40", "images.test=40")
 
@@ -67,7 +71,7 @@ def main() -> None:
     built_in = BUILT_IN_IMAGES if options.data in BUILT_IN else ()
     data = load_data_config(options.data, [f"size=[{height}, {width}]", "cache=true", *built_in])
     results: dict[str, list[Score]] = {}
-    for (name, seed), run in runs(space, data, options.out, options.seeds).items():
+    for (name, seed), run in runs(space, data, options.out, options.seeds, options.rf_next).items():
         score = score_of(run, data)
         results.setdefault(name, []).append(score)
         top = "" if score.top is None else f", top quarter {100 * score.top:.1f} %"
@@ -94,6 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="rectangles", help="dataset, such as camvid:FOLDER")
     parser.add_argument("--size", type=int, nargs=2, help="height and width of the images; default: the preset's")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rf-next", action="store_true", help="compare with RF-Next's local search, too")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the preset")
     parser.add_argument("--search-epochs", type=int, help="default: the preset's")
     parser.add_argument("--retrain-epochs", type=int, help="default: the preset's")
@@ -101,7 +106,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def runs(space: RegSegSpace, data: DataConfig, out: Path, seeds: int) -> dict[tuple[str, int], Path]:
+def runs(space: RegSegSpace, data: DataConfig, out: Path, seeds: int, peer: bool) -> dict[tuple[str, int], Path]:
     """The run folders of all trainings by name and seed: a study of searches, to which their trainings are added."""
     for name, values in (("space", space.configuration()), ("data", to_mapping(data))):
         write_text(out / f"{name}.yaml", dump_yaml(values))
@@ -119,7 +124,10 @@ def runs(space: RegSegSpace, data: DataConfig, out: Path, seeds: int) -> dict[tu
             assert isinstance(derived, DilatedArchitecture)
             for name, architecture in architectures(space, derived, seed).items():
                 architecture.save(out / f"{name}_{seed}.yaml")
-        for name in NAMES:
+            if peer and not (out / f"{RF_NEXT}_{seed}.yaml").exists():
+                progress.message(f"seed {seed}: RF-Next's local search")
+                by_rf_next(space, data, derived, seed).save(out / f"{RF_NEXT}_{seed}.yaml")
+        for name in (*NAMES, *([RF_NEXT] if peer else [])):
             options = {**common, "recipe": "$study/space.yaml"}
             jobs[name] = {"command": f"retrain $study/{name}_${{seed}}.yaml", "options": options, "after": ["derived"]}
             found |= {(name, seed): out / "jobs" / f"{name}-seed={seed}" for seed in range(seeds)}
@@ -136,6 +144,17 @@ def architectures(space: RegSegSpace, derived: DilatedArchitecture, seed: int) -
         "random": with_rates(derived, random_rates(derived, seed, upper, gaps=False)),
         "random_with_gaps": with_rates(derived, random_rates(derived, seed, math.inf, gaps=True)),
     }
+
+
+def by_rf_next(space: RegSegSpace, data: DataConfig, derived: DilatedArchitecture, seed: int) -> DilatedArchitecture:
+    """The rates of RF-Next's search of the same layers from rates of 1, on the same images for as many epochs."""
+    torch.manual_seed(mix_seed("weights", seed))
+    network = _unmerged(with_rates(derived, dict.fromkeys(derived.rates, 1)), space.num_classes)
+    largest = int(space.settings.rates.upper or 64)
+    images = open_dataset(data, "train")
+    return with_rates(
+        derived, local_search(network, list(derived.rates), images, space.search, largest=largest, seed=seed)
+    )
 
 
 def with_rates(architecture: DilatedArchitecture, rates: dict[str, int]) -> DilatedArchitecture:
@@ -190,9 +209,9 @@ def _parts(total: int, count: int, generator: random.Random) -> list[int]:
     return [b - a for a, b in zip([0, *cuts], [*cuts, total], strict=True)]
 
 
-def _unmerged(architecture: DilatedArchitecture) -> nn.Module:
+def _unmerged(architecture: DilatedArchitecture, classes: int = 2) -> nn.Module:
     """The network with the given rates, without merging branches of equal rates."""
-    network = network_by_name(architecture.network.name, 2, architecture.network.options)
+    network = network_by_name(architecture.network.name, classes, architecture.network.options)
     return set_rates(network, architecture.rates)
 
 
