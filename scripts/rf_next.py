@@ -29,7 +29,7 @@ def local_search(
     largest: int,
     seed: int,
 ) -> dict[str, int]:
-    """The rates of ``layers`` after training ``network`` with the hook; epochs, SGD and loss are those of ``config``."""
+    """The rates of ``layers`` after training ``network`` with the hook, by the epochs, SGD and loss of ``config``."""
     from mmcv.cnn.rfsearch import RFSearchHook
 
     others = [
