@@ -114,6 +114,11 @@ class StudyConfig:
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
         return f"{self.recipe_name}-{digest[:6]}"
 
+    @property
+    def keys(self) -> dict[str, Any]:
+        """What tells the study's rows from those of others: space, data and recipe."""
+        return {"space": self.space, "data": self.data, "recipe": self.recipe_key}
+
     def open_data(self, root: str | None) -> DataConfig:
         """The data; ``root`` is the folder of its files, None for generated images."""
         overrides = [f"size={list(self.image_size)}", "cache=true"]

@@ -25,8 +25,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     study = load_study(options.study)
-    keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
-    done = {(row["network"], row["seed"]) for row in read_rows(options.results / HAND_MADE, **keys)}
+    done = {(row["network"], row["seed"]) for row in read_rows(options.results / HAND_MADE, **study.keys)}
     wanted = [
         _training(study, name, seed)
         for seed in range(options.seeds)
@@ -39,10 +38,8 @@ def main() -> None:
 def _training(study: StudyConfig, name: str, seed: int) -> Training:
     description: dict[str, Any] = to_mapping(study.hand_made[name])
     row = {
-        "space": study.space,
-        "data": study.data,
+        **study.keys,
         "image_size": list(study.image_size),
-        "recipe": study.recipe_key,
         "network": name,
         "predicted_ms": None,
         "measured_ms": None,

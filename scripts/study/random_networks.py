@@ -35,8 +35,7 @@ def main() -> None:
     if options.epochs is not None:
         recipe = dataclasses.replace(study.recipe, epochs=options.epochs, validate_every=options.epochs)
         study, results = dataclasses.replace(study, recipe=recipe), options.results / LENGTH
-    keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
-    done = {(row["network"], row["seed"]) for row in read_rows(results, **keys)}
+    done = {(row["network"], row["seed"]) for row in read_rows(results, **study.keys)}
     wanted = [one for one in trainings(study) if (one.row()["network"], one.seed) not in done]
     print(f"{len(done)} trainings are done, {len(wanted)} to do")
     for one in wanted[: options.limit]:
@@ -80,10 +79,8 @@ def trainings(study: StudyConfig) -> list[Training]:
 def _training(study: StudyConfig, architecture: Architecture, predicted_ms: float, seed: int) -> Training:
     description: dict[str, Any] = to_mapping(architecture)
     row = {
-        "space": study.space,
-        "data": study.data,
+        **study.keys,
         "image_size": list(study.image_size),
-        "recipe": study.recipe_key,
         "network": key_of(architecture),
         "predicted_ms": round(predicted_ms, 6),
         "measured_ms": None,

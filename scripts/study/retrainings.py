@@ -31,8 +31,7 @@ def main() -> None:
     wanted = study.retrainings
     if wanted is None:
         raise UserError(f"{options.study}: the study compares no ways to train (retrainings)")
-    keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
-    done = {(row["way"], row["epochs"], row["seed"]) for row in read_rows(options.results / RETRAININGS, **keys)}
+    done = {(row["way"], row["epochs"], row["seed"]) for row in read_rows(options.results / RETRAININGS, **study.keys)}
     work = work_folder(study, options)
     jobs: dict[str, Any] = {}
     trainings = []
@@ -77,10 +76,8 @@ def _training(
     def row() -> dict[str, Any]:
         architecture = Architecture.load(work / JOBS / f"derive_student_seed{seed}" / "architecture.yaml")
         return {
-            "space": study.space,
-            "data": study.data,
+            **study.keys,
             "image_size": list(study.image_size),
-            "recipe": study.recipe_key,
             "network": key_of(architecture),
             "way": name,
             "settings": to_mapping(way),

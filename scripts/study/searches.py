@@ -49,8 +49,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of every search")
     options = parser.parse_args()
     study, results = load_study(options.study), options.results / DERIVED
-    keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
-    done = {(row["method"], row["search_seed"], row["target_ms"]) for row in read_rows(results, **keys)}
+    done = {(row["method"], row["search_seed"], row["target_ms"]) for row in read_rows(results, **study.keys)}
     work = work_folder(study, options)
     jobs: dict[str, Any] = {}
     trainings = []
@@ -104,10 +103,8 @@ def _training(study: StudyConfig, search: Search, target_ms: float, work: Path) 
             print(f"{name}: derived {latency:.3f} ms for the target {target_ms:g} ms")
         supernet = architecture.provenance.get("supernet_miou")
         return {
-            "space": study.space,
-            "data": study.data,
+            **study.keys,
             "image_size": list(study.image_size),
-            "recipe": study.recipe_key,
             "network": key_of(architecture),
             "method": search.method,
             "search_seed": search.seed,

@@ -30,9 +30,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="seeds of every setting")
     options = parser.parse_args()
     study, results = load_study(options.study), options.results / SUPERNETS
-    keys = {"space": study.space, "data": study.data, "recipe": study.recipe_key}
-    truth = means(read_rows(options.results / RANDOM, **keys), "val_miou", "test_miou")
-    done = {(row["setting"], row["search_seed"]) for row in read_rows(results, **keys) if row["networks"] == len(truth)}
+    truth = means(read_rows(options.results / RANDOM, **study.keys), "val_miou", "test_miou")
+    done = {
+        (row["setting"], row["search_seed"])
+        for row in read_rows(results, **study.keys)
+        if row["networks"] == len(truth)
+    }
     wanted = [
         Search(name, seed, None)
         for seed in range(options.seeds)
@@ -69,9 +72,7 @@ def _rank(search: Search, study: StudyConfig, truth: list[dict[str, Any]], work:
     }
     latency = correlation([(ms, ms, miou) for ms, _, miou in ranking.points])
     return {
-        "space": study.space,
-        "data": study.data,
-        "recipe": study.recipe_key,
+        **study.keys,
         "setting": search.method,
         "search_seed": search.seed,
         "search": study.supernets[search.method].search,

@@ -226,7 +226,7 @@ def _cells(scores: Sequence[Comparison]) -> Iterable[str]:
 
 def _of(study: StudyConfig, results: Path, file: str) -> list[dict[str, Any]]:
     path = results / file
-    return read_rows(path, space=study.space, data=study.data, recipe=study.recipe_key) if path.exists() else []
+    return read_rows(path, **study.keys) if path.exists() else []
 
 
 def _percent(rows: Iterable[dict[str, Any]], split: str) -> list[float]:
