@@ -40,13 +40,14 @@ def measure_costs(
     ``crop`` (height, width) and ``batch`` are those of the search. ``latencies_of`` and ``backend``: device and runtime
     of the latency table. Raises :class:`UserError` for a runtime that is not there and for unusable images.
     """
-    step, score = seconds_per_step(space, crop, batch, trained_on)
+    step, score, judge = seconds_per_step(space, crop, batch, trained_on)
     return Costs(
         entry=seconds_per_entry(space, latencies_of, backend),
         read=seconds_per_reading(space, images),
         image=seconds_per_image(space, trained_on),
         step=step,
         score=score,
+        judge=judge,
     )
 
 
@@ -89,8 +90,10 @@ def seconds_per_image(space: SearchSpace[Any], device: torch.device) -> float:
 
 def seconds_per_step(
     space: SearchSpace[Any], crop: tuple[int, int], batch: int, device: torch.device
-) -> tuple[float, float]:
-    """Times of a step of the search on ``batch`` images of ``crop``, and of scoring an image: the best of two each."""
+) -> tuple[float, float, float]:
+    """Times of a step of the search on ``batch`` images of ``crop``, of scoring an image in a validation, and of one of
+    the networks that it scores; the best of two each.
+    """
     problem = space.problem(_unit_table(space), 0)
     weights: nn.Module = with_input_channels(problem.weights, space.channels).to(device).train()
     problem.architecture.to(device)
@@ -114,7 +117,8 @@ def seconds_per_step(
 
     taken = _best(step, device)
     weights.eval()
-    return taken, _best(score, device)
+    scored = _best(score, device)
+    return taken, scored, scored / max(1, len(problem.validation_passes()))
 
 
 def _unit_table(space: SearchSpace[Any]) -> LatencyTable:

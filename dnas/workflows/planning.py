@@ -269,7 +269,7 @@ def _work(space: SearchSpace[Any], train: int, validation: int) -> Work:
         most_search=search.epochs,
         most_retrain=max(space.retrain.epochs, 100),
         most_judged=judged,
-        judging=CALIBRATION_BATCHES * batch + scored if judged else 0,
+        judging=min(CALIBRATION_BATCHES, searched // batch) * batch + scored if judged else 0,
         networks=2 if _has_teacher(space) else 1,
     )
 

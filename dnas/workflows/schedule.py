@@ -27,7 +27,7 @@ class Costs:
 
     entry: measuring an operator of the latency table at least once. read: reading and augmenting an image.
     image: training a derived network on one image. step: a step of the search. score: scoring one image in a validation
-    of the search.
+    of the search. judge: running one network of the supernet on one image.
     """
 
     entry: float
@@ -35,6 +35,7 @@ class Costs:
     image: float
     step: float
     score: float
+    judge: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def schedule(time_s: float, work: Work, costs: Costs) -> Schedule:
     trained = ("teacher", "student")[-work.networks :]
     whole = SHARES["search"] + sum(SHARES[name] for name in trained)
     limit = left * SHARES["search"] / whole
-    one = MARGIN * work.judging * costs.score
+    one = MARGIN * work.judging * costs.judge
     judged = 0
     if work.most_judged:
         judged = max(FEWEST_JUDGED, min(work.most_judged, int(JUDGING_SHARE * limit / one)))

@@ -23,7 +23,7 @@ from dnas.workflows.planning import PlanRequest, make_plan, working_size
 from dnas.workflows.schedule import Costs
 from search_spaces import load_space
 
-COSTS = Costs(entry=0.02, read=0.01, image=0.01, step=0.2, score=0.01)
+COSTS = Costs(entry=0.02, read=0.01, image=0.01, step=0.2, score=0.01, judge=0.005)
 DATA = ["streets", "--data-set", "images={train: 12, val: 4}", "--space", "fasterseg_demo"]
 
 

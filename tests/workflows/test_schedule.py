@@ -26,14 +26,14 @@ from search_spaces import space_from
 
 WORK = Work(entries=214, train=200, validation=40, batch=6, searched=100, scored=50, most_search=9, most_retrain=100)
 ONE_SHOT = dataclasses.replace(WORK, searched=160, scored=40, most_judged=150, judging=88, networks=1)
-COSTS = Costs(entry=0.6, read=0.01, image=0.02, step=1.5, score=0.05)
+COSTS = Costs(entry=0.6, read=0.01, image=0.02, step=1.5, score=0.05, judge=0.02)
 SECONDS = st.floats(1e-4, 100.0)
 
 
 @given(
     work=st.sampled_from([WORK, ONE_SHOT]),
     time_s=st.floats(10.0, 1e6),
-    costs=st.builds(Costs, entry=SECONDS, read=SECONDS, image=SECONDS, step=SECONDS, score=SECONDS),
+    costs=st.builds(Costs, entry=SECONDS, read=SECONDS, image=SECONDS, step=SECONDS, score=SECONDS, judge=SECONDS),
 )
 def test_the_estimate_fits_unless_everything_is_at_its_shortest(work, time_s, costs):
     """Nothing is longer than the time allows; more time never gives fewer epochs or judged networks."""
@@ -50,7 +50,7 @@ def test_the_estimate_fits_unless_everything_is_at_its_shortest(work, time_s, co
 
 def test_judging_is_a_part_of_the_search():
     """No teacher is trained, and judging takes a third of the search's time until all networks are judged."""
-    slow = dataclasses.replace(COSTS, score=0.2)
+    slow = dataclasses.replace(COSTS, judge=0.2)
     found = schedule(36000.0, ONE_SHOT, slow)
     assert found.judged == 150
     assert set(found.seconds) == {"table", "search", "student", "rest"}
