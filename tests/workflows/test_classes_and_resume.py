@@ -93,6 +93,13 @@ def test_distillation_goes_by_names(trained, tmp_path, capsys):
     assert wrong < 0.2 * first[0]["loss_distillation"]
 
 
+def test_a_teacher_that_would_teach_nothing_is_refused(trained, tmp_path, capsys):
+    arguments = [*RETRAIN, "--data", f"folder:{trained / 'data'}", "--teacher", trained / "run"]
+    message = fail(capsys, *arguments, "--out", tmp_path / "out", "--set", "distillation_weight=0")
+    assert "distillation_weight is 0" in message
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def begun(trained, tmp_path):
     """A run of one epoch, as if it had been interrupted, and the command that continues it."""

@@ -25,6 +25,7 @@ BENCHMARK_MODEL_ROUNDS = 5
 _WHAT = "results of a latency bundle"
 _INTEGERS = ("rounds", "extra_rounds", "most_samples")
 _BACKENDS = {"onnx": "onnxruntime", "tflite": "tflite"}
+"""What run.py runs files with, by their format; bundles of earlier versions name none and are ONNX."""
 _TYPES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 
 
@@ -67,6 +68,8 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not the manifest of a latency bundle")
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path}: schema version {manifest.get('schema_version')}, expected {SCHEMA_VERSION}")
+    if manifest.setdefault("file_format", "onnx") not in tuple(_BACKENDS):
+        raise UserError(f"{path}: file_format {manifest['file_format']!r}, expected {' or '.join(_BACKENDS)}")
     return manifest
 
 
@@ -136,7 +139,7 @@ def _of_runner(bundle: Path, manifest: Mapping[str, Any], effort: Effort) -> tup
             memory_bytes=first.device.memory_bytes,
             cores=first.device.cores if kind == "cpu" else None,
         ),
-        backend=_BACKENDS.get(str(manifest.get("file_format", "onnx")), "onnxruntime"),
+        backend=_BACKENDS[manifest["file_format"]],
         threads=first.threads,
         software=first.software,
         date=sessions[-1].date,

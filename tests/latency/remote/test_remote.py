@@ -125,6 +125,13 @@ def test_addresses():
             Host.parse(address)
 
 
+def test_files_of_an_unknown_format_are_not_taken_for_others(bundle, tmp_path):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "file_format": "mlmodel"}))
+    with pytest.raises(UserError, match="file_format 'mlmodel', expected onnx or tflite"):
+        collect(bundle, tmp_path / "t.json")
+
+
 def test_the_shell_form_measures_with_trtexec(bundle, tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
