@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -51,7 +53,26 @@ def make_accelerator(device: torch.device) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ:
         torch.cuda.set_device(device)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    with _ended_by_sigterm():
+        return Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """A context in which SIGTERM ends the process at once.
+
+    Where processes wait for each other to start, PyTorch waits without running Python's handlers: when one of them has
+    failed, torchrun would have to wait for 30 seconds until it kills the others.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def end_processes() -> None:

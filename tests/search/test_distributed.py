@@ -144,7 +144,7 @@ def test_one_process_writes(runs, search):
 
 
 def test_the_failure_of_one_process_ends_all_with_its_message(tmp_path):
-    """A corrupt image is read by only one of the two processes."""
+    """A corrupt image is read by only one of the two processes; the other one waits for it and has to be ended."""
     for split, count in (("train", 4), ("val", 1)):
         for index in range(count):
             for kind in ("images", "masks"):
@@ -171,3 +171,4 @@ def test_the_failure_of_one_process_ends_all_with_its_message(tmp_path):
     messages = [line for line in ended.stderr.splitlines() if line.startswith("dnas: ")]
     assert messages
     assert all("2.png" in line for line in messages)
+    assert "SIGKILL" not in ended.stderr  # torchrun kills, after 30 seconds, what does not end by SIGTERM
