@@ -1,16 +1,18 @@
 """Comparison of searched dilation rates with all rates 1 and with random rates, retrained with equal settings.
 
-For each seed: search from all rates 1, derive integer rates, and train four networks with the same layers and initial
-weights from scratch: with the derived rates, with all rates 1, and with random rates of the same field of view, once
-without gaps (Eq. 3 of RegSeg v3) and once with gaps. Prints a Markdown table with mean and standard deviation over the
-seeds of the mIoU on the test images and, for `rectangles`, whose classes are visible only at their feet, of the
-fraction of correctly labelled rectangle pixels in the top quarter of the image. The runs are a study (`dnas study
-status DIR`, `dnas report DIR`): finished ones are reused, and as many run at a time as the machine has cores.
+For each seed: search from all rates 1, derive integer rates, and train networks with the same layers and initial
+weights from scratch: with the derived rates, with all rates 1, and with random rates of the same field of view, some
+without gaps (Eq. 3 of RegSeg v3) and some with gaps. Each training is a row of docs/study/rates.jsonl: its mIoU on the
+test images and, for `rectangles`, whose classes are visible only at their feet, the fraction of correctly labelled
+rectangle pixels in the top quarter of the image. ``NAME`` names the comparison, whose table ``python -m
+scripts.study.tables`` writes. The runs are a study (`dnas study status DIR`, `dnas report DIR`): finished ones are
+reused, and as many run at a time as the machine has cores.
 
-    python -m scripts.compare_rates --out DIR [--seeds 3] [--size 256 256] [--search-epochs 12] [--retrain-epochs 12]
-    python -m scripts.compare_rates --out DIR --preset regseg_camvid_small --data camvid:FOLDER
+    python -m scripts.compare_rates NAME --out DIR [--seeds 3] [--draws 1] [--size 256 256]
+    python -m scripts.compare_rates NAME --out DIR --preset regseg_camvid_small --data camvid:FOLDER
 
-With ``--rf-next`` there is a fifth network: the rates that RF-Next's hook finds in as many epochs (scripts/rf_next.py).
+With ``--rf-next`` there is one more network: the rates that RF-Next's hook finds in as many epochs
+(scripts/rf_next.py).
 """
 
 from __future__ import annotations
@@ -18,9 +20,6 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from dnas.data import AugmentationConfig, DataConfig, batches, eval_transform, l
 from dnas.data.config import BUILT_IN
 from dnas.data.rectangles import top_quarter
 from dnas.data.seeding import mix_seed
+from dnas.environment import describe_environment
 from dnas.errors import UserError
 from dnas.files import dump_yaml, write_text
 from dnas.networks import dilation_bounds, field_of_view, network_by_name
@@ -44,22 +44,12 @@ from dnas.workflows.networks import load_network
 from dnas.workflows.study.config import StudyConfig
 from dnas.workflows.study.running import run_study
 from scripts.rf_next import local_search
+from scripts.study.rows import RATES, RESULTS, append_row, read_rows
 from search_spaces import load_space
 from search_spaces.regseg import RegSegSpace
 
-NAMES = ("searched", "ones", "random", "random_with_gaps")
-RF_NEXT = "rf_next"
 TRIES = 100_000
 BUILT_IN_IMAGES = ("images.train=200", "images.val=40", "images.test=40")
-
-
-@dataclass(frozen=True)
-class Score:
-    """Result of one network: mIoU, fraction of correct pixels in the top quarter (`rectangles`), field of view."""
-
-    miou: float
-    top: float | None
-    field_of_view: int
 
 
 def main() -> None:
@@ -70,14 +60,16 @@ def main() -> None:
     height, width = space.input_size
     built_in = BUILT_IN_IMAGES if options.data in BUILT_IN else ()
     data = load_data_config(options.data, [f"size=[{height}, {width}]", "cache=true", *built_in])
-    results: dict[str, list[Score]] = {}
-    for (name, seed), run in runs(space, data, options.out, options.seeds, options.rf_next).items():
-        score = score_of(run, data)
-        results.setdefault(name, []).append(score)
-        top = "" if score.top is None else f", top quarter {100 * score.top:.1f} %"
-        print(f"seed {seed}, {name}: mIoU {100 * score.miou:.1f} %{top}", flush=True)
-    print()
-    print("\n".join(table(results)))
+    results = options.results / RATES
+    done = {(row["rates"], row["draw"], row["seed"]) for row in read_rows(results, comparison=options.name)}
+    for (rates, draw, seed), run in runs(space, data, options).items():
+        if (rates, draw, seed) in done:
+            continue
+        place = {"comparison": options.name, "data": data.dataset, "image_size": [height, width]}
+        row = {**place, "rates": rates, "draw": draw, "seed": seed, **score_of(run, data)}
+        append_row(results, row)
+        top = "" if row["top_quarter"] is None else f", top quarter {100 * row['top_quarter']:.1f} %"
+        print(f"seed {seed}, {rates} {draw}: mIoU {100 * row['test_miou']:.1f} %{top}", flush=True)
 
 
 def settings(options: argparse.Namespace) -> list[str]:
@@ -93,11 +85,14 @@ def settings(options: argparse.Namespace) -> list[str]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("name", help="name of the comparison, such as rectangles")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--preset", default="regseg_rectangles", help="search space")
     parser.add_argument("--data", default="rectangles", help="dataset, such as camvid:FOLDER")
     parser.add_argument("--size", type=int, nargs=2, help="height and width of the images; default: the preset's")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=1, help="networks of random rates of each kind for each seed")
     parser.add_argument("--rf-next", action="store_true", help="compare with RF-Next's local search, too")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the preset")
     parser.add_argument("--search-epochs", type=int, help="default: the preset's")
@@ -106,8 +101,9 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def runs(space: RegSegSpace, data: DataConfig, out: Path, seeds: int, peer: bool) -> dict[tuple[str, int], Path]:
-    """The run folders of all trainings by name and seed: a study of searches, to which their trainings are added."""
+def runs(space: RegSegSpace, data: DataConfig, options: argparse.Namespace) -> dict[tuple[str, int, int], Path]:
+    """The run folders of all trainings by rates, draw and seed: a study of searches, to which trainings are added."""
+    out, seeds = options.out, range(options.seeds)
     for name, values in (("space", space.configuration()), ("data", to_mapping(data))):
         write_text(out / f"{name}.yaml", dump_yaml(values))
     common = {"data": "$study/data.yaml", "seed": "$seed", "device": "cpu"}
@@ -115,35 +111,46 @@ def runs(space: RegSegSpace, data: DataConfig, out: Path, seeds: int, peer: bool
         "search": {"command": "search $study/space.yaml", "options": common},
         "derived": {"command": "derive $search", "options": {"device": "cpu"}},
     }
-    study = {"vary": {"seed": list(range(seeds))}, "jobs": jobs}
-    found: dict[tuple[str, int], Path] = {}
+    study = {"vary": {"seed": list(seeds)}, "jobs": jobs}
+    found: dict[tuple[str, int, int], Path] = {}
     with RichProgress() as progress:
         run_study(parse_config(StudyConfig, study, "study"), out, progress=progress)
-        for seed in range(seeds):
+        for seed in seeds:
             derived = Architecture.load(out / "jobs" / f"derived-seed={seed}" / "architecture.yaml")
             assert isinstance(derived, DilatedArchitecture)
-            for name, architecture in architectures(space, derived, seed).items():
-                architecture.save(out / f"{name}_{seed}.yaml")
-            if peer and not (out / f"{RF_NEXT}_{seed}.yaml").exists():
+            compared = architectures(space, derived, seed, options.draws)
+            peer = out / f"rf_next_0_{seed}.yaml"
+            if options.rf_next and not peer.exists():
                 progress.message(f"seed {seed}: RF-Next's local search")
-                by_rf_next(space, data, derived, seed).save(out / f"{RF_NEXT}_{seed}.yaml")
-        for name in (*NAMES, *([RF_NEXT] if peer else [])):
-            options = {**common, "recipe": "$study/space.yaml"}
-            jobs[name] = {"command": f"retrain $study/{name}_${{seed}}.yaml", "options": options, "after": ["derived"]}
-            found |= {(name, seed): out / "jobs" / f"{name}-seed={seed}" for seed in range(seeds)}
+                by_rf_next(space, data, derived, seed).save(peer)
+            for (rates, draw), architecture in compared.items():
+                architecture.save(out / f"{rates}_{draw}_{seed}.yaml")
+        for rates, draw in [*compared, *([("rf_next", 0)] if options.rf_next else [])]:
+            name = f"{rates}_{draw}"
+            jobs[name] = {
+                "command": f"retrain $study/{name}_${{seed}}.yaml",
+                "options": {**common, "recipe": "$study/space.yaml"},
+                "after": ["derived"],
+            }
+            found |= {(rates, draw, seed): out / "jobs" / f"{name}-seed={seed}" for seed in seeds}
         run_study(parse_config(StudyConfig, study, "study"), out, progress=progress)
     return found
 
 
-def architectures(space: RegSegSpace, derived: DilatedArchitecture, seed: int) -> dict[str, DilatedArchitecture]:
-    """The networks to compare: derived, all rates 1, and random rates with the derived field of view."""
+def architectures(
+    space: RegSegSpace, derived: DilatedArchitecture, seed: int, draws: int
+) -> dict[tuple[str, int], DilatedArchitecture]:
+    """The networks to compare by rates and draw: derived, all rates 1, and random rates with the derived field of view.
+
+    No random rate exceeds the largest one of the search.
+    """
     upper = space.settings.rates.upper or math.inf
-    return {
-        "searched": derived,
-        "ones": with_rates(derived, dict.fromkeys(derived.rates, 1)),
-        "random": with_rates(derived, random_rates(derived, seed, upper, gaps=False)),
-        "random_with_gaps": with_rates(derived, random_rates(derived, seed, math.inf, gaps=True)),
-    }
+    found = {("derived", 0): derived, ("ones", 0): with_rates(derived, dict.fromkeys(derived.rates, 1))}
+    for draw in range(draws):
+        for name, gaps in (("random", False), ("random_with_gaps", True)):
+            rates = random_rates(derived, seed, draw, upper, gaps=gaps)
+            found[name, draw] = with_rates(derived, rates)
+    return found
 
 
 def by_rf_next(space: RegSegSpace, data: DataConfig, derived: DilatedArchitecture, seed: int) -> DilatedArchitecture:
@@ -162,12 +169,12 @@ def with_rates(architecture: DilatedArchitecture, rates: dict[str, int]) -> Dila
     return DilatedArchitecture(network=network, rates=rates, num_classes=architecture.num_classes)
 
 
-def random_rates(derived: DilatedArchitecture, seed: int, upper: float, *, gaps: bool) -> dict[str, int]:
+def random_rates(derived: DilatedArchitecture, seed: int, draw: int, upper: float, *, gaps: bool) -> dict[str, int]:
     """Random rates by rejection sampling with the derived field of view; any branch may have a block's largest rate.
 
     With ``gaps`` at least one rate exceeds the bound k / s of the preceding layers (Eq. 3), without none does.
     """
-    generator = random.Random(mix_seed("random rates", seed, *(["gaps"] if gaps else [])))
+    generator = random.Random(mix_seed("random rates", seed, draw, *(["gaps"] if gaps else [])))
     names = list(derived.rates)
     blocks: dict[str, list[str]] = {}
     for name in names:
@@ -215,8 +222,8 @@ def _unmerged(architecture: DilatedArchitecture, classes: int = 2) -> nn.Module:
     return set_rates(network, architecture.rates)
 
 
-def score_of(run: Path, data: DataConfig) -> Score:
-    """Evaluate the best weights of a training on the test images."""
+def score_of(run: Path, data: DataConfig) -> dict[str, Any]:
+    """The keys of a row that say what a training gave: its best weights, on the test images."""
     loaded = load_network(str(run))
     assert loaded.augmentation is not None
     test = open_dataset(data, "test")
@@ -224,7 +231,15 @@ def score_of(run: Path, data: DataConfig) -> Score:
     assert loaded.run is not None
     architecture = architecture_from(loaded.run.configuration["network"]["architecture"], str(run))
     assert isinstance(architecture, DilatedArchitecture)
-    return Score(evaluate(loaded.network, test, loaded.augmentation).miou, top, architecture.field_of_view())
+    environment = describe_environment("cpu")
+    return {
+        "architecture": to_mapping(architecture),
+        "field_of_view": architecture.field_of_view(),
+        "test_miou": evaluate(loaded.network, test, loaded.augmentation).miou,
+        "top_quarter": top,
+        "commit": environment["git_commit"],
+        "torch": environment["torch"],
+    }
 
 
 @torch.no_grad()
@@ -244,22 +259,6 @@ def top_accuracy(network: nn.Module, data: DataConfig, augmentation: Augmentatio
         batch_correct, batch_count = top_quarter(network.eval()(images).argmax(1), labels)
         correct, count = correct + batch_correct, count + batch_count
     return correct / count
-
-
-def table(results: dict[str, list[Score]]) -> list[str]:
-    lines = ["| rates | field of view (pixels) | mIoU (%) | top quarter right (%) |", "|---|---|---|---|"]
-    for name, rows in results.items():
-        fields = ", ".join(str(row.field_of_view) for row in rows)
-        top = spread([row.top for row in rows if row.top is not None])
-        lines.append(f"| {name} | {fields} | {spread([row.miou for row in rows])} | {top} |")
-    return lines
-
-
-def spread(shares: Sequence[float]) -> str:
-    if not shares:
-        return ""
-    mean = f"{100 * statistics.mean(shares):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else mean
 
 
 if __name__ == "__main__":

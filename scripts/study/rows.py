@@ -13,8 +13,8 @@ from dnas.json_lines import append_record, read_lines, repair
 RESULTS = Path(__file__).parents[2] / "docs" / "study"
 """Folder of the committed rows."""
 
-RANDOM, LENGTH, SUPERNETS, DERIVED, HAND_MADE, RETRAININGS = (
-    f"{name}.jsonl" for name in ("random", "length", "supernets", "derived", "hand_made", "retrainings")
+RANDOM, LENGTH, SUPERNETS, DERIVED, HAND_MADE, RETRAININGS, RATES = (
+    f"{name}.jsonl" for name in ("random", "length", "supernets", "derived", "hand_made", "retrainings", "rates")
 )
 """File names of the rows."""
 

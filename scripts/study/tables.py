@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from dnas.report import save_figure
-from scripts.markdown import NOTHING, markdown_table, update, with_block
+from scripts.markdown import NOTHING, markdown_table, spread, update, with_block
 from scripts.study.analysis import Comparison, compare, means, noise, rank_correlation, search_seconds, within_band
 from scripts.study.config import StudyConfig, load_study, study_names
 from scripts.study.pareto import pareto
+from scripts.study.rates_table import with_rates_tables
 from scripts.study.rows import DERIVED, HAND_MADE, LENGTH, RANDOM, RESULTS, RETRAININGS, SUPERNETS, read_rows
 
 DOCUMENT = RESULTS.parent / "RESULTS.md"
@@ -39,14 +40,14 @@ def main() -> None:
 
 
 def with_tables(document: str, results: Path) -> str:
-    """The document with all tables of the studies between their comments."""
+    """The document with all tables of the studies and of the comparisons of rates between their comments."""
     for name in study_names():
         study = load_study(name)
         for block, table in TABLES.items():
             mark = f"study {name} {block}"
             if f"<!-- begin: {mark} -->" in document:
                 document = with_block(document, mark, table(study, results))
-    return document
+    return with_rates_tables(document, results)
 
 
 def random_table(study: StudyConfig, results: Path) -> str:
@@ -117,7 +118,7 @@ def supernet_table(study: StudyConfig, results: Path) -> str:
         if not found:
             continue
         bands = [
-            _spread([row["bands"][f"{ms:g}"]["tau"] for row in found if f"{ms:g}" in row["bands"]])
+            spread([row["bands"][f"{ms:g}"]["tau"] for row in found if f"{ms:g}" in row["bands"]])
             for ms in study.targets_ms
         ]
         lines.append(
@@ -127,8 +128,8 @@ def supernet_table(study: StudyConfig, results: Path) -> str:
                 len(found),
                 f"{statistics.mean(row['search_cpu_seconds'] for row in found) / 60:.0f}",
                 found[0]["networks"],
-                _spread([row["tau"] for row in found]),
-                _spread([row["rho"] for row in found]),
+                spread([row["tau"] for row in found]),
+                spread([row["rho"] for row in found]),
                 *bands,
             )
         )
@@ -169,7 +170,7 @@ def hand_made_table(study: StudyConfig, results: Path) -> str:
                     f"{mine[0]['parameters'] / 1e6:.2f}",
                     "" if ms is None else f"{ms:.2f}",
                     len(mine),
-                    *(_spread(_percent(mine, split), ".1f") for split in ("val", "test")),
+                    *(spread(_percent(mine, split), ".1f") for split in ("val", "test")),
                 )
             )
     return (
@@ -197,8 +198,8 @@ def retrainings_table(study: StudyConfig, results: Path) -> str:
             cells = []
             for split in ("val", "test"):
                 gains = [100 * (row[f"{split}_miou"] - other[f"{split}_miou"]) for row, other in pairs]
-                difference = "" if name == first else _spread(gains, "+.1f")
-                cells += [_spread(_percent(mine, split), ".1f"), difference]
+                difference = "" if name == first else spread(gains, "+.1f")
+                cells += [spread(_percent(mine, split), ".1f"), difference]
             minutes = statistics.mean(row["cpu_seconds"] for row in mine if row["cpu_seconds"] is not None) / 60
             lines.append((name, epochs, len(mine), f"{minutes:.1f}", *cells))
     header = ("way", "epochs", "seeds", "min of a core", "val", "difference", "test", "difference")
@@ -231,13 +232,6 @@ def _of(study: StudyConfig, results: Path, file: str) -> list[dict[str, Any]]:
 
 def _percent(rows: Iterable[dict[str, Any]], split: str) -> list[float]:
     return [100 * row[f"{split}_miou"] for row in rows]
-
-
-def _spread(values: Sequence[float], form: str = ".2f") -> str:
-    if not values:
-        return ""
-    mean = f"{statistics.mean(values):{form}}"
-    return f"{mean} ± {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":
