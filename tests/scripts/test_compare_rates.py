@@ -36,6 +36,12 @@ def test_random_rates_have_the_field_of_view_of_the_derived_ones(gaps):
         assert max(rates.values()) <= 24
 
 
+def test_a_field_of_view_that_only_rates_with_gaps_have():
+    space = load_space("regseg_rectangles", [f"network.options={FOUR}", "rates.upper=32"])
+    found = compare_rates.architectures(space, four_blocks(2, 5, 17, 22), 0, 2)
+    assert list(found) == [("derived", 0), ("ones", 0), ("random_with_gaps", 0), ("random_with_gaps", 1)]
+
+
 def test_every_seed_is_compared_with_as_many_random_networks_as_are_asked_for():
     space = load_space("regseg_rectangles", [f"network.options={FOUR}"])
     found = compare_rates.architectures(space, four_blocks(1, 3, 9, 15), 0, 2)
