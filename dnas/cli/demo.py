@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +30,11 @@ def demo(
 
     Takes a few minutes on two CPU cores.
     """
-    from derive import DeriveOptions
+    from derive import DeriveOptions, deriver_of
     from dnas.config import to_mapping
     from dnas.errors import UserError
     from dnas.progress import RichProgress
     from dnas.workflows.derivation import derive_network
-    from dnas.workflows.networks import load_network
     from dnas.workflows.retraining import run_retraining
     from dnas.workflows.search import run_search
     from search_spaces import load_space
@@ -47,26 +47,28 @@ def demo(
     data = _data(space.input_size)
     table = _measure(out, resume)
     with RichProgress() as progress:
-        _announce(started, "2/7 searching teacher and student")
+        _announce(started, "2/7 training the networks of the space together, and judging some of them")
         run_search(space, data, table, out / "search", seed=seed, resume=resume, device="cpu", progress=progress)
-        _announce(started, "3/7 deriving the discrete networks")
-        found = {which: derive_network(out / "search", DeriveOptions(which=which)) for which in ("teacher", "student")}
-        for which, derivation in found.items():
-            derivation.architecture.save(out / f"{which}.yaml")
-        _announce(started, "4/7 retraining the teacher, then the student distilled from it")
-        for which, derivation in found.items():
-            run_retraining(
-                {"architecture": to_mapping(derivation.architecture)},
-                data,
-                out / which,
-                space.retrain,
-                source=which,
-                teacher=None if which == "teacher" else load_network(str(out / "teacher")),
-                seed=seed,
-                resume=resume,
-                device="cpu",
-                progress=progress,
-            )
+        ranges = deriver_of(space).latency_bounds(table).values()
+        fastest, slowest = min(low for low, _ in ranges), max(high for _, high in ranges)
+        target = round(math.sqrt(fastest * slowest), 1)
+        within = f"within 5 % of {target:g} ms; the space has {fastest:.1f} to {slowest:.1f} ms"
+        _announce(started, f"3/7 deriving the best network {within}")
+        options = DeriveOptions(target_ms=target, device="cpu", progress=progress)
+        architecture = derive_network(out / "search", options).architecture
+        architecture.save(out / "student.yaml")
+        _announce(started, "4/7 training it from scratch")
+        run_retraining(
+            {"architecture": to_mapping(architecture)},
+            data,
+            out / "student",
+            space.retrain,
+            source="student",
+            seed=seed,
+            resume=resume,
+            device="cpu",
+            progress=progress,
+        )
         _announce(started, "5/7 searching dilation rates on rectangles")
         _search_rates(out, seed, resume, progress)
     _finish(out, started)
@@ -151,7 +153,7 @@ def _finish(out: Path, started: float) -> None:
     report = gather_report(
         out / "search",
         out / "student",
-        out / "teacher",
+        None,
         networks=8,
         title="dnas demo",
         commands=(f"dnas demo --out {out}",),

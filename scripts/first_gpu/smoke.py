@@ -126,7 +126,7 @@ def _resume(session: Session) -> list[Row]:
         if deterministic and difference:
             raise WrongResultError(f"--deterministic: a resumed search ends {difference} away from one in one go")
         row = {"deterministic": deterministic, "largest_difference": difference}
-        rows.append({"space": "fasterseg_demo, 4 layers", **row})
+        rows.append({"space": "fasterseg_demo_gradient, 4 layers", **row})
     return rows
 
 
@@ -134,7 +134,7 @@ def _searched(out: Path, session: Session, calls: Sequence[NoProgress]) -> dict[
     """The searched parameters; each of the ``calls`` but the last is interrupted."""
     epochs = ["search.pretrain_epochs=1", "search.search_epochs=1", "search.batch_size=2", "search.validation_images=2"]
     epochs.append(f"search.augmentation.crop={list(session.sized((64, 128), (64, 64)))}")
-    space = load_space("fasterseg_demo", [*session.sized(("network.layers=4",), TOY_NETWORK), *epochs])
+    space = load_space("fasterseg_demo_gradient", [*session.sized(("network.layers=4",), TOY_NETWORK), *epochs])
     size, count = session.sized((96, 192), (64, 64)), session.sized(64, 4)
     data = DataConfig(dataset="streets", size=size, images={"train": count, "val": 2}, cache=True)
     splits = open_dataset(data, "train"), open_dataset(data, "val")
