@@ -19,8 +19,9 @@ SMALLER = {
     "latency build": ["--rounds", "1", "--time-per-entry", "0.001", "--set", "network.layers=4"],
     "latency check": ["--set", "network.layers=4"],
     "search": [
-        *("--data-set", IMAGES, "--set", "network.layers=4", "--set", "search.pretrain_epochs=1"),
-        *("--set", "search.search_epochs=1", "--set", "search.validation_images=2"),
+        *("--data-set", IMAGES, "--set", "network.layers=4", "--set", "search.epochs=1"),
+        *("--set", "search.judged_networks=50", "--set", "search.judge_images=1"),
+        *("--set", "search.validation_images=2"),
     ],
     "retrain": ["--data-set", IMAGES, "--set", "epochs=1"],
     "evaluate": ["--data-set", IMAGES],

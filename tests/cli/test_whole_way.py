@@ -24,7 +24,7 @@ from dnas.workflows.schedule import Costs
 from search_spaces import load_space
 
 COSTS = Costs(entry=0.02, read=0.01, image=0.01, step=0.2, score=0.01, judge=0.005)
-DATA = ["streets", "--data-set", "images={train: 12, val: 4}", "--space", "fasterseg_demo"]
+DATA = ["streets", "--data-set", "images={train: 12, val: 4}", "--space", "fasterseg_demo_gradient"]
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def _no_timing(monkeypatch):
 
 def plan(**values):
     config = load_data_config("streets", ["images={train: 12, val: 4}"])
-    request = {"data": "streets", "config": config, "device": "cpu", "space": "fasterseg_demo", **values}
+    request = {"data": "streets", "config": config, "device": "cpu", "space": "fasterseg_demo_gradient", **values}
     return make_plan(PlanRequest(**request))
 
 
@@ -241,7 +241,7 @@ def test_a_folder_as_it_is_will_do(tmp_path: Path, monkeypatch):
             )
     ran: list[list[str]] = []
     monkeypatch.setattr(sys.modules["dnas.cli.main"], "main", lambda words: ran.append(list(words)) or 0)
-    command = ["auto", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--space", "fasterseg_demo"]
+    command = ["auto", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--space", "fasterseg_demo_gradient"]
     assert main(command) == 0
     assert ran[0][2] == str(tmp_path / "out" / "data" / "data.yaml")
     assert load_space(str(tmp_path / "out" / "space.yaml")).num_classes == 2
