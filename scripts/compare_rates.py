@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +140,15 @@ def architectures(
 ) -> dict[tuple[str, int], DilatedArchitecture]:
     """The networks to compare by rates and draw: derived, all rates 1, and random rates with the derived field of view.
 
-    No random rate exceeds the largest one of the search. Where no random rates of a kind have that field of view, there
-    are none of it.
+    No random rate exceeds the largest one of the search. All networks differ; where fewer of a kind have that field of
+    view than ``draws``, there are fewer.
     """
     upper = space.settings.rates.upper or math.inf
     found = {("derived", 0): derived, ("ones", 0): with_rates(derived, dict.fromkeys(derived.rates, 1))}
     for draw in range(draws):
         for name, gaps in (("random", False), ("random_with_gaps", True)):
-            rates = random_rates(derived, seed, draw, upper, gaps=gaps)
+            known = [one.rates for one in found.values()]
+            rates = random_rates(derived, known, seed, draw, upper, gaps=gaps)
             if rates is not None:
                 found[name, draw] = with_rates(derived, rates)
     return found
@@ -169,12 +171,18 @@ def with_rates(architecture: DilatedArchitecture, rates: dict[str, int]) -> Dila
 
 
 def random_rates(
-    derived: DilatedArchitecture, seed: int, draw: int, upper: float, *, gaps: bool
+    derived: DilatedArchitecture,
+    known: Collection[Mapping[str, int]],
+    seed: int,
+    draw: int,
+    upper: float,
+    *,
+    gaps: bool,
 ) -> dict[str, int] | None:
     """Random rates by rejection sampling with the derived field of view; any branch may have a block's largest rate.
 
     With ``gaps`` at least one rate exceeds the bound k / s of the preceding layers (Eq. 3), without none does.
-    None if no such rates were found, other than the derived ones.
+    None if no such rates were found, other than the ``known`` ones.
     """
     generator = random.Random(mix_seed("random rates", seed, draw, *(["gaps"] if gaps else [])))
     names = list(derived.rates)
@@ -198,7 +206,7 @@ def random_rates(
             block_rates = [rate, *(generator.randint(1, rate) for _ in layers[1:])]
             generator.shuffle(block_rates)
             rates |= dict(zip(layers, block_rates, strict=True))
-        if rates != derived.rates:
+        if rates not in known:
             _check(derived, rates, gaps=gaps)
             return rates
     return None

@@ -32,7 +32,8 @@ def selection_sections(run: RunFolder) -> list[Section]:
             Figure(
                 svg=svg_text(drawing),
                 caption="Networks with the supernet's weights and BatchNorm statistics of their own, scored on "
-                "training images that the weights have not seen. The best candidate is derived.",
+                "training images that the weights have not seen. The best candidate is derived, unless another target "
+                "is asked for.",
                 description="Supernet mIoU of the judged networks against their predicted latency",
             )
         )

@@ -32,7 +32,7 @@ def judged_chart(
             axes.scatter(x, [100 * miou for miou in y], s=size, color=colour, alpha=0.75, linewidths=0, label=label)
     if chosen is not None:
         ms, miou = chosen
-        axes.plot(ms, 100 * miou, "o", ms=11, mfc="none", mec=INK, mew=1.6, ls="none", label="derived")
+        axes.plot(ms, 100 * miou, "o", ms=11, mfc="none", mec=INK, mew=1.6, ls="none", label="chosen by the search")
     axes.legend(loc="best")
     label_axes(axes, title="Networks judged in the supernet", x="predicted latency (ms)", y="mIoU (%)")
     return figure

@@ -26,9 +26,11 @@ def four_blocks(*rates):
 @pytest.mark.parametrize("gaps", [False, True])
 def test_random_rates_have_the_field_of_view_of_the_derived_ones(gaps):
     derived = four_blocks(1, 3, 9, 15)
-    drawn = [compare_rates.random_rates(derived, 0, draw, 24, gaps=gaps) for draw in range(3)]
-    assert drawn[0] != drawn[1]
-    for rates in drawn:
+    drawn = [derived.rates]
+    for draw in range(3):
+        drawn.append(compare_rates.random_rates(derived, drawn, 0, draw, 24, gaps=gaps))
+    assert all(rates not in drawn[:number] for number, rates in enumerate(drawn))
+    for rates in drawn[1:]:
         network = compare_rates._unmerged(compare_rates.with_rates(derived, rates))
         bounds = dilation_bounds(network)
         assert field_of_view(network) == derived.field_of_view()
@@ -43,7 +45,7 @@ def test_a_field_of_view_that_only_rates_with_gaps_have():
 
 
 def test_every_seed_is_compared_with_as_many_random_networks_as_are_asked_for():
-    space = load_space("regseg_rectangles", [f"network.options={FOUR}"])
+    space = load_space("regseg_rectangles", [f"network.options={FOUR}", "rates.upper=24"])
     found = compare_rates.architectures(space, four_blocks(1, 3, 9, 15), 0, 2)
     assert list(found)[2:] == [("random", 0), ("random_with_gaps", 0), ("random", 1), ("random_with_gaps", 1)]
     assert {one.field_of_view() for (name, _), one in found.items() if name != "ones"} == {15 + 28 * 16}

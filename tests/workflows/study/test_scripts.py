@@ -30,5 +30,5 @@ def test_the_example_in_the_documentation():
     jobs = plan(load_study(Path(__file__).parents[3] / "docs/examples/curve.yaml"), {"space": "fasterseg_demo"})
     assert len(jobs) == 1 + 3 + 5 * 9
     by_kind = {job.kind: job for job in reversed(jobs)}
-    assert by_kind["train_student"].after == ("student-target=1.5-seed=0",)
+    assert by_kind["train_student"].after == ("student-target=2.5-seed=0",)
     assert by_kind["student"].after == ("search-seed=0",)
