@@ -18,6 +18,8 @@ With ``--rf-next`` there is one more network: the rates that RF-Next's hook find
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import math
 import random
 from collections.abc import Collection, Mapping
@@ -62,15 +64,26 @@ def main() -> None:
     built_in = BUILT_IN_IMAGES if options.data in BUILT_IN else ()
     data = load_data_config(options.data, [f"size=[{height}, {width}]", "cache=true", *built_in])
     results = options.results / RATES
-    done = {(row["rates"], row["draw"], row["seed"]) for row in read_rows(results, comparison=options.name)}
+    place = {"comparison": options.name, "data": data.dataset, "image_size": [height, width]}
+    place["settings"] = digest(space, data)
+    rows = read_rows(results, comparison=options.name)
+    if any(row["settings"] != place["settings"] for row in rows):
+        raise UserError(f"{results}: '{options.name}' was compared with other settings; give another name")
+    done = {(row["rates"], row["draw"], row["seed"]) for row in rows}
     for (rates, draw, seed), run in runs(space, data, options).items():
         if (rates, draw, seed) in done:
             continue
-        place = {"comparison": options.name, "data": data.dataset, "image_size": [height, width]}
         row = {**place, "rates": rates, "draw": draw, "seed": seed, **score_of(run, data)}
         append_row(results, row)
         top = "" if row["top_quarter"] is None else f", top quarter {100 * row['top_quarter']:.1f} %"
         print(f"seed {seed}, {rates} {draw}: mIoU {100 * row['test_miou']:.1f} %{top}", flush=True)
+
+
+def digest(space: RegSegSpace, data: DataConfig) -> str:
+    """A digest of the search, of the trainings and of the images, but for the folder in which these lie."""
+    images = {"dataset": data.dataset, "size": data.size, "images": data.images}
+    values = json.dumps([space.configuration(), images], sort_keys=True)
+    return hashlib.sha256(values.encode()).hexdigest()[:6]
 
 
 def settings(options: argparse.Namespace) -> list[str]:
@@ -106,7 +119,10 @@ def runs(space: RegSegSpace, data: DataConfig, options: argparse.Namespace) -> d
     """The run folders of all trainings by rates, draw and seed: a study of searches, to which trainings are added."""
     out, seeds = options.out, range(options.seeds)
     for name, values in (("space", space.configuration()), ("data", to_mapping(data))):
-        write_text(out / f"{name}.yaml", dump_yaml(values))
+        path, text = out / f"{name}.yaml", dump_yaml(values)
+        if path.exists() and path.read_text() != text:
+            raise UserError(f"{out}: holds runs with another {path.name}; give another folder")
+        write_text(path, text)
     common = {"data": "$study/data.yaml", "seed": "$seed", "device": "cpu"}
     jobs: dict[str, Any] = {
         "search": {"command": "search $study/space.yaml", "options": common},

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from derive.dilated import BaseNetwork, DilatedArchitecture
+from dnas.errors import UserError
 from dnas.networks import dilation_bounds, field_of_view
 from scripts import compare_rates
 from scripts.study.rates_table import rates_table, with_rates_tables
@@ -75,6 +76,12 @@ def test_a_comparison_at_toy_size(tmp_path, monkeypatch):
         compare_rates.main()
         rows = read_rows(tmp_path / RATES, comparison="toy")
         assert [row["rates"] for row in rows] == ["derived", "ones"]
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--set=retrain.learning_rate=0.1"])
+    with pytest.raises(UserError, match="'toy' was compared with other settings; give another name"):
+        compare_rates.main()
+    monkeypatch.setattr(sys, "argv", [sys.argv[0], "other", *sys.argv[2:]])
+    with pytest.raises(UserError, match=r"holds runs with another space\.yaml; give another folder"):
+        compare_rates.main()
     assert all(0 <= row["test_miou"] <= 1 and 0 <= row["top_quarter"] <= 1 for row in rows)
     assert rows[1]["field_of_view"] == 15 + 2 * 16
 
