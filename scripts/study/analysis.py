@@ -89,6 +89,21 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> tuple[f
     )
 
 
+def highest_tau(rows: Sequence[Row], within: float, score: str) -> float:
+    """Kendall's tau between the true and the observed ``score`` of networks: no ranking can be expected to do better.
+
+    rows: one for each training. within: standard deviation between the seeds of a network. For normal distributions tau
+    is 2/pi asin(r), where r^2 is the share of the observed variance that is not noise (Kendall and Gibbons, "Rank
+    Correlation Methods").
+    """
+    by_network: dict[str, list[float]] = {}
+    for row in rows:
+        by_network.setdefault(row["network"], []).append(float(row[score]))
+    observed = float(np.var([np.mean(values) for values in by_network.values()], ddof=1))
+    noise_variance = float(np.mean([within**2 / len(values) for values in by_network.values()]))
+    return 2 / math.pi * math.asin(math.sqrt(max(0.0, 1 - noise_variance / observed)))
+
+
 def within_band(rows: Sequence[Row], target_ms: float, tolerance: float) -> list[Row]:
     """The rows whose predicted latency is within ``tolerance`` (a fraction) of the target."""
     return [row for row in rows if abs(row["predicted_ms"] / target_ms - 1) <= tolerance]

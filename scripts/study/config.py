@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import pydantic
 
 from dnas.config import Field, config, parse_config, to_mapping
 from dnas.data import DataConfig, load_data_config
@@ -81,7 +84,8 @@ class StudyConfig:
     repeated_networks: how many of all are trained with ``seeds`` seeds instead of one.
     supernets: settings of one-shot searches whose ranking of the random networks is measured, by name; within bands of
         ``band_tolerance`` around the targets as well.
-    methods: the searches that are compared, by name. hand_made: networks to compare with, by name.
+    methods: the searches that are compared, by name. In both, ``like`` names one before, of which some values change.
+    hand_made: networks to compare with, by name.
     retrainings: ways to train derived networks.
     """
 
@@ -103,6 +107,21 @@ class StudyConfig:
     methods: dict[str, Method] = Field(default_factory=dict)
     hand_made: dict[str, HandMade] = Field(default_factory=dict)
     retrainings: RetrainingsConfig | None = None
+
+    @pydantic.field_validator("supernets", "methods", mode="before")
+    @classmethod
+    def _complete(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        """Settings with ``like`` have what the one with that name has, but for what they change."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for name, setting in settings.items():
+            other = setting.get("like")
+            if other is not None:
+                if other not in found:
+                    raise ValueError(f"{name}: like: {other} is none of the settings before it")
+                search = {**found[other]["search"], **setting.get("search", {})}
+                setting = {**found[other], **setting, "search": search}
+            found[name] = {key: value for key, value in setting.items() if key != "like"}
+        return found
 
     @property
     def recipe_key(self) -> str:

@@ -16,7 +16,16 @@ from typing import Any
 
 from dnas.report import save_figure
 from scripts.markdown import NOTHING, markdown_table, spread, update, with_block
-from scripts.study.analysis import Comparison, compare, means, noise, rank_correlation, search_seconds, within_band
+from scripts.study.analysis import (
+    Comparison,
+    compare,
+    highest_tau,
+    means,
+    noise,
+    rank_correlation,
+    search_seconds,
+    within_band,
+)
 from scripts.study.config import StudyConfig, load_study, study_names
 from scripts.study.pareto import pareto
 from scripts.study.rates_table import with_rates_tables
@@ -112,7 +121,7 @@ def supernet_table(study: StudyConfig, results: Path) -> str:
     rows = {(row["setting"], row["search_seed"]): row for row in _of(study, results, SUPERNETS)}
     if not rows:
         return NOTHING
-    lines = []
+    lines = _highest_taus(study, results)
     for name in study.supernets:
         found = [row for (setting, _), row in rows.items() if setting == name]
         if not found:
@@ -136,6 +145,20 @@ def supernet_table(study: StudyConfig, results: Path) -> str:
     header = ["setting", "epochs", "seeds", "min of a core", "n", "tau", "rho"]
     header += [f"tau at {target:g} ms" for target in study.targets_ms]
     return markdown_table(header, lines)
+
+
+def _highest_taus(study: StudyConfig, results: Path) -> list[tuple[Any, ...]]:
+    """A line with the highest tau that the noise of the trainings allows, of all networks and in each band.
+
+    None where no network was trained with several seeds, so that the noise is not known.
+    """
+    rows = [{**row, "miou": (row["val_miou"] + row["test_miou"]) / 2} for row in _of(study, results, RANDOM)]
+    found = noise(rows, "miou")
+    groups = [rows, *(within_band(rows, target, study.band_tolerance) for target in study.targets_ms)]
+    if not found.networks:
+        return []
+    first, *bands = [f"{highest_tau(group, found.within, 'miou'):.2f}" for group in groups]
+    return [("highest that noise allows", "", "", "", len(means(rows, "miou")), first, "", *bands)]
 
 
 def derived_table(study: StudyConfig, results: Path) -> str:

@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from scripts.study.analysis import best_of, compare, means, noise, within_band
+from scripts.study.analysis import best_of, compare, highest_tau, means, noise, within_band
 
 
 def row(network, score, seed=0, ms=7.0, **more):
@@ -23,6 +24,25 @@ def test_noise_separates_seeds_from_networks():
     assert found.within == pytest.approx(0.01, rel=0.1)
     assert found.between == pytest.approx(np.hypot(0.03, 0.01), rel=0.1)
     assert found.reliability == pytest.approx(0.9, abs=0.03)
+
+
+def test_the_highest_tau_is_that_of_the_true_scores():
+    generator = np.random.default_rng(0)
+    true = generator.normal(0.4, 0.03, 1500)
+    seeds = [1 if network % 2 else 3 for network in range(len(true))]
+    rows = [
+        row(str(network), generator.normal(true[network], 0.02), seed)
+        for network in range(len(true))
+        for seed in range(seeds[network])
+    ]
+    observed = [mean["val_miou"] for mean in means(rows, "val_miou")]
+    expected = scipy.stats.kendalltau(true, observed).statistic
+    assert highest_tau(rows, 0.02, "val_miou") == pytest.approx(expected, abs=0.02)
+
+
+def test_noise_alone_cannot_be_ranked():
+    rows = [row(str(network), 0.4 + 0.001 * network) for network in range(10)]
+    assert highest_tau(rows, 0.02, "val_miou") == 0.0
 
 
 def test_means_over_seeds_keep_one_row_a_network():

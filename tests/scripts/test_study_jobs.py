@@ -5,13 +5,14 @@ import argparse
 import pytest
 
 from dnas.config import parse_config
-from dnas.files import write_json
+from dnas.errors import UserError
+from dnas.files import read_yaml, write_json
 from dnas.json_lines import append_record
 from dnas.runs import RunFolder
 from dnas.workflows.study.config import StudyConfig as JobGraph
 from dnas.workflows.study.graph import JOBS, plan
 from scripts.study import hand_made, random_networks, retrainings, searches
-from scripts.study.config import load_study
+from scripts.study.config import FOLDER, StudyConfig, load_study
 from scripts.study.rows import read_rows
 from scripts.study.training import Training, train_all, work_folder
 
@@ -97,3 +98,18 @@ def test_the_row_of_a_training_that_ended_before_the_command_was_killed(options,
         "test_miou": 0.4,
         "cpu_seconds": 7.2,
     }
+
+
+def test_a_setting_like_another_changes_what_it_names():
+    settings = load_study("camvid").supernets
+    base, changed = settings["10 epochs"].search, settings["batch of 4"].search
+    assert changed == {**base, "batch_size": 4} != base
+    methods = load_study("camvid").methods
+    assert methods["gradient solved"].one_search_per_target is methods["gradient"].one_search_per_target is False
+
+
+def test_a_setting_like_an_unknown_one_is_refused():
+    values = read_yaml(FOLDER / "camvid.yaml", "study")
+    values["supernets"] = {"longer": {"like": "shorter", "search": {"epochs": 50}}}
+    with pytest.raises(UserError, match="longer: like: shorter is none of the settings before it"):
+        parse_config(StudyConfig, values, "study")
