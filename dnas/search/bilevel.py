@@ -12,9 +12,11 @@ from torch import Tensor
 
 from dnas.data import SegmentationDataset
 from dnas.data.seeding import mix_seed
+from dnas.errors import UserError
 from dnas.progress import Progress
 from dnas.runs import Interrupt, RunFolder
 from dnas.search.calibration import freeze_bn_stats
+from dnas.search.capture import PassGraphs
 from dnas.search.collapse import collapse_warnings
 from dnas.search.config import SearchConfig
 from dnas.search.gradients import GradientMonitor
@@ -56,6 +58,7 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             keep_gradients=config.keep_gradients,
             exclude=self.parameters,
         )
+        self.graphs = self._pass_graphs()
         self._parameter_names = {id(parameter): name for name, parameter in problem.architecture.named_parameters()}
         self.architecture_optimizer = torch.optim.Adam(
             self._parameter_groups(),
@@ -82,6 +85,16 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
             groups.setdefault(factors.get(self._parameter_names[id(parameter)], 1.0), []).append(parameter)
         rate = self.config.architecture_learning_rate
         return [{"params": parameters, "lr": rate * factor} for factor, parameters in groups.items()]
+
+    def _pass_graphs(self) -> PassGraphs | None:
+        if not self.config.capture:
+            return None
+        passes = self.problem.weight_passes("search", torch.Generator())
+        if all(one.key is None for one in passes):
+            raise UserError("search.capture: all passes of this search are drawn, no two are alike; set it to false")
+        if self.device.type != "cuda":
+            raise UserError(f"search.capture: CUDA graphs need a GPU, given the device {self.device}; set it to false")
+        return PassGraphs(self._loss, self.weight_optimizer)
 
     def _gradient_monitor(self) -> GradientMonitor:
         return GradientMonitor([self._parameter_names[id(parameter)] for parameter in self.parameters])
@@ -162,15 +175,19 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
         passes = self.problem.weight_passes(phase, generator)
         count = sum(forward.count for forward in passes)
         self.weight_optimizer.zero_grad()
-        losses = []
-        for forward in passes:
-            loss = self._loss(images, labels, forward) * (forward.count / count)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+        losses = [self._backward(images, labels, forward, forward.count / count) for forward in passes]
         if self.world > 1:
             self._average(self.weight_optimizer.gradients())
         self.weight_optimizer.step()
         return self._finite(torch.stack(losses).sum(), "weights")
+
+    def _backward(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> Tensor:
+        """Add ``share`` times the weights' gradients of a pass; returns this share of its loss."""
+        if self.graphs is not None:
+            return self.graphs.backward(images, labels, forward, share)
+        loss = self._loss(images, labels, forward) * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _architecture_step(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> dict[str, float]:
         """One Adam step on the architecture parameters.

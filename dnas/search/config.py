@@ -28,6 +28,8 @@ class SearchConfig:
     momentum_precision: precision of the superkernels' gradients and momenta; "bf16" halves their memory and, with
         precision bf16, is faster.
     precision: "auto" is bf16 on GPUs that have it, else "fp32", in which a GPU computes convolutions in TF32.
+    capture: run the weight passes of fixed widths as CUDA graphs. The host launches less; the memory of the largest of
+        these passes is kept between steps.
     latency_weight: lambda in Eq. 8, per ms; with a latency target, the controller's initial value.
     ohem_threshold, ohem_min_fraction, class_weights: cross-entropy, as in the retraining.
     workers: processes that read and augment images ahead, for each half or part; null is as in the retraining.
@@ -47,6 +49,7 @@ class SearchConfig:
     architecture_weight_decay: float = Field(default=0.0, ge=0)
     gradient_clipping: float | None = Field(default=5.0, gt=0)
     momentum_precision: Literal["fp32", "bf16"] = "fp32"
+    capture: bool = False
     latency_weight: float = Field(default=0.01, ge=0)
     ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
     ohem_min_fraction: float = Field(default=1 / 16, ge=0, le=1)

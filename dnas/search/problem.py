@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 class Pass:
     """A forward pass of an architecture, with the sample that the problem runs.
 
-    ``count``: number of passes that are merged into this one; its loss has this weight.
+    ``count``: number of passes that are merged into this one; its loss has this weight. ``key``: passes with equal keys
+    run the same kernels, whatever the values of their sample's tensors; None: it depends on what was drawn. A sample
+    with a key consists of tensors in tuples, mappings and dataclasses.
     """
 
     architecture: str
     sample: Any
     count: int = 1
+    key: Hashable = None
 
 
 class SearchProblem(Protocol):

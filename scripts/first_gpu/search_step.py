@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -19,14 +20,19 @@ from dnas.progress import NoProgress
 from dnas.runs import RunFolder
 from dnas.search.bilevel import BilevelSearch
 from dnas.search.calibration import freeze_bn_stats
+from dnas.search.capture import WARM_UP
+from dnas.training import deterministic_algorithms
 from dnas.training.device import peak_memory_mb, reset_peak_memory
 from scripts.first_gpu.session import TOY_NETWORK, Row, Session, Step
 from search_spaces import load_space
 
+CAPTURE = "search.capture=true"
 VARIANTS = {
     "mixed, fp32": ("search.precision=fp32",),
     "mixed, bf16": ("search.precision=bf16",),
     "mixed, bf16, channels last": ("search.precision=bf16", "search.channels_last=true"),
+    "mixed, fp32, graphs": ("search.precision=fp32", CAPTURE),
+    "mixed, bf16, graphs": ("search.precision=bf16", CAPTURE),
     "single paths, fp32": ("search.precision=fp32", "search.operator_sampling=single_path"),
     "single paths, bf16": ("search.precision=bf16", "search.operator_sampling=single_path"),
 }
@@ -34,16 +40,16 @@ LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 
 
 def steps(session: Session) -> list[Step]:
-    return [Step("search step", f"search step, {name}", partial(_measured, name)) for name in VARIANTS]
+    found = [Step("search step", f"search step, {name}", partial(_measured, name)) for name in VARIANTS]
+    return [*found, Step("graphs", "graphs, compared", _compared)]
 
 
 def _measured(name: str, session: Session) -> list[Row]:
     size, batch, timed = session.sized(((160, 320), 3, 10), ((64, 64), 2, 1))
     with tempfile.TemporaryDirectory() as folder:
-        settings = [*VARIANTS[name], *session.sized((), TOY_NETWORK)]
-        step, close = _step(session, settings, size, batch, Path(folder) / "run")
+        step, close, _ = _step(session, VARIANTS[name], size, batch, Path(folder) / "run")
         try:
-            for _ in range(session.sized(3, 0)):
+            for _ in range(session.sized(WARM_UP + 2, 0)):
                 step()
             reset_peak_memory(session.device)
             seconds = [_seconds(step, session) for _ in range(timed)]
@@ -57,10 +63,30 @@ def _measured(name: str, session: Session) -> list[Row]:
     return [row]
 
 
+def _compared(session: Session) -> list[Row]:
+    """The weights after some steps with graphs, against those without; they should be equal."""
+    size, batch, count = session.sized(((160, 320), 3, WARM_UP + 5), ((64, 64), 2, 1))
+    found = []
+    with tempfile.TemporaryDirectory() as folder, deterministic_algorithms(True):
+        for name in ("mixed, fp32", "mixed, fp32, graphs"):
+            step, close, weights = _step(session, VARIANTS[name], size, batch, Path(folder) / name)
+            try:
+                for _ in range(count):
+                    step()
+            finally:
+                close()
+            found.append([weight.detach().cpu() for weight in weights.parameters()])
+    pairs = list(zip(*found, strict=True))
+    largest = max(float((one - other).abs().max()) for one, other in pairs)
+    return [{"steps": count, "weights": len(pairs), "largest_difference": largest}]
+
+
 def _step(
     session: Session, settings: Sequence[str], size: tuple[int, int], batch: int, folder: Path
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A function that does one step on random images, and one that ends the search."""
+) -> tuple[Callable[[], None], Callable[[], None], nn.Module]:
+    """A function that does one step on random images, one that ends the search, and the supernet."""
+    if session.dry_run:
+        settings = [*(setting for setting in settings if setting != CAPTURE), *TOY_NETWORK]
     space = load_space("fasterseg", ["task.num_classes=6", *settings])
     problem = space.problem(SimpleNamespace(lookup=lambda spec: 0.1), 0)
     data = DataConfig(dataset="rectangles", size=size, images={"train": 8, "val": 1})
@@ -81,7 +107,7 @@ def _step(
         search.release()
         run.close()
 
-    return step, close
+    return step, close, problem.weights
 
 
 def _seconds(step: Callable[[], None], session: Session) -> float:

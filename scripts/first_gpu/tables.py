@@ -75,6 +75,11 @@ TABLES: Mapping[str, Sequence[Column]] = {
         ("GPU busy", "busy_share", ".0%"),
         ("peak memory (MiB)", "peak_memory_mb", ".0f"),
     ),
+    "graphs": (
+        ("steps", "steps", ""),
+        ("weights", "weights", ""),
+        ("largest difference of a weight", "largest_difference", ".1e"),
+    ),
     "latency": (
         ("backend", "backend", ""),
         ("entries", "entries", ""),

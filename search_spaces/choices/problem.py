@@ -50,7 +50,19 @@ class ChoiceSearch:
     def weight_passes(self, phase: str, generator: torch.Generator) -> Sequence[Pass]:
         """The passes of the phase's list."""
         with torch.no_grad():
-            return [Pass(ARCHITECTURE, self._sample(name, generator)) for name in self._passes[phase]]
+            return [
+                Pass(ARCHITECTURE, self._sample(name, generator), key=None if self._is_drawn(name) else name)
+                for name in self._passes[phase]
+            ]
+
+    def _is_drawn(self, name: PassName) -> bool:
+        """Whether the kernels of a pass depend on a draw, or on a rate."""
+        at_end = name in ("smallest", "largest")
+        return name == "random" or any(
+            isinstance(choice, RateChoice)
+            or (kind_of(choice.kind, self.kinds).sampler != "softmax" and not (at_end and choice.ordered))
+            for choice in self.network.choices.values()
+        )
 
     def architecture_passes(self, generator: torch.Generator) -> Sequence[Pass]:
         """One sample."""

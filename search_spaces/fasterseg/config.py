@@ -116,6 +116,8 @@ class FasterSegSearchConfig(SearchConfig):
             raise ValueError(
                 "method perturbation removes operators from a mixture, so it needs operator_sampling mixed"
             )
+        if self.capture and self.recompute:
+            raise ValueError("capture keeps the activations, recompute does not: set one of them to false")
         return self
 
     @property

@@ -92,7 +92,17 @@ class CoSearch:
             self._architectures[name].draft(width, generator, self.temperature, single_path=self.single_path)
             for name, width in wanted
         ]
-        return [Pass(name, sample) for (name, _), sample in zip(wanted, finished(drafts), strict=True)]
+        return [
+            Pass(name, sample, key=None if self._is_drawn(name, width) else (name, width))
+            for (name, width), sample in zip(wanted, finished(drafts), strict=True)
+        ]
+
+    def _is_drawn(self, name: str, width: str) -> bool:
+        """Whether what a pass runs depends on a draw, or on the logits."""
+        fixed = ["smallest", "largest"]
+        if not self._architectures[name].search_ratios:
+            fixed.append("sampled")  # the widest
+        return self.single_path or width not in fixed
 
     def validation_passes(self) -> Mapping[str, Pass]:
         """Every architecture at its most likely widths, in single-path search also with its most likely operators."""
@@ -172,4 +182,5 @@ def merged(passes: Sequence[Pass]) -> list[Pass]:
 
 def _merge(passes: Sequence[Pass]) -> Pass:
     names = dict.fromkeys(one.architecture for one in passes)
-    return Pass("+".join(names), tuple(one.sample for one in passes), len(passes))
+    keys = tuple(one.key for one in passes)
+    return Pass("+".join(names), tuple(one.sample for one in passes), len(passes), None if None in keys else keys)

@@ -7,6 +7,7 @@ import torch
 
 from dnas.data import DataConfig, open_dataset
 from dnas.progress import NoProgress
+from dnas.search import capture
 from dnas.search.bilevel import BilevelSearch
 from dnas.search.calibration import freeze_bn_stats
 from dnas.search.joint import JointSearch
@@ -62,8 +63,8 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize("sampling", ["mixed", "single_path"])
-def test_a_step_in_bf16_keeps_weights_and_parameters_on_the_device(fake_gpu, monkeypatch, tmp_path, sampling):
+@pytest.mark.parametrize(("sampling", "launches"), [("mixed", 1_940), ("single_path", 1_420)])
+def test_a_step_in_bf16_keeps_weights_and_parameters_on_the_device(fake_gpu, monkeypatch, tmp_path, sampling, launches):
     with fake_gpu() as device:
         settings = (*SMALL, f"search.operator_sampling={sampling}")
         session, batch = begin(monkeypatch, tmp_path, *settings, size=(64, 64))
@@ -75,15 +76,53 @@ def test_a_step_in_bf16_keeps_weights_and_parameters_on_the_device(fake_gpu, mon
             for forward in passes:  # which a CUDA graph could hold: the host reads nothing
                 session._loss(images, labels, forward).backward()
             assert not device.waits
+            device.launches.clear()
             session._weight_step(batch, "search", generator)
             session._architecture_step(batch, generator)
         kinds = {weight.dtype for weight in session.weight_optimizer.sliced}
         session.release()
     assert device.waits.total() <= 8, device.waits
+    assert device.launches.total() <= launches, device.launches
     assert kinds == {torch.bfloat16}
     tensors = [*session.problem.weights.state_dict().values(), *session.parameters]
     assert {tensor.device for tensor in tensors} == {GPU}
     assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_passes_of_fixed_widths_are_graphs(fake_gpu, monkeypatch, tmp_path, precision):
+    """Only the sampled width is launched kernel by kernel, and nothing waits while a graph is recorded."""
+    replayed = []
+
+    class Graphs:
+        def __call__(self, function):
+            before, launched = device.waits.total(), device.launches.copy()
+            found = function()
+            assert device.waits.total() == before, device.waits
+            device.launches.clear()
+            device.launches.update(launched)
+            return lambda: replayed.append(1), found
+
+    monkeypatch.setattr(capture, "CudaGraphs", Graphs)
+    monkeypatch.setattr(capture, "WARM_UP", 0)
+    launches = {}
+    with fake_gpu() as device:
+        for captures in (False, True):
+            # Here, where all draws are the same, the sampled pass could join others.
+            settings = (*SMALL, f"search.precision={precision}", "search.batch_equal_passes=false")
+            settings = (*settings, f"search.capture={captures}")
+            session, batch = begin(monkeypatch, tmp_path, *settings, size=(64, 64))
+            generator = torch.Generator().manual_seed(0)
+            with freeze_bn_stats(session.problem.weights):
+                session._weight_step(batch, "search", generator)  # records
+                device.launches.clear()
+                device.waits.clear()
+                session._weight_step(batch, "search", generator)
+            launches[captures] = device.launches.total()
+            assert device.waits.total() <= 4, device.waits
+            session.release()
+    assert len(replayed) == 2 * 3  # student.smallest, teacher.largest and student.largest in two steps
+    assert launches[True] <= 0.6 * launches[False], launches
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -33,6 +33,7 @@ def test_one_step_of_each_kind_of_the_other_parts(tmp_path):
     # Trainings and searches are left out: they take seconds, and tests of their own.
     chosen = [step for step in smoke.steps(session) if step.name == "benchmark dwrseg_l" or step.table == "kernel"]
     chosen += [step for step in search_step.steps(session) if step.name == "search step, single paths, fp32"]
+    chosen += [step for step in search_step.steps(session) if step.table == "graphs"]
     assert run_part("mixture", chosen, session) == []
     found = records(tmp_path / "mixture.jsonl")
     check_columns(found)

@@ -9,6 +9,8 @@ Architectures").
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +55,22 @@ class SplitBF16Weight:
 
     def _set(self, values: Tensor) -> None:
         self._weight.data = values.as_strided(self._weight.shape, self._weight.stride())
+
+
+def read_all(weights: Sequence[SplitBF16Weight]) -> list[Tensor]:
+    """The values of several weights, as :meth:`SplitBF16Weight.read`, by few kernels: they share new memory."""
+    bits = torch.cat([weight._rounded_bits for weight in weights]).int().bitwise_left_shift_(16)
+    bits.add_(torch.cat([weight._low_bits for weight in weights]))
+    return list(torch.split(bits.view(torch.float32), [len(weight._low_bits) for weight in weights]))
+
+
+def write_all(weights: Sequence[SplitBF16Weight], values: Sequence[Tensor]) -> None:
+    """Set the values of several weights, as :meth:`SplitBF16Weight.write`, by few kernels."""
+    bits, sizes = torch.cat(list(values)).view(torch.int32), [len(weight._low_bits) for weight in weights]
+    low_bits = torch.split(bits.to(torch.int16), sizes)
+    torch._foreach_copy_([weight._low_bits for weight in weights], list(low_bits))
+    rounded_bits = torch.split(bits.add_(1 << 15).bitwise_right_shift_(16).to(torch.int16), sizes)
+    torch._foreach_copy_([weight._rounded_bits for weight in weights], list(rounded_bits))
 
 
 def flat(values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 from dnas.ops import GradientBuffer, sliced_parameters
-from dnas.search.optim.split_bf16 import EVERYTHING, SplitBF16Weight, flat
+from dnas.search.optim.split_bf16 import EVERYTHING, SplitBF16Weight, flat, read_all, write_all
 
 CHUNK = 1 << 19
 """Values updated at a time on a CPU: a chunk of weight, momentum and gradient fits in the cache."""
@@ -94,6 +94,16 @@ class SupernetSGD(torch.optim.Optimizer):
     def momenta(self) -> list[Tensor]:
         """The momenta of the superkernels."""
         return [self.state[parameter][MOMENTUM] for parameter in self.sliced]
+
+    @property
+    def filled(self) -> frozenset[int]:
+        """Indices of the superkernels whose buffers hold a gradient since the last step."""
+        return frozenset(self._with_gradient())
+
+    @filled.setter
+    def filled(self, indices: frozenset[int]) -> None:
+        for index, buffer in enumerate(self._buffers):
+            buffer.filled = index in indices
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients for a new step."""
@@ -227,9 +237,10 @@ class SupernetSGD(torch.optim.Optimizer):
             torch._foreach_add_(momenta, weights, alpha=group["weight_decay"])
         if momenta is not stored:
             torch._foreach_copy_(stored, momenta)
-        if self._split:
-            for index, weight in zip(part.chosen, weights, strict=True):
-                self._split[index].write(weight, part.values)
+        if self._split and part.values == EVERYTHING:
+            write_all([self._split[index] for index in part.chosen], weights)
+        elif self._split:
+            self._split[part.chosen[0]].write(weights[0], part.values)
 
     def _momenta_of(self, part: _Part) -> list[Tensor]:
         """Flat views of a part's momenta."""
@@ -239,14 +250,17 @@ class SupernetSGD(torch.optim.Optimizer):
         """The weights of a part in float32; copies if they are split."""
         if not self._split:
             return [flat(self.sliced[index])[part.values] for index in part.chosen]
-        outs = [self._scratch_like(0, one, torch.float32) for one in like]
-        return [self._split[index].read(out, part.values) for index, out in zip(part.chosen, outs, strict=True)]
+        if part.values == EVERYTHING:
+            return read_all([self._split[index] for index in part.chosen])
+        return [self._split[part.chosen[0]].read(self._scratch_like(0, like[0], torch.float32), part.values)]
 
     def _converted(self, values: list[Tensor], weights: list[Tensor], number: int) -> list[Tensor]:
         """The values converted to the dtype of the weights, if it differs."""
         if values[0].dtype == weights[0].dtype:
             return values
-        return [self._scratch_like(number, one, weights[0].dtype).copy_(one) for one in values]
+        converted = [self._scratch_like(number, one, weights[0].dtype) for one in values]
+        torch._foreach_copy_(converted, values)
+        return converted
 
     def _scratch_like(self, number: int, like: Tensor, dtype: torch.dtype) -> Tensor:
         """Uninitialised memory; on a CPU reused for every chunk, so that it stays in the cache."""
@@ -259,7 +273,7 @@ class SupernetSGD(torch.optim.Optimizer):
 
 @dataclass(frozen=True)
 class _Part:
-    """Indices of superkernels, and the slice of their values in memory order."""
+    """Indices of superkernels, and the slice of their values in memory order: all, or a chunk of a single one."""
 
     chosen: Sequence[int]
     values: slice

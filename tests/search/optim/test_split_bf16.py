@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dnas.search.optim import SplitBF16Weight
+from dnas.search.optim.split_bf16 import read_all, write_all
 
 
 def all_upper_halves():
@@ -34,6 +35,20 @@ def test_all_numbers_are_kept_bit_by_bit(lower):
     split.join()
     assert weight.dtype == torch.float32
     assert torch.equal(weight.detach().view(torch.int32), values.view(torch.int32))
+
+
+def test_several_weights_are_read_and_written_as_one_by_one():
+    torch.manual_seed(0)
+    values = [torch.randn(shape) for shape in [(3, 2, 3, 3), (5,), (4, 1, 1, 1)]]
+    together, alone = ([SplitBF16Weight(nn.Parameter(one.clone())) for one in values] for _ in range(2))
+    for found, split in zip(read_all(together), alone, strict=True):
+        assert torch.equal(found, split.read(torch.empty_like(found)))
+    changed = [torch.randn(one.numel()) for one in values]
+    write_all(together, changed)
+    for one, split, value in zip(together, alone, changed, strict=True):
+        split.write(value.clone())
+        assert torch.equal(one.read(torch.empty_like(value)), value)
+        assert torch.equal(one._rounded_bits, split._rounded_bits)
 
 
 @pytest.mark.parametrize("special", [float("inf"), -float("inf"), float("nan")])
