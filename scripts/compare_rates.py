@@ -69,10 +69,8 @@ def main() -> None:
     rows = read_rows(results, comparison=options.name)
     if any(row["settings"] != place["settings"] for row in rows):
         raise UserError(f"{results}: '{options.name}' was compared with other settings; give another name")
-    done = {(row["rates"], row["draw"], row["seed"]) for row in rows}
-    for (rates, draw, seed), run in runs(space, data, options).items():
-        if (rates, draw, seed) in done:
-            continue
+    done = {(row["rates"], row["draw"], row["seed"]): row["architecture"] for row in rows}
+    for (rates, draw, seed), run in runs(space, data, options, done).items():
         row = {**place, "rates": rates, "draw": draw, "seed": seed, **score_of(run, data)}
         append_row(results, row)
         top = "" if row["top_quarter"] is None else f", top quarter {100 * row['top_quarter']:.1f} %"
@@ -115,8 +113,16 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def runs(space: RegSegSpace, data: DataConfig, options: argparse.Namespace) -> dict[tuple[str, int, int], Path]:
-    """The run folders of all trainings by rates, draw and seed: a study of searches, to which trainings are added."""
+def runs(
+    space: RegSegSpace,
+    data: DataConfig,
+    options: argparse.Namespace,
+    done: Mapping[tuple[str, int, int], Mapping[str, Any]],
+) -> dict[tuple[str, int, int], Path]:
+    """The run folders of all trainings by rates, draw and seed: a study of searches, to which trainings are added.
+
+    Trainings in ``done`` are left out, and so are searches whose derived architecture it has.
+    """
     out, seeds = options.out, range(options.seeds)
     for name, values in (("space", space.configuration()), ("data", to_mapping(data))):
         path, text = out / f"{name}.yaml", dump_yaml(values)
@@ -124,30 +130,38 @@ def runs(space: RegSegSpace, data: DataConfig, options: argparse.Namespace) -> d
             raise UserError(f"{out}: holds runs with another {path.name}; give another folder")
         write_text(path, text)
     common = {"data": "$study/data.yaml", "seed": "$seed", "device": "cpu"}
-    jobs: dict[str, Any] = {
-        "search": {"command": "search $study/space.yaml", "options": common},
-        "derived": {"command": "derive $search", "options": {"device": "cpu"}},
-    }
-    study = {"vary": {"seed": list(seeds)}, "jobs": jobs}
+    searched = [seed for seed in seeds if ("derived", 0, seed) not in done]
+    study: dict[str, Any] = {"jobs": {}}
+    if searched:
+        study["vary"] = {"seed": searched}
+        study["jobs"]["search"] = {"command": "search $study/space.yaml", "options": common}
+        study["jobs"]["derived"] = {"command": "derive $search", "options": {"device": "cpu"}}
     found: dict[tuple[str, int, int], Path] = {}
     with RichProgress() as progress:
-        run_study(parse_config(StudyConfig, study, "study"), out, progress=progress)
+        if searched:
+            run_study(parse_config(StudyConfig, study, "study"), out, progress=progress)
         for seed in seeds:
-            derived = Architecture.load(out / "jobs" / f"derived-seed={seed}" / "architecture.yaml")
+            if seed in searched:
+                derived = Architecture.load(out / "jobs" / f"derived-seed={seed}" / "architecture.yaml")
+            else:
+                derived = architecture_from(done["derived", 0, seed], f"{options.results / RATES}: seed {seed}")
             assert isinstance(derived, DilatedArchitecture)
             compared = architectures(space, derived, seed, options.draws)
             peer = out / f"rf_next_0_seed{seed}.yaml"
-            if options.rf_next and not peer.exists():
+            if options.rf_next and ("rf_next", 0, seed) not in done and not peer.exists():
                 progress.message(f"seed {seed}: RF-Next's local search")
                 by_rf_next(space, data, derived, seed).save(peer)
             for (rates, draw), architecture in compared.items():
                 architecture.save(out / f"{rates}_{draw}_seed{seed}.yaml")
             for rates, draw in [*compared, *([("rf_next", 0)] if options.rf_next else [])]:
+                if (rates, draw, seed) in done:
+                    continue
                 name = f"{rates}_{draw}_seed{seed}"
                 training = {**common, "seed": seed, "recipe": "$study/space.yaml"}
-                jobs[name] = {"command": f"retrain $study/{name}.yaml", "options": training}
+                study["jobs"][name] = {"command": f"retrain $study/{name}.yaml", "options": training}
                 found[rates, draw, seed] = out / "jobs" / name
-        run_study(parse_config(StudyConfig, study, "study"), out, progress=progress)
+        if found:
+            run_study(parse_config(StudyConfig, study, "study"), out, progress=progress)
     return found
 
 
@@ -259,7 +273,7 @@ def score_of(run: Path, data: DataConfig) -> dict[str, Any]:
     assert isinstance(architecture, DilatedArchitecture)
     environment = describe_environment("cpu")
     return {
-        "architecture": to_mapping(architecture),
+        "architecture": {**to_mapping(architecture), "provenance": {}},
         "field_of_view": architecture.field_of_view(),
         "test_miou": evaluate(loaded.network, test, loaded.augmentation).miou,
         "top_quarter": top,

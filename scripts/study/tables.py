@@ -153,12 +153,13 @@ def _highest_taus(study: StudyConfig, results: Path) -> list[tuple[Any, ...]]:
     None where no network was trained with several seeds, so that the noise is not known.
     """
     rows = [{**row, "miou": (row["val_miou"] + row["test_miou"]) / 2} for row in _of(study, results, RANDOM)]
-    found = noise(rows, "miou")
-    groups = [rows, *(within_band(rows, target, study.band_tolerance) for target in study.targets_ms)]
-    if not found.networks:
+    count = len(means(rows, "miou"))
+    if len(rows) == count:
         return []
-    first, *bands = [f"{highest_tau(group, found.within, 'miou'):.2f}" for group in groups]
-    return [("highest that noise allows", "", "", "", len(means(rows, "miou")), first, "", *bands)]
+    within = noise(rows, "miou").within
+    groups = [rows, *(within_band(rows, target, study.band_tolerance) for target in study.targets_ms)]
+    first, *bands = ["" if len(group) < 2 else f"{highest_tau(group, within, 'miou'):.2f}" for group in groups]
+    return [("highest that noise allows", "", "", "", count, first, "", *bands)]
 
 
 def derived_table(study: StudyConfig, results: Path) -> str:

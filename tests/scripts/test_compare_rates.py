@@ -1,10 +1,13 @@
 """The comparison of derived dilation rates with random ones."""
 
+import argparse
 import sys
 
 import pytest
 
 from derive.dilated import BaseNetwork, DilatedArchitecture
+from dnas.config import to_mapping
+from dnas.data import load_data_config
 from dnas.errors import UserError
 from dnas.networks import dilation_bounds, field_of_view
 from scripts import compare_rates
@@ -50,6 +53,17 @@ def test_every_seed_is_compared_with_as_many_random_networks_as_are_asked_for():
     found = compare_rates.architectures(space, four_blocks(1, 3, 9, 15), 0, 2)
     assert list(found)[2:] == [("random", 0), ("random_with_gaps", 0), ("random", 1), ("random_with_gaps", 1)]
     assert {one.field_of_view() for (name, _), one in found.items() if name != "ones"} == {15 + 28 * 16}
+
+
+def test_what_has_a_row_is_neither_searched_nor_trained(tmp_path, monkeypatch):
+    planned = []
+    monkeypatch.setattr(compare_rates, "run_study", lambda study, out, progress: planned.append(list(study.jobs)))
+    space = load_space("regseg_rectangles", [f"network.options={FOUR}", "rates.upper=24"])
+    options = argparse.Namespace(out=tmp_path, results=tmp_path, seeds=1, draws=1, rf_next=False)
+    done = {("derived", 0, 0): to_mapping(four_blocks(1, 3, 9, 15)), ("random", 0, 0): {}}
+    found = compare_rates.runs(space, load_data_config("rectangles"), options, done)
+    assert list(found) == [("ones", 0, 0), ("random_with_gaps", 0, 0)]
+    assert planned == [["ones_0_seed0", "random_with_gaps_0_seed0"]]
 
 
 def test_a_comparison_at_toy_size(tmp_path, monkeypatch):
