@@ -9,15 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import SumMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dnas.data import IGNORE_LABEL, AugmentationConfig, SegmentationDataset
 from dnas.data.evaluation import EvaluationImages
 from dnas.errors import UserError
 from dnas.input_channels import input_channels
 from dnas.progress import NoProgress, Progress
-from dnas.training.boundary import BoundaryIoU
 from dnas.training.determinism import order_does_not_matter
 from dnas.training.device import Precision, autocast
 from dnas.training.inference import InferenceConfig, predict
@@ -89,6 +86,12 @@ class SegmentationMetrics:
     ) -> None:
         """``boundary``: also the boundary IoU, within this share of the image's diagonal."""
         self._names = tuple(class_names)
+        # Here, as torchmetrics takes more than a second to import, and most commands evaluate nothing.
+        from torchmetrics import SumMetric
+        from torchmetrics.classification import MulticlassConfusionMatrix
+
+        from dnas.training.boundary import BoundaryIoU
+
         matrix = MulticlassConfusionMatrix(len(self._names), ignore_index=IGNORE_LABEL, validate_args=False)
         self._matrix = matrix.to(device)
         self._images = SumMetric(nan_strategy="disable").to(device)  # looking for NaN would wait for the device
