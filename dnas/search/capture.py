@@ -70,6 +70,7 @@ class PassGraphs:
     ) -> None:
         """``loss``: of images (N, 3, H, W), labels (N, H, W) and a pass. ``record``: by default CUDA graphs."""
         self._loss, self._optimizer = loss, optimizer
+        optimizer.make_buffers()  # one made during a capture would be made anew, as zeros, by every run
         self._record: Recorder = CudaGraphs() if record is None else record
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, _Graph] = {}

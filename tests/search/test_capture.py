@@ -48,8 +48,10 @@ def captured(monkeypatch):
 
     def graphs(search):
         optimizer = search.weight_optimizer
+        graphs = PassGraphs(search._loss, optimizer, recorder)
         recorder.kept = [optimizer._accumulator(index) for index in range(len(optimizer.sliced))]
-        return PassGraphs(search._loss, optimizer, recorder)
+        optimizer.filled = frozenset()
+        return graphs
 
     monkeypatch.setattr(bilevel.BilevelSearch, "_pass_graphs", graphs)
     return recorder

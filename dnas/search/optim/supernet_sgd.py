@@ -105,6 +105,13 @@ class SupernetSGD(torch.optim.Optimizer):
         for index, buffer in enumerate(self._buffers):
             buffer.filled = index in indices
 
+    def make_buffers(self) -> None:
+        """Make the gradient buffers of all superkernels, which are otherwise made when they are needed."""
+        filled = self.filled
+        for index in range(len(self.sliced)):
+            self._accumulator(index)
+        self.filled = filled
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients for a new step."""
         super().zero_grad(set_to_none)
