@@ -31,7 +31,8 @@ def main() -> None:
     wanted = study.retrainings
     if wanted is None:
         raise UserError(f"{options.study}: the study compares no ways to train (retrainings)")
-    done = {(row["way"], row["epochs"], row["seed"]) for row in read_rows(options.results / RETRAININGS, **study.keys)}
+    rows = read_rows(options.results / RETRAININGS, **study.keys)
+    done = {(row["way"], row["epochs"], row["seed"]) for row in rows}
     work = work_folder(study, options)
     jobs: dict[str, Any] = {}
     trainings = []
@@ -75,10 +76,18 @@ def _training(
 
     def row() -> dict[str, Any]:
         architecture = Architecture.load(work / JOBS / f"derive_student_seed{seed}" / "architecture.yaml")
+        network = key_of(architecture)
+        path = options.results / RETRAININGS
+        known = {row["network"] for row in read_rows(path, **study.keys) if row["seed"] == seed}
+        if known - {network}:
+            raise UserError(
+                f"{path}: seed {seed} has rows of the network {', '.join(known)}, this search derived {network}, as "
+                "rounding differs between machines: remove these rows, or go on where they were made"
+            )
         return {
             **study.keys,
             "image_size": list(study.image_size),
-            "network": key_of(architecture),
+            "network": network,
             "way": name,
             "settings": to_mapping(way),
         }

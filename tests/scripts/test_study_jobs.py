@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 
+from derive import architecture_from
 from dnas.config import parse_config
 from dnas.errors import UserError
 from dnas.files import read_yaml, write_json
@@ -13,7 +14,7 @@ from dnas.workflows.study.config import StudyConfig as JobGraph
 from dnas.workflows.study.graph import JOBS, plan
 from scripts.study import hand_made, random_networks, retrainings, searches
 from scripts.study.config import FOLDER, StudyConfig, load_study
-from scripts.study.rows import read_rows
+from scripts.study.rows import RANDOM, RESULTS, RETRAININGS, read_rows
 from scripts.study.training import Training, train_all, work_folder
 
 
@@ -68,6 +69,22 @@ def test_ways_to_train_begin_from_one_search(options):
     assert "distillation_weight=1.0" in distilled.words
     assert "train_teacher_seed1" in distilled.after
     assert set(jobs["train_teacher_seed1"].after) == {"derive_teacher_seed1"}
+
+
+def test_ways_to_train_are_compared_on_one_network(options, tmp_path):
+    study = load_study("camvid")
+    options.results = tmp_path
+    folder = work_folder(study, options) / JOBS / "derive_student_seed1"
+    architecture = architecture_from(read_rows(RESULTS / RANDOM, **study.keys)[0]["architecture"], "row")
+    folder.mkdir(parents=True)
+    architecture.save(folder / "architecture.yaml")
+    training = retrainings._training(study, options, "from scratch", study.retrainings.ways["from scratch"], 20, 1)
+    row = training.row()
+    append_record(tmp_path / RETRAININGS, row | {"seed": 1})
+    assert training.row() == row
+    append_record(tmp_path / RETRAININGS, row | {"seed": 1, "network": "another"})
+    with pytest.raises(UserError, match=r"seed 1 has rows of the network .*another.*, this search derived"):
+        training.row()
 
 
 def test_random_networks_are_the_same_in_every_sitting():
