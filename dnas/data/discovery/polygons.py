@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def find_image(root: Path, beside: Path, name: str, known: Mapping[str, Sequence
     """
     plain = name.replace("\\", "/")
     for path in (beside / plain, root / plain):
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises for a name that is too long)
             return path
     found = known.get(Path(plain).name, ())
     return found[0] if len(found) == 1 else None

@@ -176,9 +176,10 @@ def test_what_does_not_fit_is_named(root: Path):
     (root / "instances.json").write_text(text.replace('"counts": [', '"counts": "PYo0", "old": ['))
     with pytest.raises(UserError, match=r"annotation None: run lengths of [0-9]+ pixels, expected 600"):
         describe_folder(root, root / "out", InitOptions())
-    (root / "instances.json").write_text(text.replace("0.png", "gone.png"))
-    found = describe_folder(root, root / "out", InitOptions())
-    assert "1 images that are not there are left out" in found.notes
+    for gone in ("gone.png", "9" * 900):  # the second is longer than a file name may be
+        (root / "instances.json").write_text(text.replace("0.png", gone))
+        found = describe_folder(root, root.with_name(f"out{len(gone)}"), InitOptions())
+        assert "1 images that are not there are left out" in found.notes
 
 
 @pytest.mark.parametrize(
