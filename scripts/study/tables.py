@@ -117,15 +117,16 @@ def length_table(study: StudyConfig, results: Path) -> str:
 
 
 def supernet_table(study: StudyConfig, results: Path) -> str:
-    """How well supernets rank the random networks; the last row of a setting and seed counts."""
-    rows = {(row["setting"], row["search_seed"]): row for row in _of(study, results, SUPERNETS)}
+    """How well supernets rank the random networks, by how many of these there were then."""
+    rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in _of(study, results, SUPERNETS):
+        if row["setting"] in study.supernets:
+            rows.setdefault((row["setting"], row["networks"]), []).append(row)
     if not rows:
         return NOTHING
     lines = _highest_taus(study, results)
-    for name in study.supernets:
-        found = [row for (setting, _), row in rows.items() if setting == name]
-        if not found:
-            continue
+    order = list(study.supernets)
+    for (name, networks), found in sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1])):
         bands = [
             spread([row["bands"][f"{ms:g}"]["tau"] for row in found if f"{ms:g}" in row["bands"]])
             for ms in study.targets_ms
@@ -136,7 +137,7 @@ def supernet_table(study: StudyConfig, results: Path) -> str:
                 found[0]["search"]["epochs"],
                 len(found),
                 f"{statistics.mean(row['search_cpu_seconds'] for row in found) / 60:.0f}",
-                found[0]["networks"],
+                networks,
                 spread([row["tau"] for row in found]),
                 spread([row["rho"] for row in found]),
                 *bands,
