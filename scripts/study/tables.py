@@ -243,7 +243,7 @@ TABLES: dict[str, Callable[[StudyConfig, Path], str]] = {
 
 def _cells(scores: Sequence[Comparison]) -> Iterable[str]:
     for score in scores:
-        yield f"{100 * score.derived:.1f} ± {100 * score.spread:.1f}"
+        yield f"{100 * score.derived:.1f}" + (f" ± {100 * score.spread:.1f}" if score.seeds > 1 else "")
         yield f"{100 * score.random:.1f}"
         yield f"{100 * score.percentile:.0f}"
         yield f"{100 * score.difference:+.1f} ({100 * score.low:+.1f} to {100 * score.high:+.1f})"
