@@ -186,4 +186,5 @@ def test_autocast_computes_in_the_lower_precision():
         gradients(mine, [x, weight], upstream), gradients(plain, [x, weight], upstream), strict=True
     ):
         assert found.dtype == torch.float32
-        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+        # Partial sums are rounded to 8 bits, on CPUs without instructions for bf16 in another order.
+        torch.testing.assert_close(found, expected, rtol=0, atol=2**-7 * float(expected.abs().max()))
