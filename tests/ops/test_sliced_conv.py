@@ -182,9 +182,10 @@ def test_autocast_computes_in_the_lower_precision():
     assert mine.dtype == torch.bfloat16
     torch.testing.assert_close(mine, plain)
     upstream = torch.randn_like(mine)
-    for found, expected in zip(
-        gradients(mine, [x, weight], upstream), gradients(plain, [x, weight], upstream), strict=True
-    ):
+    # How far gradients in bf16 are off depends on the CPU; ours may hardly be further off than PyTorch's own.
+    exact = [tensor.detach().bfloat16().double().requires_grad_() for tensor in (x, weight)]
+    reference = gradients(F.conv2d(*exact, padding=1), exact, upstream.double())
+    ours, others = gradients(mine, [x, weight], upstream), gradients(plain, [x, weight], upstream)
+    for found, other, expected in zip(ours, others, reference, strict=True):
         assert found.dtype == torch.float32
-        # Partial sums are rounded to 8 bits, on CPUs without instructions for bf16 in another order.
-        torch.testing.assert_close(found, expected, rtol=0, atol=2**-7 * float(expected.abs().max()))
+        assert (found - expected).norm() <= 1.25 * (other - expected).norm()
