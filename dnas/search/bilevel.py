@@ -184,7 +184,9 @@ class BilevelSearch(SearchSession[BilevelProblem, SearchConfig]):
     def _backward(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> Tensor:
         """Add ``share`` times the weights' gradients of a pass; returns this share of its loss."""
         if self.graphs is not None:
-            return self.graphs.backward(images, labels, forward, share)
+            replayed = self.graphs.backward(images, labels, forward, share)
+            if replayed is not None:
+                return replayed
         loss = self._loss(images, labels, forward) * share
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()

@@ -59,7 +59,7 @@ class _Graph:
 
 
 class PassGraphs:
-    """Runs weight passes that have a ``key`` as graphs: the first times as usual, then captured, from then on replayed.
+    """Runs weight passes that have a ``key`` as graphs: captured after some times as usual, from then on replayed.
 
     Gradients are added up as by ``backward``: in the buffers of superkernels, in ``grad`` of other weights. The buffers
     must be kept between steps.
@@ -75,14 +75,15 @@ class PassGraphs:
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, _Graph] = {}
 
-    def backward(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> Tensor:
-        """Add ``share`` times the gradients of a pass; returns this share of its loss, detached."""
+    def backward(self, images: Tensor, labels: Tensor, forward: Pass, share: float) -> Tensor | None:
+        """Add ``share`` times the gradients of a pass; returns this share of its loss, detached.
+
+        None: nothing was done, as the pass has to run as usual.
+        """
         key = (forward.key, share, images.shape, images.stride(), images.dtype)
         if forward.key is None or self._seen[key] < WARM_UP:
             self._seen[key] += 1
-            loss = self._loss(images, labels, forward) * share
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
+            return None
         inputs = [images, labels, *_tensors(forward.sample)]
         graph = self._graphs.get(key)
         if graph is None:
