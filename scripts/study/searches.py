@@ -83,6 +83,7 @@ def search_jobs(searches: Sequence[Search], study: StudyConfig, method: Method, 
         values["network"] = {**values["network"], **method.network}
         write_text(work / "spaces" / f"{search.job}.yaml", dump_yaml(values))
         options = {"data": "$study/data.yaml", "table": "$study/table.json", "seed": search.seed, "device": "cpu"}
+        options["allow-mismatch"] = True  # latencies are those of the study's table, whichever machine searches
         jobs[search.job] = {"command": f"search $study/spaces/{search.job}.yaml", "options": options}
     return jobs
 
