@@ -30,9 +30,10 @@ from PIL import Image
 from torch import nn
 
 from derive import Architecture, deriver_of
+from derive.estimator import read_fit
 from derive.judging import judged_records
 from derive.multi_branch.published_files import PublishedLogits
-from derive.multi_branch.selections import read_fit, read_selections
+from derive.multi_branch.selections import read_selections
 from dnas.data import load_data_config
 from dnas.data.decode import read_image, read_mask
 from dnas.data.discovery.exports import find_annotations

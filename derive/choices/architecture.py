@@ -10,7 +10,7 @@ from torch import nn
 
 from derive.base import VERSION, Architecture, Count
 from derive.choices.graph import unit_graph
-from dnas.choices import hard_run, plain_network
+from dnas.choices import plain_network
 from dnas.config import Field, config
 from dnas.errors import UserError
 from dnas.latency.spec import OperatorSpec
@@ -71,7 +71,8 @@ class ChoicesArchitecture(Architecture):
     def build(self, num_classes: int) -> nn.Module:
         """The network without choices, with newly initialised weights."""
         space = self.opened(num_classes)
-        return plain_network(space.made(), self.indices(space), space.example())
+        indices = self.indices(space)
+        return plain_network(space.made(), indices, seen=space.seen(indices))
 
     def signatures(self, num_classes: int, input_size: tuple[int, int]) -> list[OperatorSpec]:
         """The signatures of its units."""
@@ -94,7 +95,7 @@ class ChoicesArchitecture(Architecture):
 
 def architecture_of(space: ChoiceSpace[Any], indices: Mapping[str, int]) -> ChoicesArchitecture:
     """The architecture of the given options; choices that the network does not use are left out."""
-    used = hard_run(space.shadow, indices, space.example()).used
+    used = space.seen(indices).used
     return ChoicesArchitecture(
         space=space.description(),
         space_version=space.version,

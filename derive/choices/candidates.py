@@ -18,16 +18,18 @@ def distinct_samples(
     count: int,
     generator: torch.Generator,
     options_of: Callable[[Mapping[str, Tensor]], dict[str, int]],
+    sample_of: Callable[[Mapping[str, Tensor]], dict[str, int]],
     used: Callable[[Options], Options],
 ) -> list[dict[str, int]]:
     """Up to ``count`` different networks: that of ``logits``, then samples of their softmax.
 
     ``rates``: the choices that are numbers, which are moved by up to 1 to both sides. ``options_of``: the options of
-    logits. ``used``: those of the options that the network uses; networks that differ in others are the same.
+    the logits; ``sample_of``: those of noisy ones. ``used``: those of the options that the network uses; networks that
+    differ in others are the same.
     """
     found: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
-    for noisy in _noisy(logits, rates, count, generator):
-        options = options_of(noisy)
+    for number, noisy in enumerate(_noisy(logits, rates, count, generator)):
+        options = sample_of(noisy) if number else options_of(noisy)
         found.setdefault(tuple(sorted(used(options).items())), options)
         if len(found) == count:
             break

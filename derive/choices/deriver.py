@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,21 +14,25 @@ from torch import Tensor, nn
 from derive.base import TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
 from derive.choices.architecture import ChoicesArchitecture, architecture_of
 from derive.choices.candidates import distinct_samples
+from derive.choices.estimator import estimate
 from derive.choices.nearest import walk_to_target
-from derive.judging import Judge
+from derive.judging import Judge, judged_records
 from dnas.choices import RateChoice, plain_network
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.latency.table import LatencyTable
 from dnas.pricing import ExpectedLatency
 from dnas.runs import RunFolder
-from dnas.search import SearchProblem
+from dnas.search import EstimatorSearchConfig, SearchProblem
 from search_spaces.choices import ARCHITECTURE, ChoiceSpace
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
     from dnas.report import Section
 
 
+_SAMPLE_GAP = 0.05
 UNPROVEN = "the best options that were found, not proven to be the likeliest ones near the target"
 
 
@@ -98,8 +103,8 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
     def derive(self, run: RunFolder, options: DeriveOptions) -> ChoiceDerivation:
         """The likeliest options; with a latency target those within 5 % of it, if there are any.
 
-        With ``candidates`` above 1, so many samples, near the target if there is one, are judged by the supernet's
-        weights, and the one of the highest mIoU is derived.
+        With ``candidates`` above 1 (default: ``search.candidates``), so many samples, near the target if there is one,
+        are judged by the supernet's weights, and the one of the highest mIoU is derived.
         """
         if options.branches is not None:
             raise UserError(f"{run.path}: a network with choices has no branches; leave --branches out")
@@ -112,11 +117,18 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
         if options.target_ms is not None and table is None:
             raise UserError(f"{run.path}: a latency target needs a latency table (--table)")
         meet = None if target is None or table is None else _MeetTarget(self, target, table)
-        architectures = self._candidates(run, options.candidates or 1, meet)
+        architectures = self._candidates(run, options.candidates or self.space.search.candidates, meet)
         best, count, miou = architectures[0], len(architectures), None
         if count > 1:
             judge = options.judge or Judge.of_run(run, self, table, device=options.device, progress=options.progress)
-            notes = [{"kind": "candidate", "target_ms": target} for _ in architectures]
+            notes = [
+                {
+                    "kind": "candidate",
+                    "target_ms": target,
+                    "latency_ms": None if table is None else self.predict_ms(one, table),
+                }
+                for one in architectures
+            ]
             mious = judge.miou(architectures, "judging candidates", notes)
             miou = max(mious)
             best = architectures[mious.index(miou)]
@@ -146,7 +158,8 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
             rates,
             count,
             torch.Generator().manual_seed(mix_seed("candidates", run.seed, target)),
-            self.likeliest if meet is None else meet,
+            self.likeliest if meet is None else meet.likeliest,
+            self.likeliest if meet is None else meet.sample,
             lambda options: architecture_of(self.space, options).indices(self.space),
         )
         reached = [options for options in found if meet is None or meet.reaches(options)]
@@ -191,17 +204,47 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
         """The plain network with the weights of the searched one."""
         network = problem.weights.get_submodule("network")
         indices = self._own(architecture).indices(self.space)
-        return plain_network(network, indices, self.space.example())
+        return plain_network(network, indices, seen=self.space.seen(indices))
+
+    def finish_search(self, run: RunFolder, judge: Judge) -> None:
+        """Write what the options of judged networks contribute, and judge the candidates while the images are open."""
+        search, table = self.space.search, self.table_of(run, DeriveOptions())
+        if isinstance(search, EstimatorSearchConfig):
+            assert table is not None  # the search has needed one
+            likeliest = self.likeliest(self.searched(run))
+            rates = {name: likeliest[name] for name, one in self.space.choices.items() if isinstance(one, RateChoice)}
+            price = functools.partial(self.predict_ms, table=table)
+            estimate(run, self.space, judge, search.judged_networks, rates=rates, price=price)
+        if search.candidates > 1:
+            self.derive(run, DeriveOptions(judge=judge))
 
     def search_sections(self, run: RunFolder) -> list[Section]:
-        """The curves of the search, and the probabilities of all options."""
-        from derive.choices.report import choice_section
+        """The curves of the search, the probabilities of all options, and the judged networks."""
+        from derive.choices.report import choice_section, judged_section
 
         return [
             *super().search_sections(run),
             *choice_section(self.space, self.searched(run)),
+            *judged_section(run, self.judged_drawing(run)),
             *self.more_sections(run),
         ]
+
+    def search_drawings(self, run: RunFolder) -> dict[str, Drawing]:
+        """The curves of the search, and the judged networks."""
+        found, judged = super().search_drawings(run), self.judged_drawing(run)
+        return found if judged is None else {**found, "judged": judged}
+
+    def judged_drawing(self, run: RunFolder) -> Drawing | None:
+        """The judged networks and the best candidate, which is derived; None if there are none."""
+        from derive.judged_networks import judged_drawing
+
+        candidates = [
+            (one.latency_ms, one.miou)
+            for one in judged_records(run)
+            if one.kind == "candidate" and one.latency_ms is not None
+        ]
+        chosen = max(candidates, key=lambda point: point[1], default=None)
+        return judged_drawing(run, chosen, self.space.settings.latency_target_ms)
 
     def more_sections(self, run: RunFolder) -> list[Section]:
         """Sections of a particular space; none."""
@@ -224,7 +267,7 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
 class _MeetTarget:
     """The likeliest options near a latency target, of any logits.
 
-    proven: whether all that were returned are proven to be the likeliest ones.
+    proven: whether all that :meth:`likeliest` has returned are proven to be the likeliest ones.
     """
 
     def __init__(self, deriver: ChoiceDeriver, target_ms: float, table: LatencyTable) -> None:
@@ -233,24 +276,31 @@ class _MeetTarget:
         self._programme = deriver.space.programme(table)
         self.proven = True
 
-    def __call__(self, logits: Mapping[str, Tensor]) -> dict[str, int]:
+    def likeliest(self, logits: Mapping[str, Tensor]) -> dict[str, int]:
         """Options within 2 % of the target, else within 5 %.
 
         Where the integer programme finds none, not even in a large space in which its time may be over, options are
         changed one by one; the nearest ones are returned.
         """
+        options, proven = self._near(logits)
+        self.proven &= proven
+        return options
+
+    def sample(self, logits: Mapping[str, Tensor]) -> dict[str, int]:
+        """The same of noisy logits, whose largest sum may be missed a little: to prove it takes most of the time."""
+        return self._near(logits, _SAMPLE_GAP)[0]
+
+    def _near(self, logits: Mapping[str, Tensor], gap: float = 0.0) -> tuple[dict[str, int], bool]:
         likeliest = self._deriver.likeliest(logits)
         if self.reaches(likeliest):
-            return likeliest
+            return likeliest, True
         scores = self._deriver.scores(logits)
         for tolerance in (0.4 * TOLERANCE, TOLERANCE):
             bounds = (self.target_ms * (1 - tolerance), self.target_ms * (1 + tolerance))
-            found = self._programme.likeliest(scores, bounds)
+            found = self._programme.likeliest(scores, bounds, gap)
             if found is not None and self.reaches(found):
-                self.proven &= found.proven
-                return dict(found)
-        self.proven = False
-        return walk_to_target(self._latency, scores, likeliest, self.target_ms, 0.4 * TOLERANCE)
+                return dict(found), found.proven
+        return walk_to_target(self._latency, scores, likeliest, self.target_ms, 0.4 * TOLERANCE), False
 
     def reaches(self, options: Mapping[str, int]) -> bool:
         """Whether options are within 5 % of the target."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from derive.judged_networks import fit_table, judged_figure
 from dnas.choices import RateChoice
-from dnas.report import Bar, Section, Table
+from dnas.report import Bar, Block, Section, Table
+from dnas.runs import RunFolder
 from search_spaces.choices import ChoiceSpace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 
 def choice_section(space: ChoiceSpace[Any], logits: Mapping[str, Tensor]) -> list[Section]:
@@ -37,3 +42,12 @@ def choice_section(space: ChoiceSpace[Any], logits: Mapping[str, Tensor]) -> lis
         tables.append(Table(header=["Dilation rate", "Searched", "Bound"], rows=rates, numeric=[2]))
     lead = "What the search has decided: the probabilities of every choice's options after the last epoch."
     return [Section(title="Choices", lead=lead, blocks=tables)] if tables else []
+
+
+def judged_section(run: RunFolder, drawing: Drawing | None) -> list[Section]:
+    """The judged networks and, of an estimator, its fit; none if no network was judged."""
+    if drawing is None:
+        return []
+    blocks: list[Block] = [judged_figure(drawing), *fit_table(run)]
+    lead = "Networks of the space, judged by the supernet's weights after the search."
+    return [Section(title="Judged networks", lead=lead, blocks=blocks)]

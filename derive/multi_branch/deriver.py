@@ -24,7 +24,7 @@ from dnas.errors import UserError
 from dnas.files import write_json
 from dnas.latency.table import LatencyTable
 from dnas.runs import RunFolder
-from dnas.search import SearchProblem
+from dnas.search import EstimatorSearchConfig, SearchProblem
 from search_spaces.fasterseg import (
     ArchitectureParameters,
     FasterSegSpace,
@@ -32,7 +32,6 @@ from search_spaces.fasterseg import (
     NetworkPlan,
     combination_name,
 )
-from search_spaces.fasterseg.config import EstimatorSearchConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -187,13 +186,13 @@ class MultiBranchDeriver(Deriver[FasterSegSpace]):
 
     def search_drawings(self, run: RunFolder) -> dict[str, Drawing]:
         """The curves of the search and of its monitor, and the judged networks."""
-        from derive.multi_branch.report import judged_drawing
+        from derive.multi_branch.report import judged_students
         from dnas.report import has_monitor, monitor_curves
 
         found, records = super().search_drawings(run), run.records()
         if has_monitor(records):
             found["monitor"] = monitor_curves(records)
-        judged = judged_drawing(run) if (run.path / SELECTION).exists() else None
+        judged = judged_students(run) if (run.path / SELECTION).exists() else None
         return found if judged is None else {**found, "judged": judged}
 
 

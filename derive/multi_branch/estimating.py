@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 
 from derive.judging import Judge
@@ -11,13 +9,9 @@ from derive.multi_branch.decode import Likelihoods, assemble
 from derive.multi_branch.estimator import ContributionModel
 from derive.multi_branch.target import Price
 from dnas.data.seeding import mix_seed
-from dnas.files import write_json
 from dnas.runs import RunFolder
 from search_spaces.fasterseg import ArchitectureParameters, FasterSegSpace
 from search_spaces.fasterseg.selection import FairSampler
-
-ESTIMATOR = "estimator.json"
-"""File name of the quality of the fit, in the run folder of a search."""
 
 
 def estimate(run: RunFolder, space: FasterSegSpace, judge: Judge, count: int, price: Price | None) -> None:
@@ -45,5 +39,5 @@ def estimate(run: RunFolder, space: FasterSegSpace, judge: Judge, count: int, pr
     }
     run.save_weights("architecture", tables)
     if run.is_owner:
-        write_json(run.path / ESTIMATOR, dataclasses.asdict(found.fit))
+        found.ridge.fit.save(run)
     judge.wait()

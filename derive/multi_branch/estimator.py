@@ -1,10 +1,8 @@
 """An additive model of what each operator, width and downsampling position contributes to a network's mIoU.
 
-It is fitted to random networks that the supernet has judged, after HardCoRe-NAS (Nayman et al. 2021), which estimates
-accuracies by such a model and optimises it under a latency limit. Its contributions are returned as logits of an
-:class:`~search_spaces.fasterseg.ArchitectureParameters`, so that the network with the largest sum is the most likely
-one, and everything that derives networks from logits applies: latency targets by exact dynamic programming, margins
-and the report.
+Its contributions are returned as logits of an :class:`~search_spaces.fasterseg.ArchitectureParameters`, so that the
+network with the largest sum is the most likely one, and everything that derives networks from logits applies: latency
+targets by exact dynamic programming, margins and the report.
 """
 
 from __future__ import annotations
@@ -15,34 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.optimize
-import scipy.stats
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from derive.estimator import Floats, RidgeModel, fit_ridge
 from search_spaces.fasterseg import Grid, NetworkPlan
 from search_spaces.fasterseg.selection import Place, Selection
-
-Floats = NDArray[np.float64]
-_PENALTIES = np.logspace(-3, 4, 57)
-"""Ridge penalties to select from, in units of the variance of one contribution."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How well the model predicts networks that it was not fitted to (leave-one-out).
-
-    ``tau``, ``rho``: Kendall's and Spearman's rank correlation of predicted contributions and judged mIoU. ``error``:
-    standard deviation of the residuals. ``spread``: standard deviation of the judged mIoU. ``penalty``: the ridge
-    penalty that minimises the error.
-    """
-
-    networks: int
-    tau: float
-    rho: float
-    error: float
-    spread: float
-    penalty: float
 
 
 class ContributionModel:
@@ -89,40 +65,8 @@ class ContributionModel:
 
     def fit(self, selections: Sequence[Selection], scores: Sequence[float]) -> Contributions:
         """The contributions that explain ``scores``; at least three selections."""
-        x = np.stack([self.features(one) for one in selections])
-        y = np.asarray(scores, dtype=np.float64)
-        mean = x.mean(axis=0)
-        left, singular, right = np.linalg.svd(x - mean, full_matrices=False)
-        projected = left.T @ (y - y.mean())
-
-        def left_out(penalty: float) -> Floats:
-            """The prediction of every network by a model of the others, in closed form."""
-            shrunk = singular**2 / (singular**2 + penalty)
-            leverage = (left**2 * shrunk).sum(axis=1) + 1 / len(y)
-            residual = y - y.mean() - left @ (shrunk * projected)
-            found: Floats = y - residual / (1 - leverage)
-            return found
-
-        def error(penalty: float) -> float:
-            return float(((left_out(penalty) - y) ** 2).mean())
-
-        penalty = float(min(_PENALTIES, key=error))
-        # Without the mean of the others, which is the lower the higher the network's own mIoU is.
-        contributed = left_out(penalty) - (y.sum() - y) / (len(y) - 1)
-        weights = right.T @ (singular / (singular**2 + penalty) * projected)
-        noise = max(error(penalty), 1e-12)
-        # The posterior covariance of Bayesian linear regression whose prior the penalty is: along the right singular
-        # vectors noise / (singular**2 + penalty), elsewhere noise / penalty.
-        known = right.T * np.sqrt(1 / penalty - 1 / (singular**2 + penalty))
-        fit = Fit(
-            networks=len(y),
-            tau=float(scipy.stats.kendalltau(contributed, y).statistic),
-            rho=float(scipy.stats.spearmanr(contributed, y).statistic),
-            error=math.sqrt(noise),
-            spread=float(y.std()),
-            penalty=penalty,
-        )
-        return Contributions(self, weights, known * math.sqrt(noise), noise / penalty, float(y.mean()), mean, fit)
+        features = np.stack([self.features(one) for one in selections])
+        return Contributions(self, fit_ridge(features, np.asarray(scores, dtype=np.float64)))
 
     def contribution(self, weights: Floats, kind: str, place: Place, choice: object) -> float:
         """The contribution of one choice."""
@@ -146,16 +90,11 @@ class Contributions:
     """A fitted model. Contributions are in mIoU, as fractions."""
 
     model: ContributionModel
-    weights: Floats
-    _known: Floats
-    _prior: float
-    _intercept: float
-    _mean: Floats
-    fit: Fit
+    ridge: RidgeModel
 
     def predict(self, selection: Selection) -> float:
         """The mIoU in the supernet that the model expects of a selection."""
-        return self._intercept + float((self.model.features(selection) - self._mean) @ self.weights)
+        return self.ridge.predict(self.model.features(selection))
 
     def uncertainty(self) -> float:
         """The root mean square of the standard error of a choice's contribution, relative to the others of its cell."""
@@ -165,8 +104,7 @@ class Contributions:
             kinds += [("ratio", plan.ratios)] if place[1] else []
             for kind, choices in kinds:
                 rows = self.model.columns(kind, place, choices)
-                variance = self._prior * (rows**2).sum(axis=1) - ((rows @ self._known) ** 2).sum(axis=1)
-                variances += variance.tolist()
+                variances += self.ridge.variances(rows).tolist()
         return math.sqrt(max(sum(variances) / len(variances), 1e-24))
 
     def logits(self, *, ratios: bool) -> dict[str, Tensor]:
@@ -175,10 +113,11 @@ class Contributions:
         Probabilities near 1 mean that the choice is decided, equal ones that it is not.
         """
         plan, grid, unit = self.model.plan, self.model.plan.grid, self.uncertainty()
+        weights = self.ridge.weights
 
         def rows(kind: str, level: int, first: int, choices: Sequence[object]) -> Tensor:
             table = [
-                [self.model.contribution(self.weights, kind, (level, layer), choice) / unit for choice in choices]
+                [self.model.contribution(weights, kind, (level, layer), choice) / unit for choice in choices]
                 for layer in range(first, grid.layers)
             ]
             return torch.tensor(table)
@@ -189,7 +128,7 @@ class Contributions:
             if ratios:
                 found[f"gamma_{scale}"] = rows("ratio", level, max(1, level), plan.ratios)
             if level:
-                entries = [self.model.entry(self.weights, (level, layer)) / unit for layer in range(level, grid.layers)]
+                entries = [self.model.entry(weights, (level, layer)) / unit for layer in range(level, grid.layers)]
                 found[f"beta_{scale}"] = torch.tensor(beta_logits(entries, grid, level)).reshape(-1, 2)
         return {name: table for name, table in found.items() if table.numel()}
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from derive.base import logits_of
-from derive.judging import judged_records
+from derive.judged_networks import fit_table, judged_drawing, judged_figure
 from derive.multi_branch.branches import SELECTION
 from derive.multi_branch.decidedness import decidedness
-from derive.multi_branch.estimating import ESTIMATOR
-from derive.multi_branch.selections import EstimatorFit, SelectionScore, read_fit, read_selections
-from dnas.report import Block, Figure, Section, Table, judged_chart, svg_text
+from derive.multi_branch.selections import SelectionScore, read_selections
+from dnas.report import Block, Section, Table
 from dnas.report.numbers import MISSING, format_ms, percent
 from dnas.runs import RunFolder
 
@@ -25,20 +24,11 @@ def selection_sections(run: RunFolder) -> list[Section]:
     if not path.exists():
         return []
     selections = read_selections(run)
-    drawing = judged_drawing(run)
+    drawing = judged_students(run)
     blocks: list[Block] = [_decidedness(run, list(selections))]
     if drawing is not None:
-        blocks.append(
-            Figure(
-                svg=svg_text(drawing),
-                caption="Networks with the supernet's weights and BatchNorm statistics of their own, scored on "
-                "training images that the weights have not seen. The best candidate is derived, unless another target "
-                "is asked for.",
-                description="Supernet mIoU of the judged networks against their predicted latency",
-            )
-        )
-    if (run.path / ESTIMATOR).exists():
-        blocks.append(_fit(read_fit(run)))
+        blocks.append(judged_figure(drawing))
+    blocks += fit_table(run)
     blocks += [_table(name, found.scores, found.chosen) for name, found in selections.items()]
     lead = (
         "How decided the search is, and every combination of branches, scored by ACC x (LAT / T)^w on held-out "
@@ -47,21 +37,16 @@ def selection_sections(run: RunFolder) -> list[Section]:
     return [Section(title="Selection", lead=lead, blocks=blocks)]
 
 
-def judged_drawing(run: RunFolder) -> Drawing | None:
+def judged_students(run: RunFolder) -> Drawing | None:
     """MIoU against latency of all judged networks; None if there are none."""
-    points: dict[str, list[tuple[float, float]]] = {"random": [], "candidate": []}
-    for record in judged_records(run):
-        if record.kind in points and record.latency_ms is not None:
-            points[record.kind].append((record.latency_ms, record.miou))
-    if not any(points.values()):
-        return None
     student = read_selections(run).get("student")
-    scores = () if student is None else student.scores
-    best = next((score for score in scores if student is not None and score.branches == student.chosen), None)
+    if student is None:
+        return judged_drawing(run, None, None)
+    best = next((score for score in student.scores if score.branches == student.chosen), None)
     chosen = None
     if best is not None and best.latency_ms is not None and best.miou is not None:
         chosen = best.latency_ms, best.miou
-    return judged_chart(points["random"], points["candidate"], chosen, None if student is None else student.target_ms)
+    return judged_drawing(run, chosen, student.target_ms)
 
 
 def _decidedness(run: RunFolder, names: Sequence[str]) -> Table:
@@ -76,22 +61,6 @@ def _decidedness(run: RunFolder, names: Sequence[str]) -> Table:
         "largest and the second largest probability. Near 1 the likeliest network is close to a random one."
     )
     return Table(header=("architecture", "choice", "entropy", "margin"), rows=rows, numeric=(2, 3), caption=caption)
-
-
-def _fit(fit: EstimatorFit) -> Table:
-    row = (
-        str(fit.networks),
-        f"{fit.tau:.2f}",
-        f"{fit.rho:.2f}",
-        f"{100 * fit.error:.2f}",
-        f"{100 * fit.spread:.2f}",
-    )
-    return Table(
-        header=("judged networks", "Kendall's tau", "Spearman's rho", "error (points)", "spread (points)"),
-        rows=[row],
-        numeric=range(5),
-        caption="How well the additive model predicts the mIoU in the supernet of networks that it was not fitted to.",
-    )
 
 
 def _table(name: str, scores: Sequence[SelectionScore], chosen: Sequence[int] | None) -> Table:

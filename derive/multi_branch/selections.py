@@ -1,11 +1,10 @@
-"""Reading what the end of a search has written: the scores of the branches, and the fit of the estimator."""
+"""Reading the scores of the branches, which the end of a search has written."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from derive.multi_branch.branches import SELECTION
-from derive.multi_branch.estimating import ESTIMATOR
 from dnas.config import Field, parse_config, record
 from dnas.errors import UserError
 from dnas.files import read_json
@@ -39,17 +38,6 @@ class Selection:
     target_ms: _Milliseconds | None = None
 
 
-@record
-class EstimatorFit:
-    """The quality of an estimator's fit; see :class:`derive.multi_branch.estimator.Fit`."""
-
-    networks: Annotated[int, Field(ge=0)]
-    tau: _Number
-    rho: _Number
-    error: _Number
-    spread: _Number
-
-
 def read_selections(run: RunFolder) -> dict[str, Selection]:
     """The selections in a run folder, by architecture."""
     path = run.path / SELECTION
@@ -60,10 +48,3 @@ def read_selections(run: RunFolder) -> dict[str, Selection]:
         name: parse_config(Selection, found if isinstance(found, dict) else {}, f"{path}: {name}")
         for name, found in content.items()
     }
-
-
-def read_fit(run: RunFolder) -> EstimatorFit:
-    """The fit of the estimator in a run folder."""
-    path = run.path / ESTIMATOR
-    content = read_json(path, "fit of the estimator")
-    return parse_config(EstimatorFit, content if isinstance(content, dict) else {}, str(path))

@@ -22,10 +22,10 @@ from dnas.choices.layers import (
     widest,
 )
 from dnas.choices.network import ChoiceNetwork
-from dnas.choices.plain import hard_run, plain_network
+from dnas.choices.plain import HardRun, hard_run, plain_network
 from dnas.choices.running import Lazy
 from dnas.choices.sample import Decision, Sample
-from dnas.choices.sampling import gumbel_choices, gumbel_draws, mean_entropy, read_columns
+from dnas.choices.sampling import fair_draws, gumbel_choices, gumbel_draws, mean_entropy, read_columns
 
 __all__ = [
     "DEFAULT_KINDS",
@@ -39,6 +39,7 @@ __all__ = [
     "ChoiceNetwork",
     "ChoiceSkip",
     "Decision",
+    "HardRun",
     "InputChoice",
     "Kind",
     "Lazy",
@@ -49,6 +50,7 @@ __all__ = [
     "Sampler",
     "Width",
     "WidthChoice",
+    "fair_draws",
     "gumbel_choices",
     "gumbel_draws",
     "hard_run",

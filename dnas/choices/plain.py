@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -59,9 +59,10 @@ class HardRun:
 def hard_run(network: nn.Module, options: Mapping[str, int], *inputs: Any) -> HardRun:
     """Run the ``options`` (indices by name) on inputs of the given shapes; nothing is computed.
 
-    Raises :class:`UserError` if a layer meets maps of different widths in one run.
+    A network on the meta device in evaluation mode runs itself, any other is copied first. Raises :class:`UserError` if
+    a layer meets maps of different widths in one run.
     """
-    shadow = meta_copy(network).eval().float()
+    shadow = network if _is_shadow(network) else meta_copy(network).eval().float()
     indices = {choice: options.get(name, 0) for name, choice in named_choices(shadow).items()}
     run = Fixed(indices)
     channels: dict[str, int] = {}
@@ -86,22 +87,32 @@ def hard_run(network: nn.Module, options: Mapping[str, int], *inputs: Any) -> Ha
     return HardRun(channels, frozenset(called), used)
 
 
-def plain_network(network: nn.Module, options: Mapping[str, int], *inputs: Any) -> nn.Module:
+def plain_network(
+    network: nn.Module, options: Mapping[str, int], *inputs: Any, seen: HardRun | None = None
+) -> nn.Module:
     """The network in which every choice is its option: a copy of ``network`` with the weights that the options use.
 
     ``options``: indices by the choices' names; missing ones are the first. ``inputs``: what the network takes, of which
-    only the shapes are used. Layers that do not run are left out.
+    only the shapes are used. ``seen``: the :func:`hard_run` of the same options, if it is known. Layers that do not run
+    are left out.
     """
-    seen = hard_run(network, options, *inputs)
-    result = copy.deepcopy(network)
-    choices = named_choices(result)
-    index_of = {choice: options.get(name, 0) for name, choice in choices.items()}
+    seen = hard_run(network, options, *inputs) if seen is None else seen
+    choices = named_choices(network)
+    indices = {choice: options.get(name, 0) for name, choice in choices.items()}
+    names = {module: name for name, module in network.named_modules()}
+    # What no choice takes is not copied, which would take most of the time.
+    copies: dict[int, Any] = {
+        id(module): nn.Identity() for module in _not_taken(indices) if names[module] not in seen.called
+    }
+    result = copy.deepcopy(network, copies)
+    index_of = {copies[id(choice)]: index for choice, index in indices.items() if id(choice) in copies}
     replacements: dict[nn.Module, nn.Module] = {}
-    for name, module in result.named_modules():
-        if isinstance(module, ChoiceLayer) and name in seen.in_channels:
-            replacements[module] = module.plain_layer(seen.in_channels[name], index_of)
-        elif name and name not in seen.called and _holds_weights(module):
-            replacements[module] = nn.Identity()
+    for module, name in names.items():
+        copied = copies.get(id(module))
+        if isinstance(copied, ChoiceLayer) and name in seen.in_channels:
+            replacements[copied] = copied.plain_layer(seen.in_channels[name], index_of)
+        elif copied is not None and name and name not in seen.called and _holds_weights(copied):
+            replacements[copied] = nn.Identity()
     result = _chosen(result, index_of, replacements)
     _replace(result, index_of, replacements)
     return result
@@ -141,6 +152,20 @@ def _replace(module: nn.Module, index_of: Mapping[Choice, int], replacements: Ma
             parent._modules[name] = done[child]
 
     visit(module)
+
+
+def _not_taken(indices: Mapping[Choice, int]) -> Iterator[nn.Module]:
+    """The modules that the options leave out: other operators, and blocks behind the last one that runs."""
+    for choice, index in indices.items():
+        if isinstance(choice, OperatorChoice):
+            yield from (module for label, module in choice.options.items() if label != choice.labels[index])
+        elif isinstance(choice, RepeatChoice):
+            yield from list(choice.blocks)[choice.minimum + index :]
+
+
+def _is_shadow(network: nn.Module) -> bool:
+    tensors = [*network.parameters(), *network.buffers()]
+    return not network.training and all(one.is_meta and one.dtype in (torch.float32, torch.int64) for one in tensors)
 
 
 def _holds_weights(module: nn.Module) -> bool:

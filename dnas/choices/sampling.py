@@ -55,6 +55,16 @@ def _gumbel_noise(tables: Sequence[Tensor], generator: torch.Generator) -> Seque
     return [part.view_as(table) for part, table in zip(parts, tables, strict=True)]
 
 
+def fair_draws(options: int, count: int, generator: torch.Generator) -> list[int]:
+    """``count`` of the numbers below ``options``: all of them in a random order, again and again.
+
+    So over each ``options`` draws in a row every option is drawn once (strict fairness; Chu et al. 2021, "FairNAS").
+    """
+    orders = -(-count // options)
+    drawn: list[int] = torch.cat([torch.randperm(options, generator=generator) for _ in range(orders)]).tolist()
+    return drawn[:count]
+
+
 def mean_entropy(tables: Sequence[Tensor]) -> float:
     """Mean normalised entropy of the softmax over all rows of the logit tables: 1 if uniform, 0 if one-hot.
 

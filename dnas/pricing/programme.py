@@ -137,12 +137,14 @@ class LatencyProgramme:
         """The options of the slowest network; raises :class:`UserError` if none is found in time."""
         return self._extreme(-self._latency())
 
-    def likeliest(self, scores: Mapping[str, Sequence[float]], latency_range: tuple[float, float]) -> Solution | None:
+    def likeliest(
+        self, scores: Mapping[str, Sequence[float]], latency_range: tuple[float, float], gap: float = 0.0
+    ) -> Solution | None:
         """The options with the largest sum of ``scores`` whose latency is in the range, in ms; None if there are none.
 
-        ``scores``: of every choice's options, such as log-probabilities. If the time limit ends the solution before any
-        options are found, the range becomes a penalty, with which all options are solutions; then the latency of those
-        that are returned may be outside the range.
+        ``scores``: of every choice's options, such as log-probabilities. ``gap``: by what share of the largest sum it
+        may be missed. If the time limit ends the solution before any options are found, the range becomes a penalty,
+        with which all options are solutions; then the latency of those that are returned may be outside the range.
         """
         objective = np.zeros(self._count)
         for name, values in scores.items():
@@ -151,7 +153,7 @@ class LatencyProgramme:
         rows = _Rows(list(self._rows.entries), list(self._rows.lower), list(self._rows.upper))
         low, high = latency_range[0] - self._constant, latency_range[1] - self._constant
         rows.add(self._cost, low, high)
-        found, out_of_time = self._solve(objective, rows)
+        found, out_of_time = self._solve(objective, rows, gap)
         if found is not None or not out_of_time:
             return found
         spread = sum(max(values) - min(values) for values in scores.values())
@@ -176,7 +178,7 @@ class LatencyProgramme:
             )
         return found
 
-    def _solve(self, objective: NDArray[np.float64], rows: _Rows) -> tuple[Solution | None, bool]:
+    def _solve(self, objective: NDArray[np.float64], rows: _Rows, gap: float = 0.0) -> tuple[Solution | None, bool]:
         """The best options found, and whether the time was over; a variable behind the others has no upper bound."""
         count = len(objective)
         numbers, columns, values = zip(*rows.entries, strict=True)
@@ -190,9 +192,9 @@ class LatencyProgramme:
             constraints=scipy.optimize.LinearConstraint(matrix, np.array(rows.lower), np.array(rows.upper)),
             integrality=integrality,
             bounds=scipy.optimize.Bounds(np.zeros(count), upper),
-            options={"time_limit": TIME_LIMIT_S},
+            options={"time_limit": TIME_LIMIT_S, "mip_rel_gap": gap},
         )
         if found.x is None:
             return None, found.status == _OUT_OF_TIME
         options = {n: int(np.argmax(found.x[first : first + self.sizes[n]])) for n, first in self._first.items()}
-        return Solution(options, proven=found.status != _OUT_OF_TIME), False
+        return Solution(options, proven=gap == 0.0 and found.status != _OUT_OF_TIME), False

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import pydantic
+from typing_extensions import Self
+
 from dnas.config import Field, config
 from dnas.data import AugmentationConfig, split_halves, split_parts
 from dnas.training.class_weights import ClassWeighting
@@ -155,6 +158,8 @@ class OneShotConfig:
     schedule, poly_power, exponential_decay, warm_up_steps, warm_up_start: of the learning rate, as in the retraining.
     gradient_clipping: the largest norm of all weight gradients together; null for none.
     momentum_precision: of the superkernels' gradients and momenta, "fp32" or "bf16".
+    architecture_learning_rate: Adam of what is a real number while searching, such as a dilation rate, and is trained
+        with the weights. Most spaces have no such parameters.
     held_out: share of the training images that the weights never see. They judge the networks.
     distillation_weight: of the loss between the prediction of a step's first network and those of the others; 0 for
         none (in-place distillation: Yu and Huang 2019, "Universally Slimmable Networks").
@@ -177,6 +182,7 @@ class OneShotConfig:
     warm_up_start: float = Field(default=0.1, ge=0, le=1)
     gradient_clipping: float | None = Field(default=5.0, gt=0)
     momentum_precision: Literal["fp32", "bf16"] = "fp32"
+    architecture_learning_rate: float = Field(default=0.03, gt=0)
     held_out: float = Field(default=0.2, gt=0, lt=1)
     distillation_weight: float = Field(default=0.0, ge=0)
     ohem_threshold: float | None = Field(default=0.7, gt=0, le=1)
@@ -202,3 +208,31 @@ class OneShotConfig:
     def phase(self, epoch: int) -> Literal["search"]:
         """There is one phase."""
         return "search"
+
+
+@config
+class EstimatorSearchConfig(OneShotConfig):
+    """One-shot search by an estimator of what each choice contributes (after Nayman et al. 2021, "HardCoRe-NAS").
+
+    The supernet is trained by sampled discrete networks. Random ones are then judged on held-out training images. An
+    additive model of their mIoU gives the best network under the latency target by an exact programme, and the last
+    word is again judged.
+
+    networks_per_step: sampled networks of one step. Of as many networks in a row as a choice has options, each has
+        another one.
+    largest_first: make the first network of a step the largest one. It is needed for ``distillation_weight``.
+    judged_networks: how many random networks the estimator is fitted to.
+    candidates: how many networks near the latency target are judged in the supernet at last; the best one is derived.
+    """
+
+    method: Literal["estimator"] = "estimator"
+    networks_per_step: int = Field(default=5, ge=1)
+    largest_first: bool = False
+    judged_networks: int = Field(default=300, ge=50)
+    candidates: int = Field(default=16, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.distillation_weight > 0 and not (self.largest_first and self.networks_per_step > 1):
+            raise ValueError("distillation_weight needs largest_first and at least two networks_per_step")
+        return self

@@ -51,7 +51,12 @@ class OneShotSearch(SearchSession[OneShotProblem, OneShotConfig]):
             momentum_dtype=DTYPES[config.momentum_precision],
             split_bf16=self.precision == "bf16",
             keep_gradients=False,  # a step leaves most weights without a gradient
+            exclude=self.parameters,
         )
+        if self.parameters:
+            self.architecture_optimizer = torch.optim.Adam(
+                self.parameters, lr=config.architecture_learning_rate, betas=(0.5, 0.999)
+            )
 
     def train(self, epoch: int, interrupt: Interrupt) -> float:
         """The steps of one epoch; returns the mean loss."""
@@ -65,8 +70,11 @@ class OneShotSearch(SearchSession[OneShotProblem, OneShotConfig]):
         with freeze_bn_stats(self.problem.weights):
             for step, batch in enumerate(stream):
                 started = time.perf_counter()
-                rate = config.learning_rate * schedule_factor(config, epoch * steps + step, steps)
+                factor = schedule_factor(config, epoch * steps + step, steps)
+                rate = factor * config.learning_rate
                 set_learning_rate(self.weight_optimizer, rate)
+                if self.parameters:
+                    set_learning_rate(self.architecture_optimizer, factor * config.architecture_learning_rate)
                 generator = torch.Generator().manual_seed(mix_seed("networks", self.run.seed, epoch, step))
                 loss = self._step(batch, generator)
                 total += loss
@@ -90,6 +98,8 @@ class OneShotSearch(SearchSession[OneShotProblem, OneShotConfig]):
         images, labels = self._move(batch)
         passes = self.problem.weight_passes("search", generator)
         self.weight_optimizer.zero_grad()
+        if self.parameters:
+            self.architecture_optimizer.zero_grad()
         losses: list[Tensor] = []
         guide: Tensor | None = None
         for forward in passes:
@@ -104,8 +114,11 @@ class OneShotSearch(SearchSession[OneShotProblem, OneShotConfig]):
                 guide = logits.detach()  # the first pass is the largest network, which teaches the others in place
             (loss / len(passes)).backward()
         if self.world > 1:
-            self._average(self.weight_optimizer.gradients())
+            self._average([*self.weight_optimizer.gradients(), *(p.grad for p in self.parameters)])
         self.weight_optimizer.step()
+        if self.parameters:
+            self.architecture_optimizer.step()
+            self.problem.project()
         return self._finite(torch.stack(losses).mean(), "weights")
 
     def release(self) -> None:
@@ -114,5 +127,6 @@ class OneShotSearch(SearchSession[OneShotProblem, OneShotConfig]):
         super().release()
 
     def optimizers(self) -> dict[str, HasState]:
-        """There are no architecture parameters to optimise."""
-        return {"weight_optimizer": self.weight_optimizer}
+        """That of the weights, and one of the architecture parameters where there are any."""
+        found: dict[str, HasState] = {"weight_optimizer": self.weight_optimizer}
+        return {**found, "logit_optimizer": self.architecture_optimizer} if self.parameters else found

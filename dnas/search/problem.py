@@ -67,13 +67,17 @@ class SearchProblem(Protocol):
 
 @runtime_checkable
 class OneShotProblem(SearchProblem, Protocol):
-    """A problem without architecture parameters: passes run sampled networks, and the best one is selected afterwards.
+    """A problem whose passes run sampled networks, of which the best one is selected afterwards.
 
-    ``weight_passes`` gives the networks of one step. Where they distil in place, the first one teaches the others.
+    ``weight_passes`` gives the networks of one step. Where they distil in place, the first one teaches the others. Only
+    those parameters of ``architecture`` that require a gradient, such as dilation rates, are trained, with the weights.
     """
 
     def one_shot(self) -> bool:
         """True; tells such a problem from the others."""
+
+    def project(self) -> None:
+        """Project the architecture parameters onto their bounds; called after every step that trains any."""
 
 
 @runtime_checkable

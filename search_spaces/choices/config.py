@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+
+import pydantic
 
 from dnas.choices import Kind
 from dnas.config import Field, config
-from dnas.search import SearchConfig
+from dnas.search import EstimatorSearchConfig, SearchConfig
 from dnas.training import RetrainConfig
 from search_spaces.base import TaskConfig
 
@@ -17,14 +19,38 @@ PassName = Literal["smallest", "largest", "random", "sampled"]
 class ChoiceSearchConfig(SearchConfig):
     """The bilevel search of the logits of all choices.
 
+    method: "gradient": the logits are trained by gradient descent. The other method is that of
+        :class:`~dnas.search.EstimatorSearchConfig`.
+    candidates: how many networks near the latency target are judged by the supernet's weights, on the half of the
+        training images that these do not see. The best one is derived. 1: the likeliest one, unjudged.
     kinds: settings of the kinds of choices, by name; missing kinds have the defaults (dnas.choices.DEFAULT_KINDS).
     pretrain_passes, search_passes: the forward passes of one weight step. All draw a sample; "smallest", "largest" and
         "random" then replace its widths and numbers of repetitions.
     """
 
+    method: Literal["gradient"] = "gradient"
+    candidates: int = Field(default=1, ge=1)
     kinds: dict[str, Kind] = Field(default_factory=dict)
     pretrain_passes: Annotated[tuple[PassName, ...], Field(min_length=1)] = ("smallest", "largest", "random")
     search_passes: Annotated[tuple[PassName, ...], Field(min_length=1)] = ("smallest", "largest", "sampled")
+
+
+def _method_of(search: Any) -> str | None:
+    """The name of the class that ``search.method`` asks for; None for an unknown method."""
+    method = search.get("method", "gradient") if isinstance(search, dict) else getattr(search, "method", None)
+    return {"gradient": ChoiceSearchConfig.__name__, "estimator": EstimatorSearchConfig.__name__}.get(str(method))
+
+
+ChoiceSearchSettings = Annotated[
+    Annotated[ChoiceSearchConfig, pydantic.Tag(ChoiceSearchConfig.__name__)]
+    | Annotated[EstimatorSearchConfig, pydantic.Tag(EstimatorSearchConfig.__name__)],
+    pydantic.Discriminator(
+        _method_of,
+        custom_error_type="method",
+        custom_error_message="expected a mapping whose method is gradient or estimator",
+    ),
+]
+"""The settings of one of the two methods, by ``method``."""
 
 
 @config
@@ -38,5 +64,5 @@ class ChoiceConfig:
     space: str
     task: TaskConfig
     latency_target_ms: float | None = Field(default=None, gt=0)
-    search: ChoiceSearchConfig = Field(default_factory=ChoiceSearchConfig)
+    search: ChoiceSearchSettings = Field(default_factory=ChoiceSearchConfig)
     retrain: RetrainConfig = Field(default_factory=RetrainConfig)

@@ -12,9 +12,7 @@ from dnas.choices import ChoiceNetwork, Kind, RateChoice, Sample, kind_of, mean_
 from dnas.pricing import ExpectedLatency
 from dnas.search.problem import Pass
 from search_spaces.choices.config import PassName
-
-ARCHITECTURE = "network"
-"""Name of the only architecture."""
+from search_spaces.choices.parameters import ARCHITECTURE, logits_of, name_in_module, parameters_of, rates_of
 
 
 class ChoiceSearch:
@@ -34,14 +32,11 @@ class ChoiceSearch:
     ) -> None:
         self.network, self._latency, self.kinds = network, latency, dict(kinds or {})
         self.weights: nn.Module = network
-        by_kind: dict[str, nn.ParameterDict] = {}
-        self._factors: dict[str, float] = {}
-        for name, choice in network.choices.items():
-            key = name.replace(".", "/")  # a parameter's name has no dot
-            by_kind.setdefault(choice.kind, nn.ParameterDict())[key] = choice.logits
-            factor = kind_of(choice.kind, self.kinds).learning_rate
-            self._factors[f"{ARCHITECTURE}.{choice.kind}.{key}"] = factor
-        self.architecture: nn.Module = nn.ModuleDict({ARCHITECTURE: nn.ModuleDict(by_kind)})
+        self.architecture: nn.Module = parameters_of(network)
+        self._factors = {
+            f"{ARCHITECTURE}.{choice.kind}.{name_in_module(name)}": kind_of(choice.kind, self.kinds).learning_rate
+            for name, choice in network.choices.items()
+        }
         self._passes = {"pretrain": tuple(pretrain_passes), "search": tuple(search_passes)}
 
     def begin_epoch(self, progress: float) -> None:
@@ -92,23 +87,19 @@ class ChoiceSearch:
         with torch.no_grad():
             latency = float(self._latency({name: choice.probabilities() for name, choice in choices.items()}))
         tables: dict[str, list[Tensor]] = {}
-        rates = {}
-        for name, choice in choices.items():
-            if isinstance(choice, RateChoice):
-                rates[name] = float(choice.rate().detach())
-            else:
+        for choice in choices.values():
+            if not isinstance(choice, RateChoice):
                 tables.setdefault(choice.kind, []).append(choice.logits.detach()[None])
         found: dict[str, Any] = {
             "latency_ms": {ARCHITECTURE: latency},
             "entropy": {ARCHITECTURE: {kind: mean_entropy(rows) for kind, rows in tables.items()}},
         }
+        rates = rates_of(self.network)
         return {**found, "rates": rates} if rates else found
 
     def logits(self) -> dict[str, Tensor]:
         """The logits, named ``network.CHOICE``."""
-        return {
-            f"{ARCHITECTURE}.{name}": choice.logits.detach().clone() for name, choice in self.network.choices.items()
-        }
+        return logits_of(self.network)
 
     def learning_rate_factors(self) -> Mapping[str, float]:
         """The learning rate of every choice's kind."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from dnas.choices import Choice, ChoiceNetwork, kind_of, named_choices
+from dnas.choices import Choice, ChoiceNetwork, HardRun, Kind, hard_run, kind_of, named_choices
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.input_channels import RGB, with_input_channels
@@ -20,9 +20,12 @@ from dnas.ops import nearest
 from dnas.pricing import ChoiceInventory, ExpectedLatency, LatencyProgramme, Term, inventory_of, latency_terms
 from dnas.profile import meta_copy
 from dnas.runs import seed_everything
+from dnas.search import EstimatorSearchConfig
 from search_spaces.base import SearchSpace
 from search_spaces.choices.config import ChoiceConfig, ChoiceSearchConfig
-from search_spaces.choices.problem import ARCHITECTURE, ChoiceSearch
+from search_spaces.choices.one_shot import ChoiceSampling
+from search_spaces.choices.parameters import ARCHITECTURE
+from search_spaces.choices.problem import ChoiceSearch
 
 Settings = TypeVar("Settings", bound=ChoiceConfig)
 
@@ -46,9 +49,14 @@ class ChoiceSpace(SearchSpace[Settings]):
         return nearest(rates)
 
     @property
-    def search(self) -> ChoiceSearchConfig:
+    def search(self) -> ChoiceSearchConfig | EstimatorSearchConfig:
         """Settings of the search."""
         return self.settings.search
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """Settings of the kinds of choices; those of the method "estimator" are drawn, without any."""
+        return self.search.kinds if isinstance(self.search, ChoiceSearchConfig) else {}
 
     @cached_property
     def priced(self) -> ChoiceInventory:
@@ -70,6 +78,10 @@ class ChoiceSpace(SearchSpace[Settings]):
         """An image of the input size without content."""
         return torch.empty(1, self.channels, *self.input_size, device="meta")
 
+    def seen(self, indices: Mapping[str, int]) -> HardRun:
+        """What a run of the network with the options ``indices`` shows; nothing is computed."""
+        return hard_run(self.shadow, indices, self.example())
+
     def inventory(self) -> list[InventoryItem]:
         """All units at all widths that can reach them."""
         return list(self.priced.items)
@@ -80,8 +92,7 @@ class ChoiceSpace(SearchSpace[Settings]):
 
     def latency(self, table: LatencyTable) -> ExpectedLatency:
         """The expected latency; its gradient has the weights of the kinds."""
-        kinds = self.search.kinds
-        weights = {name: kind_of(choice.kind, kinds).latency_weight for name, choice in self.choices.items()}
+        weights = {name: kind_of(choice.kind, self.kinds).latency_weight for name, choice in self.choices.items()}
         return ExpectedLatency(self.terms(table), self.priced.sizes, weights)
 
     def programme(self, table: LatencyTable) -> LatencyProgramme:
@@ -90,25 +101,29 @@ class ChoiceSpace(SearchSpace[Settings]):
 
     @cached_property
     def shadow(self) -> nn.Module:
-        """The network on the meta device: its structure without weights."""
+        """The network on the meta device in evaluation mode: its structure without weights."""
         try:
             with torch.device("meta"):
-                return self.made()
+                return self.made().eval()
         except (RuntimeError, NotImplementedError):  # it computes with tensors when it is made
-            return meta_copy(self.made())
+            return meta_copy(self.made()).eval()
 
     @cached_property
     def choices(self) -> Mapping[str, Choice]:
         """The network's choices by name, for their options and kinds."""
         return named_choices(self.shadow)
 
-    def problem(self, table: LatencyTable | None, seed: int) -> ChoiceSearch:
+    def problem(self, table: LatencyTable | None, seed: int) -> ChoiceSearch | ChoiceSampling:
         """The search problem, with weights initialised from ``seed``."""
         if table is None:
             raise UserError(f"{self.name}: a search of this space needs a latency table (dnas latency build)")
         seed_everything(mix_seed("weights", seed))
         search = self.search
         supernet = self.supernet()
+        if isinstance(search, EstimatorSearchConfig):
+            return ChoiceSampling(
+                supernet, networks=search.networks_per_step, largest_first=search.largest_first, seed=seed
+            )
         known = {choice.kind for choice in supernet.choices.values()}
         if unknown := sorted(set(search.kinds) - known):
             raise UserError(

@@ -8,7 +8,7 @@ import pydantic
 from typing_extensions import Self
 
 from dnas.config import Field, config
-from dnas.search import OneShotConfig, SearchConfig
+from dnas.search import EstimatorSearchConfig, SearchConfig
 from dnas.training import RetrainConfig
 from search_spaces.base import TaskConfig
 from search_spaces.fasterseg.grid import Grid
@@ -132,34 +132,6 @@ class FasterSegSearchConfig(SearchConfig):
             return self.batch_equal_passes
         crop = self.augmentation.crop
         return crop is not None and self.batch_size * crop[0] * crop[1] <= BATCH_UP_TO_PIXELS
-
-
-@config
-class EstimatorSearchConfig(OneShotConfig):
-    """One-shot search by an estimator of what each choice contributes (after Nayman et al. 2021, "HardCoRe-NAS").
-
-    The supernet is trained by sampled discrete networks. Random ones are then judged on held-out training images. An
-    additive model of their mIoU gives the best network under the latency target by dynamic programming, and the last
-    word is again judged.
-
-    networks_per_step: sampled networks of one step. In each row of five, every operator of a cell is used once.
-    largest_first: make the first network of a step the largest one: the heaviest operator at the widest ratio in every
-        cell of a random path. It is needed for ``distillation_weight``.
-    judged_networks: how many random networks the estimator is fitted to.
-    candidates: how many networks near the latency target are judged in the supernet at last; the best one is derived.
-    """
-
-    method: Literal["estimator"] = "estimator"
-    networks_per_step: int = Field(default=5, ge=1)
-    largest_first: bool = False
-    judged_networks: int = Field(default=300, ge=50)
-    candidates: int = Field(default=16, ge=1)
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.distillation_weight > 0 and not (self.largest_first and self.networks_per_step > 1):
-            raise ValueError("distillation_weight needs largest_first and at least two networks_per_step")
-        return self
 
 
 @config

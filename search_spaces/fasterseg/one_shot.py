@@ -39,6 +39,9 @@ class NetworkSampling:
         """True."""
         return True
 
+    def project(self) -> None:
+        """There are no bounds."""
+
     def begin_epoch(self, progress: float) -> None:
         """Nothing depends on the progress."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dnas.choices import fair_draws
 from search_spaces.fasterseg.grid import Grid
 from search_spaces.fasterseg.plan import NetworkPlan
 
@@ -108,7 +109,4 @@ class FairSampler:
 
     @staticmethod
     def _permuted(values: Sequence, count: int, generator: torch.Generator) -> Iterator:  # type: ignore[type-arg]
-        """``count`` of the values: all of them in a random order, again and again."""
-        orders = -(-count // len(values))
-        indices = torch.cat([torch.randperm(len(values), generator=generator) for _ in range(orders)])[:count]
-        return iter([values[index] for index in indices.tolist()])
+        return iter([values[index] for index in fair_draws(len(values), count, generator)])

@@ -15,9 +15,9 @@ from dnas.errors import UserError
 from dnas.latency.spec import InventoryItem, OperatorSpec
 from dnas.latency.table import LatencyTable
 from dnas.runs import seed_everything
+from dnas.search import EstimatorSearchConfig
 from search_spaces.base import SearchSpace
 from search_spaces.fasterseg.config import (
-    EstimatorSearchConfig,
     FasterSegConfig,
     FasterSegOneShotConfig,
     FasterSegPreset,

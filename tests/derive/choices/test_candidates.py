@@ -9,7 +9,7 @@ def sampled(logits, count, rates=frozenset(), used=lambda options: options):
     def options_of(found):
         return {name: round(float(v)) if name in rates else int(v.argmax()) for name, v in found.items()}
 
-    return distinct_samples(logits, rates, count, torch.Generator().manual_seed(0), options_of, used)
+    return distinct_samples(logits, rates, count, torch.Generator().manual_seed(0), options_of, options_of, used)
 
 
 def test_the_likeliest_is_first_and_samples_follow_their_probabilities():

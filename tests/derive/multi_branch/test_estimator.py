@@ -63,7 +63,7 @@ def test_additive_scores_are_recovered():
     score = additive(PLAN, seed=1)
     selections = drawn(PLAN, 600)
     found = ContributionModel(PLAN).fit(selections, [score(one) for one in selections])
-    assert found.fit.tau > 0.97
+    assert found.ridge.fit.tau > 0.97
     unseen = drawn(PLAN, 50, seed=9)
     predicted, true = [found.predict(one) for one in unseen], [score(one) for one in unseen]
     assert np.corrcoef(predicted, true)[0, 1] > 0.999
@@ -121,10 +121,10 @@ def test_predictions_without_one_network_are_those_of_a_model_of_the_others():
     for left_out in range(30):
         kept = [index for index in range(30) if index != left_out]
         mean = x[kept].mean(axis=0)
-        gram = (x[kept] - mean).T @ (x[kept] - mean) + found.fit.penalty * np.eye(x.shape[1])
+        gram = (x[kept] - mean).T @ (x[kept] - mean) + found.ridge.fit.penalty * np.eye(x.shape[1])
         weights = np.linalg.solve(gram, (x[kept] - mean).T @ (scores[kept] - scores[kept].mean()))
         residuals.append(scores[left_out] - scores[kept].mean() - (x[left_out] - mean) @ weights)
-    assert found.fit.error == pytest.approx(math.sqrt(np.mean(np.square(residuals))), rel=1e-9)
+    assert found.ridge.fit.error == pytest.approx(math.sqrt(np.mean(np.square(residuals))), rel=1e-9)
 
 
 def test_the_uncertainty_is_that_of_bayesian_linear_regression():
@@ -134,7 +134,7 @@ def test_the_uncertainty_is_that_of_bayesian_linear_regression():
     found = model.fit(selections, [score(one) for one in selections])
     x = np.stack([model.features(one) for one in selections])
     x -= x.mean(axis=0)
-    covariance = found.fit.error**2 * np.linalg.inv(x.T @ x + found.fit.penalty * np.eye(x.shape[1]))
+    covariance = found.ridge.fit.error**2 * np.linalg.inv(x.T @ x + found.ridge.fit.penalty * np.eye(x.shape[1]))
     variances = []
     for place in TINY.grid.cells():
         kinds = [("operator", TINY.operators)] + ([("ratio", TINY.ratios)] if place[1] else [])
@@ -147,7 +147,7 @@ def test_the_uncertainty_is_that_of_bayesian_linear_regression():
 def test_noise_alone_decides_nothing():
     generator = np.random.default_rng(0)
     found = ContributionModel(PLAN).fit(drawn(PLAN, 300), generator.normal(0.3, 0.05, size=300))
-    assert abs(found.fit.tau) < 0.3
+    assert abs(found.ridge.fit.tau) < 0.3
     tables = [table for name, table in found.logits(ratios=True).items() if "beta" not in name]
     largest = max(torch.softmax(table, -1).max() for table in tables)
     assert largest < 0.9
@@ -160,7 +160,7 @@ def test_the_best_path_of_the_logits_is_that_of_the_contributions():
     likelihoods = Likelihoods(found.logits(ratios=True), PLAN)
     for level, scale in ((1, 16), (2, 32)):
         sums = {
-            path: sum(found.model.entry(found.weights, (i + 1, layer)) for i, layer in enumerate(path))
+            path: sum(found.model.entry(found.ridge.weights, (i + 1, layer)) for i, layer in enumerate(path))
             for path in branch_paths(PLAN.grid, level)
         }
         assert scored_paths(likelihoods.entries, PLAN.grid, level)[0][1] == max(sums, key=sums.__getitem__)

@@ -9,8 +9,8 @@ import scipy.stats
 import torch
 
 from derive import TABLE, DeriveOptions, Judge, deriver_of
+from derive.estimator import ESTIMATOR
 from derive.judging import JUDGED, searched_problem
-from derive.multi_branch.estimating import ESTIMATOR
 from derive.multi_branch.perturbation import GRADIENT
 from dnas.cli import main
 from dnas.config import to_mapping
