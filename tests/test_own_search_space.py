@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from derive import Architecture, deriver_of
 from dnas.cli import main
@@ -26,8 +27,8 @@ MORE = {
 }
 
 
-def block(language):
-    return re.search(rf"```{language}\n(.*?)```", TEXT, re.DOTALL).group(1)
+def block(language, number=0):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)[number]
 
 
 def commands():
@@ -95,6 +96,23 @@ def test_every_command_does_its_job(done):
         json.loads(line).get("latency_weight") for line in (folder / "search/log.jsonl").read_text().splitlines()
     }
     assert len(weights) > 3  # the controller changes it
+
+
+def test_the_other_method_does_its_job(done):
+    """With the settings of the document, but shorter."""
+    folder, target = done
+    preset = {**yaml.safe_load(block("yaml")), **yaml.safe_load(block("yaml", 1)), "latency_target_ms": target}
+    preset["search"] |= {"epochs": 1, "judged_networks": 50, "judge_images": 2, "candidates": 2}
+    (folder / "estimator.yaml").write_text(dump_yaml(preset))
+    words = ["--data", "data.yaml", "--table", "table.json", "--out", "estimator", "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["search", "estimator.yaml", *words]) == 0
+        assert main(["derive", "estimator", "--out", "other.yaml"]) == 0
+    architecture = Architecture.load(folder / "other.yaml")
+    space, table = load_space(str(folder / "inverted.yaml")), LatencyTable.load(folder / "table.json")
+    assert deriver_of(space).predict_ms(architecture, table) == pytest.approx(target, rel=0.05)
+    assert float(architecture.provenance["supernet_miou"]) > 0
 
 
 def test_a_network_with_inherited_weights_is_the_supernet_s(done):
