@@ -18,7 +18,7 @@ from dnas.errors import UserError
 from dnas.input_channels import RGB
 from dnas.latency.spec import InventoryItem
 from dnas.latency.table import LatencyTable
-from dnas.search import LatencyTarget, SearchProblems, SearchSettings
+from dnas.search import LatencyTarget, OneShotConfig, SearchProblems, SearchSettings
 from dnas.training import RetrainConfig
 
 _Side = Annotated[int, Field(ge=64, le=8192)]
@@ -127,7 +127,7 @@ class SearchSpace(ABC, Generic[Settings]):
         """The search problem, with weights initialised from ``seed`` and latencies from ``table`` if there is one."""
 
     def latency_target(self, table: LatencyTable | None, networks: DerivedNetworks) -> LatencyTarget | None:
-        """Latency bounds and target of the search; None without a table.
+        """Latency bounds and target of the search; None without a table, or in a one-shot search without a target.
 
         Raises :class:`UserError` for a target that no network of the space can meet, or one without a table.
         """
@@ -136,6 +136,8 @@ class SearchSpace(ABC, Generic[Settings]):
             if target is not None:
                 raise UserError(f"{self.name}: latency_target_ms: given {target:g} ms, but no latency table (--table)")
             return None
+        if target is None and isinstance(self.search, OneShotConfig):
+            return None  # nothing is steered, and the bounds of a large space take a minute
         bounds = networks.latency_bounds(table)
         if target is not None:
             self._check_target(target, bounds, str(table.source or "the latency table"))
