@@ -181,6 +181,29 @@ def derived_table(study: StudyConfig, results: Path) -> str:
     return markdown_table(header, lines) if lines else NOTHING
 
 
+def spaces_table(study: StudyConfig, results: Path) -> str:
+    """Derived networks of the methods side by side; differences are to the first method that has rows."""
+    rows = _of(study, results, DERIVED)
+    methods = [name for name in study.methods if any(row["method"] == name for row in rows)]
+    lines = []
+    for target in study.targets_ms:
+        groups = {
+            name: [row for row in rows if (row["method"], row["target_ms"]) == (name, target)] for name in methods
+        }
+        for name, mine in groups.items():
+            if not mine:
+                continue
+            cells = []
+            for split in ("val", "test"):
+                base, values = _percent(groups[methods[0]], split), _percent(mine, split)
+                gain = f"{statistics.mean(values) - statistics.mean(base):+.1f}" if name != methods[0] and base else ""
+                cells += [spread(values, ".1f"), gain]
+            parameters = (f"{target:g}", name, len(mine), f"{search_seconds(mine) / 60:.0f}")
+            lines.append((*parameters, spread([row["predicted_ms"] for row in mine]), *cells))
+    header = ("ms", "method", "seeds", "min of a core", "predicted ms", "val", "difference", "test", "difference")
+    return markdown_table(header, lines) if lines else NOTHING
+
+
 def hand_made_table(study: StudyConfig, results: Path) -> str:
     """Hand-made networks under the same recipe."""
     rows = _of(study, results, HAND_MADE)
@@ -236,6 +259,7 @@ TABLES: dict[str, Callable[[StudyConfig, Path], str]] = {
     "length": length_table,
     "supernets": supernet_table,
     "derived": derived_table,
+    "spaces": spaces_table,
     "hand-made": hand_made_table,
     "retrainings": retrainings_table,
 }
