@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 _SAMPLE_GAP = 0.05
+"""By what share the options of noisy logits may miss the largest sum."""
 UNPROVEN = "the best options that were found, not proven to be the likeliest ones near the target"
 
 

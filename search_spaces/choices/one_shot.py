@@ -17,10 +17,10 @@ WATCHED = 3
 
 
 class ChoiceSampling:
-    """The weights of a network with choices, trained by sampled options; a
-    :class:`~dnas.search.problem.OneShotProblem`.
+    """The weights of a network with choices, trained by sampled options.
 
-    Dilation rates are real numbers, and the only architecture parameters that are trained.
+    A :class:`~dnas.search.problem.OneShotProblem` whose only trained architecture parameters are the dilation rates,
+    which are real numbers.
     """
 
     def __init__(self, network: ChoiceNetwork, *, networks: int, largest_first: bool, seed: int) -> None:
@@ -57,14 +57,13 @@ class ChoiceSampling:
         return {f"network {number}": self._pass(options) for number, options in enumerate(self._watched, start=1)}
 
     def _pass(self, options: Mapping[str, int]) -> Pass:
-        decisions = {}
-        for name, choice in self.network.choices.items():
-            # Nobody asks for the probabilities: there is no latency term.
-            nothing = torch.empty(0)
-            if isinstance(choice, RateChoice):
-                decisions[name] = Decision(nothing, rate=choice.rate())
-            else:
-                decisions[name] = Decision(nothing, options[name])
+        unknown = torch.empty(0)  # nobody asks for probabilities: there is no latency term
+        decisions = {
+            name: Decision(unknown, rate=choice.rate())
+            if isinstance(choice, RateChoice)
+            else Decision(unknown, options[name])
+            for name, choice in self.network.choices.items()
+        }
         return Pass(ARCHITECTURE, Sample(decisions))
 
     def outputs(self, images: Tensor, forward: Pass) -> Mapping[str, Tensor]:
