@@ -44,7 +44,7 @@ def main() -> None:
     for name in study_names():
         study = load_study(name)
         rows = [_of(study, RESULTS, file) for file in (RANDOM, DERIVED, HAND_MADE)]
-        if rows[0]:
+        if any(row["measured_ms"] is not None for row in rows[0]):
             save_figure(pareto(*rows), RESULTS.parent / "images" / f"study_{name}.png")
 
 
@@ -182,7 +182,7 @@ def derived_table(study: StudyConfig, results: Path) -> str:
 
 
 def spaces_table(study: StudyConfig, results: Path) -> str:
-    """Derived networks of the methods side by side; differences are to the first method that has rows."""
+    """Derived networks of the methods side by side; differences are of the first method and another with one seed."""
     rows = _of(study, results, DERIVED)
     methods = [name for name in study.methods if any(row["method"] == name for row in rows)]
     lines = []
@@ -195,12 +195,15 @@ def spaces_table(study: StudyConfig, results: Path) -> str:
                 continue
             cells = []
             for split in ("val", "test"):
-                base, values = _percent(groups[methods[0]], split), _percent(mine, split)
-                gain = f"{statistics.mean(values) - statistics.mean(base):+.1f}" if name != methods[0] and base else ""
-                cells += [spread(values, ".1f"), gain]
-            parameters = (f"{target:g}", name, len(mine), f"{search_seconds(mine) / 60:.0f}")
-            lines.append((*parameters, spread([row["predicted_ms"] for row in mine]), *cells))
-    header = ("ms", "method", "seeds", "min of a core", "predicted ms", "val", "difference", "test", "difference")
+                first = {row["search_seed"]: row[f"{split}_miou"] for row in groups[methods[0]]}
+                gains = [
+                    100 * (first[row["search_seed"]] - row[f"{split}_miou"])
+                    for row in mine
+                    if name != methods[0] and row["search_seed"] in first
+                ]
+                cells += [spread(_percent(mine, split), ".1f"), spread(gains, "+.1f")]
+            lines.append((f"{target:g}", name, len(mine), f"{search_seconds(mine) / 60:.0f}", *cells))
+    header = ("ms", "method", "seeds", "min of a core", "val", "first is ahead by", "test", "first is ahead by")
     return markdown_table(header, lines) if lines else NOTHING
 
 
