@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import networkx as nx
@@ -40,7 +41,16 @@ class ChoicesArchitecture(Architecture):
         self.indices(self.opened())
 
     def opened(self, num_classes: int | None = None, input_size: tuple[int, int] | None = None) -> ChoiceSpace[Any]:
-        """The space, with other classes or another input size if given."""
+        """The space, with other classes or another input size if given; it is opened once."""
+        if (num_classes, input_size) not in self._opened:
+            self._opened[num_classes, input_size] = self._open(num_classes, input_size)
+        return self._opened[num_classes, input_size]
+
+    @cached_property
+    def _opened(self) -> dict[tuple[int | None, tuple[int, int] | None], ChoiceSpace[Any]]:
+        return {}
+
+    def _open(self, num_classes: int | None, input_size: tuple[int, int] | None) -> ChoiceSpace[Any]:
         task = dict(self.space.get("task", {}))
         if num_classes is not None:
             task["num_classes"] = num_classes

@@ -76,7 +76,7 @@ class StudyConfig:
     """One study.
 
     space: name of the preset. data: name of the data; images are resized to ``image_size``. table: name of the shipped
-        latency table, for the space's input size.
+        latency table, or of one beside the rows, for the space's input size.
     recipe: how every network is trained, with one validation at the end, so that no epoch is chosen; ``recipe_name``
         names it in the results.
     targets_ms: latency targets. Around each, within ``tolerance``, ``networks_per_target`` random networks are trained.
@@ -146,6 +146,9 @@ class StudyConfig:
 
     def latency_table(self) -> LatencyTable:
         """The latency table."""
+        own = RESULTS / f"{self.table}.json"
+        if own.exists():
+            return LatencyTable.load(own)
         with table_file(self.table) as path:
             return LatencyTable.load(path)
 
