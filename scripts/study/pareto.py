@@ -18,11 +18,12 @@ _MARKERS = ("o", "s", "^", "v", "P")
 def pareto(random: Rows, derived: Rows, hand_made: Rows, score: str = "test_miou") -> Figure:
     """MIoU against latency: a cloud of random networks, every derived one, and hand-made ones as means of seeds.
 
-    Latencies are measured if all rows have been measured, and predicted otherwise; hand-made networks have measured
-    ones only.
+    Latencies are measured if any random networks have been measured, and predicted otherwise. Networks without such a
+    latency are left out; hand-made ones have measured ones only.
     """
-    rows = [*random, *derived]
-    measured = all(row["measured_ms"] is not None for row in rows)
+    measured = any(row["measured_ms"] is not None for row in random)
+    if measured:
+        random, derived = ([row for row in rows if row["measured_ms"] is not None] for rows in (random, derived))
     key = "measured_ms" if measured else "predicted_ms"
     figure = new_figure(7.2, 4.4)
     axes = figure.subplots()
