@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from dnas.choices import Choice, ChoiceNetwork, HardRun, Kind, hard_run, kind_of, named_choices
+from dnas.choices import Choice, ChoiceNetwork, HardRun, Kind, RateChoice, hard_run, kind_of, named_choices
 from dnas.data.seeding import mix_seed
 from dnas.errors import UserError
 from dnas.input_channels import RGB, with_input_channels
@@ -121,6 +121,11 @@ class ChoiceSpace(SearchSpace[Settings]):
         search = self.search
         supernet = self.supernet()
         if isinstance(search, EstimatorSearchConfig):
+            if all(isinstance(choice, RateChoice) for choice in supernet.choices.values()):
+                raise UserError(
+                    f"{self.name}: search.method: given estimator, which compares options, but the network has only "
+                    "dilation rates; use gradient"
+                )
             return ChoiceSampling(
                 supernet, networks=search.networks_per_step, largest_first=search.largest_first, seed=seed
             )

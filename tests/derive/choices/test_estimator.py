@@ -225,6 +225,17 @@ def test_every_option_is_drawn_equally_often_and_the_first_network_may_be_the_la
     assert not any(c.logits.requires_grad for c in problem.network.choices.values() if not isinstance(c, RateChoice))
 
 
+def test_a_network_that_has_only_rates_is_refused(monkeypatch):
+    class OnlyRates(ChoiceSpace):
+        def network(self):
+            return nn.Sequential(ChoiceConv2d(3, self.num_classes, 3, dilation=RateChoice(2.5, name="rate"), bias=True))
+
+    monkeypatch.setitem(registry.SPACES, "rates", OnlyRates)
+    space = space_from({**SPACE, "space": "rates"}, "test")
+    with pytest.raises(UserError, match=r"test: search\.method: given estimator, .* only dilation rates; use gradient"):
+        space.problem(table_of(space), 0)
+
+
 def test_an_unknown_method_or_a_setting_of_the_other_one_is_refused():
     with pytest.raises(UserError, match=r"search: .*method is gradient or estimator"):
         space_from({**SPACE, "search": {"method": "luck"}}, "test")
