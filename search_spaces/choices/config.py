@@ -34,21 +34,24 @@ class ChoiceSearchConfig(SearchConfig):
     pretrain_passes: Annotated[tuple[PassName, ...], Field(min_length=1)] = ("smallest", "largest", "random")
     search_passes: Annotated[tuple[PassName, ...], Field(min_length=1)] = ("smallest", "largest", "sampled")
 
+    @pydantic.field_validator("method", mode="before")
+    @classmethod
+    def _known(cls, method: Any) -> Any:
+        if method != "gradient":
+            raise ValueError("expected gradient or estimator")
+        return method
 
-def _method_of(search: Any) -> str | None:
-    """The name of the class that ``search.method`` asks for; None for an unknown method."""
-    method = search.get("method", "gradient") if isinstance(search, dict) else getattr(search, "method", None)
-    return {"gradient": ChoiceSearchConfig.__name__, "estimator": EstimatorSearchConfig.__name__}.get(str(method))
+
+def _class_of(search: Any) -> str:
+    """The name of the class that ``search.method`` asks for; that of the default one refuses an unknown method."""
+    method = search.get("method") if isinstance(search, dict) else getattr(search, "method", None)
+    return (EstimatorSearchConfig if method == "estimator" else ChoiceSearchConfig).__name__
 
 
 ChoiceSearchSettings = Annotated[
     Annotated[ChoiceSearchConfig, pydantic.Tag(ChoiceSearchConfig.__name__)]
     | Annotated[EstimatorSearchConfig, pydantic.Tag(EstimatorSearchConfig.__name__)],
-    pydantic.Discriminator(
-        _method_of,
-        custom_error_type="method",
-        custom_error_message="expected a mapping whose method is gradient or estimator",
-    ),
+    pydantic.Discriminator(_class_of),
 ]
 """The settings of one of the two methods, by ``method``."""
 

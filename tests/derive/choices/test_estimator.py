@@ -237,7 +237,7 @@ def test_a_network_that_has_only_rates_is_refused(monkeypatch):
 
 
 def test_an_unknown_method_or_a_setting_of_the_other_one_is_refused():
-    with pytest.raises(UserError, match=r"search: .*method is gradient or estimator"):
+    with pytest.raises(UserError, match=r'search\.method: given "luck", expected gradient or estimator'):
         space_from({**SPACE, "search": {"method": "luck"}}, "test")
     with pytest.raises(UserError, match=r"search\.search_epochs: unknown key, known keys: epochs"):
         space_from({**SPACE, "search": {"method": "estimator", "search_epochs": 3}}, "test")
