@@ -212,6 +212,14 @@ class Deriver(ABC, Generic[Space]):
     def latency_bounds(self, table: LatencyTable) -> Mapping[str, Range]:
         """Latencies in ms of the fastest and the slowest network, by output of the search problem."""
 
+    def latency_bounds_for(self, table: LatencyTable, target_ms: float | None) -> Mapping[str, Range]:
+        """Latencies in ms of the fastest network and of one that takes ``target_ms`` or more, else of the slowest one.
+
+        Enough to know whether a target can be met. A space in which the slowest network is hard to find overrides it;
+        without a target its upper bounds are those of any networks.
+        """
+        return self.latency_bounds(table)
+
     @abstractmethod
     def derived_ms(self, table: LatencyTable) -> Callable[[Mapping[str, Tensor]], Mapping[str, float]]:
         """A function from a problem's logits to the latency in ms of the network derived from them, by output."""

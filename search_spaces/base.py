@@ -58,8 +58,8 @@ class DerivedNetworks(Protocol):
     :class:`derive.Deriver` implements it; latency targets use it.
     """
 
-    def latency_bounds(self, table: LatencyTable) -> Mapping[str, tuple[float, float]]:
-        """Latencies of the fastest and the slowest network that can be derived."""
+    def latency_bounds_for(self, table: LatencyTable, target_ms: float | None) -> Mapping[str, tuple[float, float]]:
+        """Latencies of the fastest network and of one that takes ``target_ms`` or more, else of the slowest one."""
 
     def derived_ms(self, table: LatencyTable) -> Callable[[Mapping[str, Tensor]], Mapping[str, float]]:
         """A function from a problem's logits to the latencies of the networks derived from them."""
@@ -138,15 +138,14 @@ class SearchSpace(ABC, Generic[Settings]):
             return None
         if target is None and isinstance(self.search, OneShotConfig):
             return None  # nothing is steered, and the bounds of a large space take a minute
-        bounds = networks.latency_bounds(table)
+        bounds = networks.latency_bounds_for(table, target)
         if target is not None:
             self._check_target(target, bounds, str(table.source or "the latency table"))
-        fastest, slowest = zip(*bounds.values(), strict=True)
+        fastest = [low for low, _ in bounds.values()]
         return LatencyTarget(
             architecture=self.steered,
             target_ms=target,
             fastest_ms=sum(fastest) / len(fastest),
-            slowest_ms=sum(slowest) / len(slowest),
             derived=networks.derived_ms(table),
         )
 

@@ -96,6 +96,15 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
         latency, programme = self._latency(table), self.space.programme(table)
         return {"logits": (latency.at(programme.fastest()), latency.at(programme.slowest()))}
 
+    def latency_bounds_for(self, table: LatencyTable, target_ms: float | None) -> Mapping[str, Range]:
+        """As in the base class, by the integer programme: in a large space the slowest network takes a minute."""
+        latency, programme = self._latency(table), self.space.programme(table)
+        found = programme.at_least(target_ms or 0.0)
+        if found is None:
+            return self.latency_bounds(table)
+        # The solver meets the latency up to a tolerance.
+        return {"logits": (latency.at(programme.fastest()), max(latency.at(found), target_ms or 0.0))}
+
     def derived_ms(self, table: LatencyTable) -> Callable[[Mapping[str, Tensor]], Mapping[str, float]]:
         """A function from the logits to the latency of the likeliest options."""
         latency = self._latency(table)

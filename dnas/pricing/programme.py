@@ -41,6 +41,10 @@ class _Rows:
     lower: list[float] = field(default_factory=list)
     upper: list[float] = field(default_factory=list)
 
+    def copy(self) -> _Rows:
+        """The same rows, to which others can be added."""
+        return _Rows(list(self.entries), list(self.lower), list(self.upper))
+
     def add(self, row: Mapping[int, float], lower: float, upper: float) -> None:
         """One constraint; ``row``: coefficients by variable."""
         number = len(self.lower)
@@ -137,6 +141,16 @@ class LatencyProgramme:
         """The options of the slowest network; raises :class:`UserError` if none is found in time."""
         return self._extreme(-self._latency())
 
+    def at_least(self, latency_ms: float) -> Solution | None:
+        """The options of any network that takes ``latency_ms`` or more; None if none exists, or none is found in time.
+
+        In a large space this takes a second where the slowest network takes more than the time limit.
+        """
+        rows = self._rows.copy()
+        rows.add(self._cost, latency_ms - self._constant, np.inf)
+        found, _ = self._solve(np.zeros(self._count), rows)
+        return found
+
     def likeliest(
         self, scores: Mapping[str, Sequence[float]], latency_range: tuple[float, float], gap: float = 0.0
     ) -> Solution | None:
@@ -150,7 +164,7 @@ class LatencyProgramme:
         for name, values in scores.items():
             for option, value in enumerate(values):
                 objective[self._first[name] + option] = -value
-        rows = _Rows(list(self._rows.entries), list(self._rows.lower), list(self._rows.upper))
+        rows = self._rows.copy()
         low, high = latency_range[0] - self._constant, latency_range[1] - self._constant
         rows.add(self._cost, low, high)
         found, out_of_time = self._solve(objective, rows, gap)
@@ -158,7 +172,7 @@ class LatencyProgramme:
             return found
         spread = sum(max(values) - min(values) for values in scores.values())
         penalty = 1.0 + spread / (0.01 * max(latency_range))  # to miss by 1 % costs as much as all choices together
-        soft = _Rows(list(self._rows.entries), list(self._rows.lower), list(self._rows.upper))
+        soft = self._rows.copy()
         soft.add({**self._cost, self._count: 1.0}, low, np.inf)
         soft.add({**self._cost, self._count: -1.0}, -np.inf, high)
         found, _ = self._solve(np.append(objective, penalty), soft)

@@ -17,16 +17,15 @@ DerivedLatency = Callable[[Mapping[str, Tensor]], Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyTarget:
-    """Target and bounds for the latency of derived networks, in ms and averaged over a problem's outputs.
+    """Target and lower bound for the latency of derived networks, in ms and averaged over a problem's outputs.
 
-    ``architecture``: the architecture that they apply to. ``target_ms``: None: fixed lambda. ``fastest_ms``,
-    ``slowest_ms``: bounds of the space. ``derived``: latencies of the networks derived from given logits.
+    ``architecture``: the architecture that they apply to. ``target_ms``: None: fixed lambda. ``fastest_ms``: latency of
+    the space's fastest network. ``derived``: latencies of the networks derived from given logits.
     """
 
     architecture: str
     target_ms: float | None
     fastest_ms: float
-    slowest_ms: float
     derived: DerivedLatency
 
     def derived_ms(self, logits: Mapping[str, Tensor]) -> float:

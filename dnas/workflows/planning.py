@@ -202,7 +202,7 @@ def fit_budget(space: Path, table: Path) -> str | None:
     target = found.settings.latency_target_ms
     if target is None:
         return None
-    bounds = deriver_of(found).latency_bounds(LatencyTable.load(table)).values()
+    bounds = deriver_of(found).latency_bounds_for(LatencyTable.load(table), target).values()
     fastest, slowest = min(low for low, _ in bounds), max(high for _, high in bounds)
     if target < fastest:
         raise UserError(

@@ -176,7 +176,9 @@ def test_the_programme_finds_the_extremes_and_the_likeliest_at_a_latency(invento
         options = programme.likeliest(scores, bounds)
         assert bounds[0] - 1e-6 <= latency.at(options) <= bounds[1] + 1e-6
         assert sum(scores[name][index] for name, index in options.items()) == pytest.approx(best)
+        assert latency.at(programme.at_least(middle)) >= middle - 1e-6
     assert programme.likeliest(scores, (slowest + 1, slowest + 2)) is None
+    assert programme.at_least(slowest + 1) is None
 
 
 def test_without_time_for_a_range_the_nearest_network_is_found(inventory, terms, monkeypatch):

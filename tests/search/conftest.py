@@ -158,7 +158,6 @@ def make_target(share):
         architecture="student",
         target_ms=fastest + share * (slowest - fastest),
         fastest_ms=fastest,
-        slowest_ms=slowest,
         derived=derived,
     )
 

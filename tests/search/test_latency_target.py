@@ -108,7 +108,7 @@ HEALTHY = {
     ],
 )
 def test_each_sign_of_a_collapse_has_its_reason(change, name, reason):
-    target = LatencyTarget(architecture="student", target_ms=None, fastest_ms=2.0, slowest_ms=9.0, derived=dict)
+    target = LatencyTarget(architecture="student", target_ms=None, fastest_ms=2.0, derived=dict)
     assert collapse_warnings(HEALTHY, progress=0.25, target=target) == {}
     found = collapse_warnings({**HEALTHY, **change}, progress=0.25, target=target)
     assert found.keys() == {name}
@@ -117,7 +117,7 @@ def test_each_sign_of_a_collapse_has_its_reason(change, name, reason):
 
 
 def test_a_target_at_the_fastest_network_and_late_decisions_are_no_collapse():
-    target = LatencyTarget(architecture="student", target_ms=2.0, fastest_ms=2.0, slowest_ms=9.0, derived=dict)
+    target = LatencyTarget(architecture="student", target_ms=2.0, fastest_ms=2.0, derived=dict)
     record = {**HEALTHY, "derived": {"latency_ms": 2.0}, "entropy": {"student": {"alpha": 0.01}}}
     assert collapse_warnings(record, progress=0.9, target=target) == {}
 

@@ -18,6 +18,7 @@ from dnas.data import DataConfig, evenly_spaced, open_dataset
 from dnas.errors import UserError
 from dnas.latency import Effort, LatencyTable, Measurement, make_setup
 from dnas.latency.provenance import start_provenance
+from dnas.pricing import LatencyProgramme
 from dnas.runs import RunFolder
 from dnas.search.calibration import calibration_images, recalibrate_bn
 from dnas.training.metrics import evaluate
@@ -234,6 +235,20 @@ def test_a_network_that_has_only_rates_is_refused(monkeypatch):
     space = space_from({**SPACE, "space": "rates"}, "test")
     with pytest.raises(UserError, match=r"test: search\.method: given estimator, .* only dilation rates; use gradient"):
         space.problem(table_of(space), 0)
+
+
+def test_whether_a_target_can_be_met_is_known_without_the_slowest_network(monkeypatch):
+    """In a large space that network takes minutes."""
+    space = space_from(SPACE, "test")
+    deriver, table = deriver_of(space), table_of(space)
+    fastest, slowest = deriver.latency_bounds(table)["logits"]
+    assert deriver.latency_bounds_for(table, slowest + 1)["logits"] == (fastest, slowest)
+    target = (fastest + slowest) / 2
+    monkeypatch.setattr(LatencyProgramme, "slowest", lambda self: pytest.fail("not needed"))
+    low, high = deriver.latency_bounds_for(table, target)["logits"]
+    assert low == fastest
+    assert target <= high <= slowest
+    assert deriver.latency_bounds_for(table, None)["logits"][0] == fastest
 
 
 def test_an_unknown_method_or_a_setting_of_the_other_one_is_refused():
