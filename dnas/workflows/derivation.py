@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from derive import TABLE, Architecture, Derivation, DeriveOptions, Deriver, derive_file, deriver_of
+from derive import TABLE, TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, derive_file, deriver_of
 from dnas.errors import UserError
 from dnas.latency import Effort, LatencyTable, measure_networks
 from dnas.runs import RunFolder
@@ -35,6 +35,7 @@ def derive_network(source: Path, options: DeriveOptions, *, measure: bool = Fals
         derivation = derive_file(source, options)
     else:
         run, deriver = deriver_of_run(source)
+        _require_reachable(run, deriver, options)
         derivation = _with_target(deriver.derive(run, options))
     return _measured(derivation, source, options.table) if measure else derivation
 
@@ -47,6 +48,22 @@ def measure_architecture(architecture: Architecture, table: LatencyTable, effort
     setup = setup_of(table, size)
     measured = measure_networks({"derived": partial(architecture.build, classes)}, size, setup, effort=effort)
     return measured["derived"].median
+
+
+def _require_reachable(run: RunFolder, deriver: Deriver[Any], options: DeriveOptions) -> None:
+    """Raise :class:`UserError` for a given target of which no network of the space comes within 5 %."""
+    target = options.target_ms
+    steered = options.which in (None, "student", deriver.space.steered)  # for others derive() refuses a target
+    table = deriver.table_of(run, options) if target is not None and steered else None
+    if target is None or table is None:
+        return
+    fastest, slowest = zip(*deriver.latency_bounds_for(table, target).values(), strict=True)
+    by = table.source or "the latency table"
+    where = f"{run.path}: latency target: given {target:g} ms, but according to {by} the"
+    if min(fastest) > (1 + TOLERANCE) * target:
+        raise UserError(f"{where} fastest network of the space takes {min(fastest):.3f} ms: raise the target")
+    if max(slowest) < (1 - TOLERANCE) * target:
+        raise UserError(f"{where} slowest network of the space takes {max(slowest):.3f} ms: lower the target")
 
 
 def _with_target(derivation: Derivation) -> Derivation:

@@ -326,6 +326,8 @@ def test_a_mistake_is_one_line_and_status_two(jobs, tmp_path, capsys):
         (["derive", jobs / "search", "--out", out, "--rule", "published-code"], "at least 8 layers"),
         (["derive", jobs / "search", "--out", out, "--target", "fast"], "expected a latency in ms"),
         (["derive", jobs / "search", "--out", out, "--target", "3", "--which", "teacher"], "for the student"),
+        (["derive", jobs / "search", "--out", out, "--target", "0.0001"], "the fastest network of the space takes"),
+        (["derive", jobs / "search", "--out", out, "--target", "1e6"], "the slowest network of the space takes"),
         (["retrain", tmp_path / "none.yaml", *DATA, "--out", out], "none.yaml"),
         (["retrain", broken, *DATA, "--out", out], "broken.yaml"),
         (["retrain", jobs / "student.yaml", *other_classes, "--out", out], "6 classes"),
