@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from dnas.config import Field, parse_config, record
+from dnas.files import read_json, write_json
+from dnas.runs import RunFolder
+
+CANDIDATES = "candidates.json"
+"""File name of the candidates near the latency target, in the run folder of a search."""
 Options = Mapping[str, int]
 DRAWS_PER_CANDIDATE = 10
 """Samples for each candidate before fewer are accepted: a search that has decided gives the same network each time."""
+
+
+@record
+class Candidates:
+    """The candidates of a search with a latency target, the likeliest network first.
+
+    target_ms: the target. wanted: how many were asked for. proven: whether the first is proven to be the likeliest one.
+    options: of each network, by the choices' names.
+    """
+
+    target_ms: Annotated[float, Field(gt=0, le=1e6)]
+    wanted: Annotated[int, Field(ge=1)]
+    proven: bool
+    options: Annotated[tuple[dict[str, str], ...], Field(min_length=1, max_length=100_000)]
+
+    def save(self, run: RunFolder) -> None:
+        """Write them to a run folder: to find them again may take minutes, and within a time limit may find others."""
+        write_json(run.path / CANDIDATES, dataclasses.asdict(self))
+
+
+def saved_candidates(run: RunFolder) -> Candidates | None:
+    """The candidates in a run folder; None if there are none."""
+    path = run.path / CANDIDATES
+    if not path.exists():
+        return None
+    content = read_json(path, "candidates of the search")
+    return parse_config(Candidates, content if isinstance(content, dict) else {}, str(path))
 
 
 def distinct_samples(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from derive.base import TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
 from derive.choices.architecture import ChoicesArchitecture, architecture_of
-from derive.choices.candidates import distinct_samples
+from derive.choices.candidates import Candidates, distinct_samples, saved_candidates
 from derive.choices.estimator import estimate
 from derive.choices.nearest import walk_to_target
 from derive.judging import Judge, judged_records
@@ -127,7 +127,7 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
         if options.target_ms is not None and table is None:
             raise UserError(f"{run.path}: a latency target needs a latency table (--table)")
         meet = None if target is None or table is None else _MeetTarget(self, target, table)
-        architectures = self._candidates(run, options.candidates or self.space.search.candidates, meet)
+        architectures, proven = self._candidates(run, options, meet)
         best, count, miou = architectures[0], len(architectures), None
         if count > 1:
             judge = options.judge or Judge.of_run(run, self, table, device=options.device, progress=options.progress)
@@ -142,7 +142,6 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
             mious = judge.miou(architectures, "judging candidates", notes)
             miou = max(mious)
             best = architectures[mious.index(miou)]
-        proven = None if meet is None else meet.proven
         architecture = dataclasses.replace(best, provenance=provenance_of(run, which, rule))
         if miou is not None:
             architecture = architecture.with_provenance(candidates=count, supernet_miou=round(miou, 6))
@@ -158,7 +157,27 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
             proven=proven,
         )
 
-    def _candidates(self, run: RunFolder, count: int, meet: _MeetTarget | None) -> list[ChoicesArchitecture]:
+    def _candidates(
+        self, run: RunFolder, options: DeriveOptions, meet: _MeetTarget | None
+    ) -> tuple[list[ChoicesArchitecture], bool | None]:
+        """The candidates, and with a target whether the first is proven to be the likeliest network near it.
+
+        Those for the target of the search are found once, at its end.
+        """
+        wanted = options.candidates or self.space.search.candidates
+        if meet is None:
+            return self._found(run, wanted, None), None
+        saved = None if run.is_owner or options.table is not None else saved_candidates(run)
+        if saved is not None and (saved.target_ms, saved.wanted) == (meet.target_ms, wanted):
+            like = architecture_of(self.space, {})
+            return [dataclasses.replace(like, options=one) for one in saved.options], saved.proven
+        found = self._found(run, wanted, meet)
+        if run.is_owner:
+            kept = tuple(one.options for one in found)
+            Candidates(target_ms=meet.target_ms, wanted=wanted, proven=meet.proven, options=kept).save(run)
+        return found, meet.proven
+
+    def _found(self, run: RunFolder, count: int, meet: _MeetTarget | None) -> list[ChoicesArchitecture]:
         """The likeliest network and distinct samples; with a target only those that reach it, if any does."""
         logits = self.searched(run)
         rates = frozenset(name for name, choice in self.space.choices.items() if isinstance(choice, RateChoice))
@@ -217,7 +236,7 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
         return plain_network(network, indices, seen=self.space.seen(indices))
 
     def finish_search(self, run: RunFolder, judge: Judge) -> None:
-        """Write what the options of judged networks contribute, and judge the candidates while the images are open."""
+        """Write what the options of judged networks contribute, and find and judge the candidates."""
         search, table = self.space.search, self.table_of(run, DeriveOptions())
         if isinstance(search, EstimatorSearchConfig):
             assert table is not None  # the search has needed one
@@ -225,7 +244,7 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
             rates = {name: likeliest[name] for name, one in self.space.choices.items() if isinstance(one, RateChoice)}
             price = functools.partial(self.predict_ms, table=table)
             estimate(run, self.space, judge, search.judged_networks, rates=rates, price=price)
-        if search.candidates > 1:
+        if search.candidates > 1 or self.space.settings.latency_target_ms is not None:
             self.derive(run, DeriveOptions(judge=judge))
 
     def search_sections(self, run: RunFolder) -> list[Section]:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import zlib
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from derive import TABLE, DeriveOptions, deriver_of
+from derive.choices.candidates import CANDIDATES
 from derive.choices.estimator import OptionModel
 from derive.estimator import ESTIMATOR, read_fit
 from derive.judging import JUDGED, Judge
@@ -121,6 +123,27 @@ def test_the_best_judged_candidate_near_the_target_is_derived(run):
     assert found.reached
     assert found.candidates == len(candidates)
     assert (run.path / JUDGED).read_bytes() == before
+
+
+def test_the_candidates_are_found_once(run, tmp_path, monkeypatch):
+    """In a large space that takes minutes. For another target they are found anew; a damaged file is named."""
+    found = derive_network(run.path, DeriveOptions())
+    with monkeypatch.context() as patch:
+        patch.setattr(LatencyProgramme, "likeliest", lambda *_: pytest.fail("not needed"))
+        again = derive_network(run.path, DeriveOptions())
+        assert again.to_mapping() == found.to_mapping()
+        assert again.architecture == found.architecture
+        assert deriver_of(space_from(run.configuration["space"], "test")).search_summary(run)
+        with pytest.raises(pytest.fail.Exception):
+            derive_network(run.path, DeriveOptions(candidates=3))
+    shutil.copytree(run.path, tmp_path / "damaged")
+    (tmp_path / "damaged" / CANDIDATES).write_text('{"target_ms": 0.2, "wanted": 4, "proven": true, "options": []}')
+    with pytest.raises(UserError, match=rf"{CANDIDATES}: options: "):
+        derive_network(tmp_path / "damaged", DeriveOptions())
+    changed = {**json.loads((run.path / CANDIDATES).read_text()), "options": [{"width_0": "5"}]}
+    (tmp_path / "damaged" / CANDIDATES).write_text(json.dumps(changed))
+    with pytest.raises(UserError, match=r"options\.width_0: given '5', expected one of 4, 8, 12"):
+        derive_network(tmp_path / "damaged", DeriveOptions())
 
 
 def test_a_judgement_is_the_miou_with_inherited_weights_on_held_out_images(run):
