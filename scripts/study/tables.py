@@ -273,7 +273,9 @@ def _cells(scores: Sequence[Comparison]) -> Iterable[str]:
         yield f"{100 * score.derived:.1f}" + (f" ± {100 * score.spread:.1f}" if score.seeds > 1 else "")
         yield f"{100 * score.random:.1f}"
         yield f"{100 * score.percentile:.0f}"
-        yield f"{100 * score.difference:+.1f} ({100 * score.low:+.1f} to {100 * score.high:+.1f})"
+        # Of one seed the interval would leave out the noise of a training.
+        interval = f" ({100 * score.low:+.1f} to {100 * score.high:+.1f})" if score.seeds > 1 else ""
+        yield f"{100 * score.difference:+.1f}{interval}"
         yield f"{100 * score.best_of:.1f} of {score.trained}"
 
 
