@@ -30,6 +30,7 @@ from PIL import Image
 from torch import nn
 
 from derive import Architecture, deriver_of
+from derive.choices.candidates import CANDIDATES, saved_candidates
 from derive.estimator import read_fit
 from derive.judging import judged_records
 from derive.multi_branch.published_files import PublishedLogits
@@ -409,7 +410,12 @@ def _search_files(run: Path, text: str) -> Iterator[Kind]:
         write_json(run / "estimator.json", {"networks": 3, "tau": 0.5, "rho": 0.5, "error": 0.1, "spread": 0.2})
         judged = {"network": "a", "miou": 0.5, "kind": "random", "latency_ms": 2.0}
         (run / "judged.jsonl").write_bytes(_from_lines([judged, {**judged, "network": "b"}]))
+        candidates = {"target_ms": 1.0, "wanted": 2, "proven": True, "options": [{"a": "b"}, {"a": "c"}]}
+        write_json(run / CANDIDATES, candidates)
         yield Kind(f"{name}/selection.json", run / "selection.json", lambda: _sections(run), json.loads, _json)
+        yield Kind(
+            f"{name}/{CANDIDATES}", run / CANDIDATES, lambda: saved_candidates(RunFolder.open(run)), json.loads, _json
+        )
         yield Kind(
             f"{name}/estimator.json", run / "estimator.json", lambda: read_fit(RunFolder.open(run)), json.loads, _json
         )

@@ -170,7 +170,8 @@ class ChoiceDeriver(Deriver[ChoiceSpace[Any]]):
         saved = None if run.is_owner or options.table is not None else saved_candidates(run)
         if saved is not None and (saved.target_ms, saved.wanted) == (meet.target_ms, wanted):
             like = architecture_of(self.space, {})
-            return [dataclasses.replace(like, options=one) for one in saved.options], saved.proven
+            known = [dataclasses.replace(like, options=one).indices(self.space) for one in saved.options]
+            return [architecture_of(self.space, indices) for indices in known], saved.proven
         found = self._found(run, wanted, meet)
         if run.is_owner:
             kept = tuple(one.options for one in found)
