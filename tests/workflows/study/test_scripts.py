@@ -19,7 +19,7 @@ def test_the_comparison_of_searches_is_one_study():
     words = list(search.words)
     settings = {words[index + 1] for index, word in enumerate(words) if word == "--set"}
     assert settings == {
-        *("network.layers=4", "search.pretrain_epochs=1", "search.search_epochs=2"),
+        *("network.layers=4", "search.pretrain_epochs=1", "search.search_epochs=2", "search.decoupling=solved"),
         *("search.precision=bf16", "search.momentum_precision=bf16"),
     }
     assert 'images={"train": 9, "val": 24, "test": 8}' in words
