@@ -137,7 +137,7 @@ class SearchSpace(ABC, Generic[Settings]):
                 raise UserError(f"{self.name}: latency_target_ms: given {target:g} ms, but no latency table (--table)")
             return None
         if target is None and isinstance(self.search, OneShotConfig):
-            return None  # nothing is steered, and the bounds of a large space take a minute
+            return None  # nothing is steered, so that no bounds are needed
         bounds = networks.latency_bounds_for(table, target)
         if target is not None:
             self._check_target(target, bounds, str(table.source or "the latency table"))

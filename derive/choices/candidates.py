@@ -39,7 +39,7 @@ class Candidates:
 
 
 def saved_candidates(run: RunFolder) -> Candidates | None:
-    """The candidates in a run folder; None if there are none."""
+    """The candidates in a run folder; None if there are none. Raises :class:`UserError` for a damaged file."""
     path = run.path / CANDIDATES
     if not path.exists():
         return None
