@@ -110,10 +110,13 @@ class StudyConfig:
 
     @pydantic.field_validator("supernets", "methods", mode="before")
     @classmethod
-    def _complete(cls, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    def _complete(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings with ``like`` have what the one with that name has, but for what they change."""
-        found: dict[str, Mapping[str, Any]] = {}
+        found: dict[str, Any] = {}
         for name, setting in settings.items():
+            if isinstance(setting, Method):  # Complete already: ``dataclasses.replace`` validates again.
+                found[name] = setting
+                continue
             other = setting.get("like")
             if other is not None:
                 if other not in found:

@@ -1,6 +1,7 @@
 """The jobs of the study of searches, and the rows that are made from their results."""
 
 import argparse
+import dataclasses
 
 import pytest
 
@@ -130,3 +131,11 @@ def test_a_setting_like_an_unknown_one_is_refused():
     values["supernets"] = {"longer": {"like": "shorter", "search": {"epochs": 50}}}
     with pytest.raises(UserError, match="longer: like: shorter is none of the settings before it"):
         parse_config(StudyConfig, values, "study")
+
+
+def test_a_study_can_be_given_another_recipe():
+    study = load_study("camvid")
+    recipe = dataclasses.replace(study.recipe, epochs=40)
+    other = dataclasses.replace(study, recipe=recipe)
+    assert other.methods == study.methods
+    assert other.recipe_key != study.recipe_key
