@@ -31,6 +31,7 @@ DERIVERS: Mapping[str, type[Deriver[Any]]] = {
     "fasterseg": MultiBranchDeriver,
     "regseg": DilatedDeriver,
     "dwrseg": PointWiseDeriver,
+    "dwrseg_modules": ChoiceDeriver,
     "eseg": ChoiceDeriver,
     "fasterseg_dilated": ChoiceDeriver,
 }

@@ -20,6 +20,7 @@ from dnas.latency.table import LatencyTable
 from dnas.presets import preset_files, read_preset
 from search_spaces.base import SearchSpace
 from search_spaces.dwrseg import DWRSegSpace
+from search_spaces.dwrseg_modules import DWRSegModulesSpace
 from search_spaces.eseg import ESegSpace
 from search_spaces.fasterseg import FasterSegSpace
 from search_spaces.fasterseg.published_table import PUBLISHED_DEVICE, import_published_table
@@ -32,6 +33,7 @@ SPACES: Mapping[str, type[SearchSpace[Any]]] = {
     "fasterseg": FasterSegSpace,
     "regseg": RegSegSpace,
     "dwrseg": DWRSegSpace,
+    "dwrseg_modules": DWRSegModulesSpace,
     "eseg": ESegSpace,
     "fasterseg_dilated": FasterSegDilatedSpace,
 }

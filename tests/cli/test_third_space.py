@@ -57,7 +57,7 @@ def printed(capsys, *arguments):
 
 
 def test_it_is_listed_beside_the_others():
-    assert space_names() == ("dwrseg", "eseg", "fasterseg", "fasterseg_dilated", "regseg", "stacked")
+    assert space_names() == ("dwrseg", "dwrseg_modules", "eseg", "fasterseg", "fasterseg_dilated", "regseg", "stacked")
 
 
 def test_the_derived_network_is_led_to_the_target(folder, capsys):

@@ -16,6 +16,16 @@ from search_spaces import load_space, preset_names, space_from
 TASK = {"input_size": [64, 96], "num_classes": 5}
 SPACES = {
     "dwrseg": {"network": {"modules": [1, 2, 1], "rates": [1, 3, 5], "width": 0.25}},
+    "dwrseg_modules": {
+        "network": {
+            "stem": 4,
+            "widths": [[4, 6], [6, 8], [8, 12]],
+            "modules": [2, 2, 1],
+            "expansions": [1, 2],
+            "rates": [[1, 3], [1, 3, 5]],
+            "decoder": 8,
+        }
+    },
     "eseg": {
         "network": {
             "stem": 4,
@@ -116,7 +126,7 @@ def test_the_presets_are_valid(name):
     space = load_space(name)
     if space.settings.space in SPACES:
         kinds = {choice.kind for choice in space.choices.values()}
-        assert set(space.search.kinds) <= kinds
+        assert set(space.kinds) <= kinds
 
 
 def test_rates_of_a_block_are_rounded_by_regseg_s_rule():
@@ -130,6 +140,8 @@ def test_rates_of_a_block_are_rounded_by_regseg_s_rule():
 def test_settings_that_do_not_fit_are_errors():
     with pytest.raises(UserError, match="expected distinct rates"):
         space_from({"space": "dwrseg", "task": TASK, "network": {"rates": [1, 1]}}, "x").network()
+    with pytest.raises(UserError, match=r"network.rates: given \[\[1, 3\], \[1, 3\]\], expected distinct ones"):
+        space_from({"space": "dwrseg_modules", "task": TASK, "network": {"rates": [[1, 3], [1, 3]]}}, "x").network()
     with pytest.raises(UserError, match="distinct ascending levels"):
         space_from({"space": "eseg", "task": TASK, "network": {"coarsest": [7, 5]}}, "x").network()
     with pytest.raises(UserError, match="cannot be divided into two branches"):
