@@ -1,6 +1,7 @@
 """Derivation of a discrete network from searched parameters."""
 
-from derive.base import TABLE, TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver
+from derive.architecture import Architecture
+from derive.base import TABLE, TOLERANCE, Derivation, DeriveOptions, Deriver
 from derive.dilated.architecture import DilatedArchitecture
 from derive.judging import Judge
 from derive.multi_branch.architecture import MultiBranchArchitecture

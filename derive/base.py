@@ -1,7 +1,7 @@
-"""Base classes of derivation.
+"""The base class of derivation.
 
-An ``Architecture`` is a discrete network that is stored as a file. A ``Deriver`` turns the result of a search into an
-architecture; it is registered under the name of its :class:`search_spaces.SearchSpace`.
+A ``Deriver`` turns the result of a search into an :class:`~derive.architecture.Architecture`. It is registered under
+the name of its :class:`search_spaces.SearchSpace`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-import networkx as nx
 from torch import Tensor, nn
-from typing_extensions import Self
 
+from derive.architecture import VERSION as VERSION  # for packages with a kind of architecture of their own
+from derive.architecture import Architecture, identity
 from derive.judging import Judge
-from dnas.config import Field, to_mapping
 from dnas.errors import UserError
-from dnas.files import dump_yaml, write_text
-from dnas.latency.spec import OperatorSpec
 from dnas.latency.table import LatencyTable
 from dnas.progress import Progress
 from dnas.runs import RunFolder
@@ -33,9 +30,6 @@ if TYPE_CHECKING:
 
     from dnas.report import Section
 
-VERSION = 1
-"""Version of the format of architecture files."""
-
 TOLERANCE = 0.05
 """Largest relative deviation of a derived network's latency from its target."""
 
@@ -45,70 +39,8 @@ TABLE = "table.json"
 MAX_SAMPLES_PER_NETWORK = 200
 """Random networks that are sampled per requested network before the sampling gives up."""
 
-Count = Annotated[int, Field(ge=1, le=100_000)]
 Space = TypeVar("Space", bound=SearchSpace[Any])
 Range = tuple[float, float]
-
-
-class Architecture(ABC):
-    """A discrete network: an explicit, versioned description that is stored as YAML and builds an ``nn.Module``.
-
-    Subclasses are ``@config`` dataclasses, registered by their ``kind`` (:mod:`derive.registry`). ``num_classes`` and
-    ``input_size`` (height, width) are those of the search; ``provenance`` records where the architecture came from.
-    """
-
-    kind: str
-    num_classes: int | None
-    input_size: tuple[int, int] | None
-    provenance: dict[str, str]
-
-    @staticmethod
-    def load(path: str | Path) -> Architecture:
-        """Read and check an architecture file of any kind.
-
-        Raises :class:`UserError` for a file that is missing, damaged, or of an unknown kind or version.
-        """
-        from derive.registry import load_architecture
-
-        return load_architecture(path)
-
-    def save(self, path: str | Path) -> None:
-        """Write the architecture as YAML, atomically."""
-        write_text(path, dump_yaml(_without_none(to_mapping(self))))
-
-    def check(self) -> None:  # noqa: B027
-        """Raise :class:`UserError` if the parts do not fit together; the default implementation checks nothing."""
-
-    @abstractmethod
-    def build(self, num_classes: int) -> nn.Module:
-        """The network with newly initialised weights: images (N, 3, H, W) -> logits (N, num_classes, H, W)."""
-
-    @abstractmethod
-    def signatures(self, num_classes: int, input_size: tuple[int, int]) -> list[OperatorSpec]:
-        """The signatures of its operators; the predicted latency is the sum of their entries in a latency table."""
-
-    @abstractmethod
-    def graph(self) -> nx.DiGraph:
-        """The network as a graph: its parts are nodes with a ``label``, the feature maps between them are edges."""
-
-    @abstractmethod
-    def summary(self) -> list[dict[str, Any]]:
-        """Its parts as plain data, for printing and for JSON."""
-
-    def drawing(self, title: str = "") -> Drawing:
-        """A figure of the network; by default a layered drawing of its graph."""
-        from derive.drawing import graph_drawing
-
-        return graph_drawing(self.graph(), title)
-
-    def caption(self, name: str) -> str:
-        """Caption of the drawing, one or two sentences."""
-        return f"{name}: the parts of the derived network, from the image (left) to the logits (right)."
-
-    def with_provenance(self, **entries: object) -> Self:
-        """A copy with additional provenance entries."""
-        provenance = {**self.provenance, **{name: encodable(str(value)) for name, value in entries.items()}}
-        return dataclasses.replace(self, provenance=provenance)  # type: ignore[type-var]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,16 +265,5 @@ def logits_of(logits: Mapping[str, Tensor], which: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): table for name, table in logits.items() if name.startswith(prefix)}
 
 
-def identity(architecture: Architecture) -> str:
-    """A key that is equal for networks that differ only in their provenance."""
-    return repr(architecture.summary())
-
-
 def _within(value: float, bounds: Range) -> bool:
     return bounds[0] <= value <= bounds[1]
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
-    return [_without_none(inner) for inner in value] if isinstance(value, list) else value

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from derive.architecture import Architecture, identity
 from dnas.config import Field, parse_config, record
 from dnas.data import (
     DataConfig,
@@ -39,7 +40,7 @@ from dnas.search.scoring import ScoredImages
 from dnas.training.device import autocast, make_accelerator
 
 if TYPE_CHECKING:
-    from derive.base import Architecture, Deriver
+    from derive.base import Deriver
 
 JUDGED = "judged.jsonl"
 """File name of the judged networks in the run folder of a search."""
@@ -236,6 +237,4 @@ def judged_records(run: RunFolder) -> list[Judged]:
 
 def key_of(architecture: Architecture) -> str:
     """A short key that is equal for networks that differ only in their provenance."""
-    from derive.base import identity
-
     return hashlib.sha256(identity(architecture).encode()).hexdigest()[:16]

@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from derive.base import VERSION, Architecture, Derivation, DeriveOptions, Deriver
+from derive.architecture import VERSION, Architecture
+from derive.base import Derivation, DeriveOptions, Deriver
 from derive.choices import ChoiceDeriver, ChoicesArchitecture, PointWiseDeriver
 from derive.dilated.architecture import DilatedArchitecture
 from derive.dilated.deriver import DilatedDeriver

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import networkx as nx
 from torch import nn
 
-from derive.base import VERSION, Architecture, Count
+from derive.architecture import VERSION, Architecture, Count
 from derive.choices.graph import unit_graph
 from dnas.choices import plain_network
 from dnas.config import Field, config

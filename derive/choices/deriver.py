@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from derive.base import TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
+from derive.architecture import Architecture
+from derive.base import TOLERANCE, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
 from derive.choices.architecture import ChoicesArchitecture, architecture_of
 from derive.choices.candidates import Candidates, distinct_samples, saved_candidates
 from derive.choices.estimator import estimate

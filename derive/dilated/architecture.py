@@ -11,7 +11,7 @@ import pydantic
 from torch import nn
 from typing_extensions import Self
 
-from derive.base import VERSION, Architecture, Count
+from derive.architecture import VERSION, Architecture, Count
 from derive.dilated.graph import dilated_graph
 from derive.dilated.rounding import by_block
 from dnas.config import Field, config

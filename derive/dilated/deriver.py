@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from derive.base import TOLERANCE, Architecture, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
+from derive.architecture import Architecture
+from derive.base import TOLERANCE, Derivation, DeriveOptions, Deriver, Range, logits_of, provenance_of
 from derive.dilated.architecture import BaseNetwork, DilatedArchitecture
 from derive.dilated.rounding import by_block, round_rates, round_to_target
 from derive.judging import searched_problem

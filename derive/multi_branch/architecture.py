@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import networkx as nx
 from torch import nn
 
-from derive.base import VERSION, Architecture, Count
+from derive.architecture import VERSION, Architecture, Count
 from derive.multi_branch.graph import architecture_graph
 from dnas.config import Field, config
 from dnas.errors import UserError

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from derive.base import identity, provenance_of
+from derive.architecture import identity
+from derive.base import provenance_of
 from derive.judging import Judge
 from derive.multi_branch.architecture import MultiBranchArchitecture
 from derive.multi_branch.branches import BranchScore

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from derive.base import Architecture, DeriveOptions, Deriver, Range, logits_of
+from derive.architecture import Architecture
+from derive.base import DeriveOptions, Deriver, Range, logits_of
 from derive.judging import Judge
 from derive.multi_branch.architecture import MultiBranchArchitecture
 from derive.multi_branch.branches import SELECTION, MultiBranchDerivation, branches_text, select

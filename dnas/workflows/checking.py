@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from derive import Architecture, deriver_of
-from derive.base import identity
+from derive.architecture import identity
 from dnas.errors import UserError
 from dnas.input_channels import with_input_channels
 from dnas.latency import Agreement, Correction, Effort, LatencyTable, agreement, fit_correction, measure_networks
