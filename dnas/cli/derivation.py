@@ -75,7 +75,8 @@ def derive(
         return
     for line in derivation.lines():
         print(line)
-    note(f"{out}: derived with the rule of the {derivation.rule.replace('-', ' ')}")
+    other = "" if derivation.rule == "paper" else f" with the rule of the {derivation.rule.replace('-', ' ')}"
+    note(f"{out}: derived{other}")
 
 
 def _parse_target(text: str | None) -> float | None:
