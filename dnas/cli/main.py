@@ -39,7 +39,7 @@ from dnas.terminal import safe_streams
 
 app = typer.Typer(
     name="dnas",
-    help="Search real-time segmentation networks by gradient descent, for latencies measured on your own device.",
+    help="Search real-time segmentation networks for latencies measured on your own device.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
