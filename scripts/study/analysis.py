@@ -41,7 +41,8 @@ class Comparison:
 
     percentile: share of the random networks below the derived mean. difference, low, high: difference of the means and
     its 95 % bootstrap interval over random networks and search seeds. best_of: expected mIoU of the best by validation
-    of ``trained`` random networks, as many as could be trained in the time of search, derivation and one training.
+    of ``trained`` random networks, as many as could be trained in the time of search, derivation and one training; 0 if
+    this time is not known.
     """
 
     derived: float
@@ -134,8 +135,17 @@ def bootstrap(
 
 
 def search_seconds(derived: Sequence[Row]) -> float:
-    """Mean processor time of the searches and derivations of derived networks."""
-    return float(np.mean([row["search_cpu_seconds"] + row.get("derive_cpu_seconds", 0.0) for row in derived]))
+    """Mean processor time of the searches and derivations of derived networks; NaN if none is known.
+
+    That of an interrupted one is not known, and is left out.
+    """
+    known = [
+        search + derive
+        for row in derived
+        if (search := row["search_cpu_seconds"]) is not None
+        and (derive := row.get("derive_cpu_seconds", 0.0)) is not None
+    ]
+    return float(np.mean(known)) if known else math.nan
 
 
 def compare(derived: Sequence[Row], random: Sequence[Row], score: str) -> Comparison:
@@ -145,7 +155,7 @@ def compare(derived: Sequence[Row], random: Sequence[Row], score: str) -> Compar
     low, high = bootstrap(mine, theirs, lambda a, b: a.mean(axis=1) - b.mean(axis=1))
     search = search_seconds(derived)
     timed = [float(row["cpu_seconds"]) for row in random if row["cpu_seconds"] is not None]
-    trained = 1 + int(search / float(np.median(timed)))
+    trained = 0 if math.isnan(search) else 1 + int(search / float(np.median(timed)))
     mean = float(np.mean(mine))
     return Comparison(
         derived=mean,
@@ -158,5 +168,5 @@ def compare(derived: Sequence[Row], random: Sequence[Row], score: str) -> Compar
         low=low,
         high=high,
         trained=min(trained, len(theirs)),
-        best_of=best_of(theirs, [float(row["val_miou"]) for row in random], trained),
+        best_of=best_of(theirs, [float(row["val_miou"]) for row in random], trained) if trained else math.nan,
     )

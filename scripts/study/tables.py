@@ -9,6 +9,7 @@ rows.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ def supernet_table(study: StudyConfig, results: Path) -> str:
                 name,
                 found[0]["search"]["epochs"],
                 len(found),
-                f"{statistics.mean(row['search_cpu_seconds'] for row in found) / 60:.0f}",
+                _minutes(search_seconds(found)),
                 networks,
                 spread([row["tau"] for row in found]),
                 spread([row["rho"] for row in found]),
@@ -173,7 +174,7 @@ def derived_table(study: StudyConfig, results: Path) -> str:
             theirs = within_band(random, target, study.tolerance)
             if mine and len(theirs) > 1:
                 scores = [compare(mine, theirs, f"{split}_miou") for split in ("val", "test")]
-                minutes = f"{search_seconds(mine) / 60:.0f}"
+                minutes = _minutes(search_seconds(mine))
                 lines.append((method, f"{target:g}", len(mine), minutes, len(theirs), *_cells(scores)))
     header = ["method", "ms", "seeds", "min of a core", "random"]
     for split in ("val", "test"):
@@ -202,7 +203,7 @@ def spaces_table(study: StudyConfig, results: Path) -> str:
                     if name != methods[0] and row["search_seed"] in first
                 ]
                 cells += [spread(_percent(mine, split), ".1f"), spread(gains, "+.1f")]
-            lines.append((f"{target:g}", name, len(mine), f"{search_seconds(mine) / 60:.0f}", *cells))
+            lines.append((f"{target:g}", name, len(mine), _minutes(search_seconds(mine)), *cells))
     header = ("ms", "method", "seeds", "min of a core", "val", "first is ahead by", "test", "first is ahead by")
     return markdown_table(header, lines) if lines else NOTHING
 
@@ -276,7 +277,11 @@ def _cells(scores: Sequence[Comparison]) -> Iterable[str]:
         # Of one seed the interval would leave out the noise of a training.
         interval = f" ({100 * score.low:+.1f} to {100 * score.high:+.1f})" if score.seeds > 1 else ""
         yield f"{100 * score.difference:+.1f}{interval}"
-        yield f"{100 * score.best_of:.1f} of {score.trained}"
+        yield f"{100 * score.best_of:.1f} of {score.trained}" if score.trained else ""
+
+
+def _minutes(seconds: float) -> str:
+    return "" if math.isnan(seconds) else f"{seconds / 60:.0f}"
 
 
 def _of(study: StudyConfig, results: Path, file: str) -> list[dict[str, Any]]:

@@ -1,12 +1,13 @@
 """Statistics of a study against brute force and known values."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from scripts.study.analysis import best_of, compare, highest_tau, means, noise, within_band
+from scripts.study.analysis import best_of, compare, highest_tau, means, noise, search_seconds, within_band
 
 
 def row(network, score, seed=0, ms=7.0, **more):
@@ -72,6 +73,17 @@ def test_derived_networks_are_compared_with_random_ones_of_their_latency():
     assert found.low < found.difference < found.high
     assert found.low > 0
     assert 0.395 < found.best_of < 0.49
+
+
+def test_the_time_of_an_interrupted_search_is_left_out():
+    random = [row(str(i), 0.30 + 0.01 * i, cpu_seconds=100.0) for i in range(20)]
+    interrupted = row("d1", 0.47, search_cpu_seconds=None, derive_cpu_seconds=50.0)
+    known = row("d0", 0.46, search_cpu_seconds=300.0, derive_cpu_seconds=50.0)
+    assert search_seconds([known, interrupted]) == pytest.approx(350.0)
+    assert compare([known, interrupted], random, "test_miou").trained == 4
+    unknown = compare([interrupted], random, "test_miou")
+    assert unknown.trained == 0
+    assert math.isnan(unknown.best_of)
 
 
 def test_latency_bands_are_relative():
