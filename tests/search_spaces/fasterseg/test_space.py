@@ -166,7 +166,7 @@ def test_the_default_network_is_the_papers():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"space": "nasnet"}, r"x: space: given 'nasnet', expected one of dwrseg, eseg, fasterseg"),
+        ({"space": "nasnet"}, r"x: space: given 'nasnet', expected one of dwrseg, dwrseg_modules, eseg, fasterseg"),
         ({"space": None}, r"x: space: given None"),
         ({"extra": 1}, r"x: extra: unknown key, known keys: .*target"),
         ({"network": {"depth": 3}}, r"network\.depth: unknown key, known keys: layers, scales"),
