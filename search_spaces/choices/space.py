@@ -42,7 +42,10 @@ class ChoiceSpace(SearchSpace[Settings]):
 
     @abstractmethod
     def network(self) -> nn.Module:
-        """The network with newly initialised weights: images (N, 3, H, W) -> logits (N, num_classes, h, w)."""
+        """The network with newly initialised weights: images (N, 3, H, W) -> logits (N, num_classes, h, w).
+
+        May raise :class:`UserError` for settings that do not fit together; what calls it adds the name of the preset.
+        """
 
     def rounded(self, rates: Mapping[str, float]) -> Mapping[str, int]:
         """Integer dilation rates for the searched ones, by the choices' names; the nearest ones by default."""
@@ -61,14 +64,21 @@ class ChoiceSpace(SearchSpace[Settings]):
     @cached_property
     def priced(self) -> ChoiceInventory:
         """The network's units with their signatures; the network is run once, without computing anything."""
+        supernet = self.supernet()
         try:
-            return inventory_of(self.supernet(), self.input_size, self.channels)
+            return inventory_of(supernet, self.input_size, self.channels)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
 
     def made(self) -> nn.Module:
-        """The network for the images of the task, which may have other than three channels."""
-        return with_input_channels(self.network(), self.channels)
+        """The network for the images of the task, which may have other than three channels.
+
+        Raises :class:`UserError`, with the name of the preset, for settings that do not fit together.
+        """
+        try:
+            return with_input_channels(self.network(), self.channels)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
 
     def supernet(self) -> ChoiceNetwork:
         """The network, ready to run samples."""

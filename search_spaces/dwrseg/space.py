@@ -45,5 +45,5 @@ class DWRSegSpace(ChoiceSpace[DWRSegConfig]):
         """The network with competing branches."""
         network = self.settings.network
         if len(set(network.rates)) < len(network.rates):
-            raise UserError(f"{self.name}: network.rates: given {list(network.rates)}, expected distinct rates")
+            raise UserError(f"network.rates: given {list(network.rates)}, expected distinct rates")
         return CompetingNetwork(self.num_classes, network.modules, network.rates, network.width, network.by_module)

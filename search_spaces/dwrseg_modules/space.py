@@ -52,7 +52,7 @@ class DWRSegModulesSpace(ChoiceSpace[DWRSegModulesConfig]):
         options = self.settings.network
         for name, given in (("expansions", options.expansions), ("rates", options.rates)):
             if len(set(given)) < len(given):
-                raise UserError(f"{self.name}: network.{name}: given {_listed(given)}, expected distinct ones")
+                raise UserError(f"network.{name}: given {_listed(given)}, expected distinct ones")
         return DWRSegSupernet(
             self.num_classes,
             stem=options.stem,

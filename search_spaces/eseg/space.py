@@ -52,9 +52,7 @@ class ESegSpace(ChoiceSpace[ESegConfig]):
         """The network with choices."""
         options = self.settings.network
         if list(options.coarsest) != sorted(set(options.coarsest)):
-            raise UserError(
-                f"{self.name}: network.coarsest: given {list(options.coarsest)}, expected distinct ascending levels"
-            )
+            raise UserError(f"network.coarsest: given {list(options.coarsest)}, expected distinct ascending levels")
         encoder = ChoiceEncoder(options.stem, options.widths, options.depths, options.expansions)
         return ESegSupernet(
             self.num_classes, encoder, options.pyramid_widths, options.finest, options.coarsest, options.repeats

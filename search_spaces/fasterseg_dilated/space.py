@@ -58,13 +58,11 @@ class FasterSegDilatedSpace(ChoiceSpace[GridConfig]):
         """The grid."""
         options = self.settings.network
         if options.branches > options.levels:
-            raise UserError(
-                f"{self.name}: network.branches: given {options.branches}, expected at most {options.levels}"
-            )
+            raise UserError(f"network.branches: given {options.branches}, expected at most {options.levels}")
         wrong = [ratio for ratio in options.ratios if 8 * ratio % (2 * options.group_width)]
         if wrong and "d_block" in options.operators:
             raise UserError(
-                f"{self.name}: network.group_width: {8 * wrong[0]} channels (ratio {wrong[0]}) cannot be divided into "
+                f"network.group_width: {8 * wrong[0]} channels (ratio {wrong[0]}) cannot be divided into "
                 f"two branches of groups of {options.group_width}"
             )
         return GridNetwork(

@@ -137,6 +137,13 @@ def test_rates_of_a_block_are_rounded_by_regseg_s_rule():
     assert (rounded[one], rounded[other]) == (2, 1)
 
 
+def test_an_error_names_the_preset_once():
+    space = space_from({"space": "dwrseg", "task": TASK, "network": {"rates": [1, 1]}}, "mine.yaml")
+    for make in (space.made, space.supernet, lambda: space.priced, lambda: space.shadow):
+        with pytest.raises(UserError, match=r"^mine.yaml: network.rates: given \[1, 1\], expected distinct rates$"):
+            make()
+
+
 def test_settings_that_do_not_fit_are_errors():
     with pytest.raises(UserError, match="expected distinct rates"):
         space_from({"space": "dwrseg", "task": TASK, "network": {"rates": [1, 1]}}, "x").network()
