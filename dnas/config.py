@@ -30,6 +30,9 @@ _WORDING = {
     "Input is": "is",
     "a valid array": "a list",
     "an object": "a mapping",
+    "Tuple should have": "expected",
+    "String should have": "expected",
+    " after validation": "",
 }
 
 
@@ -68,10 +71,15 @@ def parse_config(cls: type[T], values: Mapping[str, Any], source: str) -> T:
     try:
         return pydantic.TypeAdapter(cls).validate_json(json.dumps(values, default=dict), strict=True)
     except pydantic.ValidationError as error:
-        errors = error.errors(include_url=False)
+        errors = [problem for problem in error.errors(include_url=False) if not _counts_refused(problem)]
         problems = [*dict.fromkeys(_describe(cls, problem) for problem in errors[:_MOST_PROBLEMS])]
         problems += [f"and {len(errors) - _MOST_PROBLEMS} more"] * (len(errors) > _MOST_PROBLEMS)
         raise UserError(f"{source}: " + "; ".join(problems)) from None
+
+
+def _counts_refused(problem: Any) -> bool:
+    """Whether a list is too short only without its entries that are refused, each by an error of its own."""
+    return problem["type"] == "too_short" and len(problem["input"]) >= problem["ctx"]["min_length"]
 
 
 def _unplain(value: Any, path: tuple[str, ...], around: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:

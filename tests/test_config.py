@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import types
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -36,6 +36,11 @@ class Whole:
     counts: dict[Literal["train", "val"], int] = Field(default_factory=dict)
     mode: Literal["solved", "none"] | tuple[float, float, float] = "solved"
     either: Schedule | Colour | None = None
+
+
+@config
+class Rates:
+    rates: tuple[Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)], ...] = Field(min_length=1)
 
 
 integers = st.integers(-(2**70), 2**70)
@@ -136,6 +141,26 @@ def test_all_mistakes_are_told_at_once_on_one_line():
         'f: title: given 1, expected a valid string; schedule.epochs: given "a\\nb", expected a valid integer; '
         "schedule.speed: unknown key, known keys: epochs, rate, shuffle, crop"
     )
+
+
+@pytest.mark.parametrize(
+    ("rates", "problems"),
+    [
+        ([[1, 0]], "rates.0.1: given 0, expected greater than or equal to 1"),
+        ([[0]], "rates.0.0: given 0, expected greater than or equal to 1"),
+        ([], "rates: given [], expected at least 1 item, not 0"),
+        ([[1], []], "rates.1: given [], expected at least 1 item, not 0"),
+        (
+            [[1], [0], []],
+            "rates.1.0: given 0, expected greater than or equal to 1; "
+            "rates.2: given [], expected at least 1 item, not 0",
+        ),
+    ],
+)
+def test_a_list_with_a_refused_entry_is_not_too_short_as_well(rates: list[list[int]], problems: str):
+    with pytest.raises(UserError) as caught:
+        parse_config(Rates, {"rates": rates}, "f")
+    assert str(caught.value) == f"f: {problems}"
 
 
 def test_a_long_value_is_shortened():
