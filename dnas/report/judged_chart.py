@@ -33,6 +33,6 @@ def judged_chart(
     if chosen is not None:
         ms, miou = chosen
         axes.plot(ms, 100 * miou, "o", ms=11, mfc="none", mec=INK, mew=1.6, ls="none", label="chosen by the search")
-    axes.legend(loc="best")
+    figure.legend(loc="outside lower center", ncols=4)  # inside it would cover points
     label_axes(axes, title="Networks judged in the supernet", x="predicted latency (ms)", y="mIoU (%)")
     return figure
