@@ -129,7 +129,7 @@ def supernet_table(study: StudyConfig, results: Path) -> str:
     order = list(study.supernets)
     for (name, networks), found in sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1])):
         bands = [
-            spread([row["bands"][f"{ms:g}"]["tau"] for row in found if f"{ms:g}" in row["bands"]])
+            ", ".join(spread([row["bands"][f"{ms:g}"][score] for row in found]) for score in ("tau", "rho"))
             for ms in study.targets_ms
         ]
         lines.append(
@@ -145,7 +145,7 @@ def supernet_table(study: StudyConfig, results: Path) -> str:
             )
         )
     header = ["setting", "epochs", "seeds", "min of a core", "n", "tau", "rho"]
-    header += [f"tau at {target:g} ms" for target in study.targets_ms]
+    header += [f"tau, rho at {target:g} ms" for target in study.targets_ms]
     return markdown_table(header, lines)
 
 
