@@ -79,7 +79,7 @@ def parse_config(cls: type[T], values: Mapping[str, Any], source: str) -> T:
 
 def _counts_refused(problem: Any) -> bool:
     """Whether a list is too short only without its entries that are refused, each by an error of its own."""
-    return problem["type"] == "too_short" and len(problem["input"]) >= problem["ctx"]["min_length"]
+    return problem["type"] == "too_short" and bool(len(problem["input"]) >= problem["ctx"]["min_length"])
 
 
 def _unplain(value: Any, path: tuple[str, ...], around: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:

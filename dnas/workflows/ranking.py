@@ -16,7 +16,10 @@ from dnas.errors import UserError
 from dnas.json_lines import read_lines
 from dnas.latency import LatencyTable
 from dnas.progress import Progress
+from dnas.runs import RunFolder
+from dnas.runs.configurations import search_configuration
 from dnas.workflows.derivation import deriver_of_run
+from search_spaces import load_space, preset_names
 
 BAND = 0.1
 """Half the width of a band of latencies, relative to its middle."""
@@ -76,6 +79,31 @@ def read_ground_truth(path: Path) -> list[dict[str, Any]]:
     ]
 
 
+def rows_of_search(rows: Sequence[Mapping[str, Any]], run: RunFolder) -> Sequence[Mapping[str, Any]]:
+    """The rows of a ground truth that are networks of the space that was searched, or that do not name a space.
+
+    Raises :class:`UserError` for fewer than two.
+    """
+    known = list(dict.fromkeys(str(row["space"]) for row in rows if "space" in row))
+    same = {name for name in known if _has_networks_of(run, name)}
+    found = [row for row in rows if "space" not in row or row["space"] in same]
+    if len(found) < 2:
+        others = ", ".join(name for name in known if name not in same)
+        raise UserError(
+            f"{run.path}: the ground truth has {len(found)} networks of the space {run.configuration.get('preset')}, "
+            "expected at least 2" + (f"; it has networks of {others}" if others else "")
+        )
+    return found
+
+
+def _has_networks_of(run: RunFolder, name: str) -> bool:
+    """Whether the networks of the space ``name`` are those of the search, whose space may be from a file."""
+    if name not in preset_names():
+        return name == run.configuration.get("preset")
+    searched, theirs = search_configuration(run).space, load_space(name).configuration()
+    return all(searched.get(key) == theirs.get(key) for key in ("space", "network"))
+
+
 def rank(rows: Sequence[Mapping[str, Any]], score: Callable[[Sequence[Architecture]], list[float]]) -> Ranking:
     """Compare ``score`` of the networks of a ground truth with their mIoU after a training."""
     scores = score([architecture_from(row["architecture"], "ground truth") for row in rows])
@@ -90,13 +118,10 @@ def rank_networks(
 ) -> Ranking:
     """As :func:`rank`, by the weights of a finished search in the run folder ``path``.
 
-    Rows of other spaces are left out.
+    ``rows``: see :func:`rows_of_search`.
     """
     run, deriver = deriver_of_run(path)
-    preset = run.configuration.get("preset")
-    rows = [row for row in rows if row.get("space", preset) == preset]
-    if len(rows) < 2:
-        raise UserError(f"{path}: the ground truth has {len(rows)} networks of the space {preset}, expected at least 2")
+    rows = rows_of_search(rows, run)
     table = LatencyTable.load(path / TABLE) if (path / TABLE).exists() else None
     judge = Judge.of_run(run, deriver, table, device=device, progress=progress)
     notes = [{"kind": "ground truth"}] * len(rows)

@@ -42,7 +42,7 @@ from dnas.training import Evaluation, evaluate
 from dnas.workflows.checking import CheckResult, check_table
 from dnas.workflows.derivation import deriver_of_run
 from dnas.workflows.networks import LoadedNetwork, load_network
-from dnas.workflows.ranking import rank_networks, read_ground_truth
+from dnas.workflows.ranking import rank_networks, read_ground_truth, rows_of_search
 
 
 def gather_report(
@@ -67,7 +67,9 @@ def gather_report(
         raise UserError("report: give at least one of --search, --student and --teacher")
     if ground_truth is not None and search_run is None:
         raise UserError(f"{ground_truth}: a ground truth is for the weights of a search; give --search")
-    known = None if ground_truth is None else read_ground_truth(ground_truth)
+    known = None
+    if ground_truth is not None and search_run is not None:
+        known = rows_of_search(read_ground_truth(ground_truth), RunFolder.open(search_run, "search"))
     loaded = {name: load_network(str(path)) for name, path in (("student", student), ("teacher", teacher)) if path}
     search, deriver = (None, None) if search_run is None else deriver_of_run(search_run)
     table = _table_of(search_run)

@@ -29,9 +29,9 @@ from dnas.training import retrain
 from dnas.training.metrics import evaluate
 from dnas.workflows.derivation import derive_network
 from dnas.workflows.networks import inherited_network
-from dnas.workflows.ranking import Correlation, correlation, rank_networks, read_ground_truth
+from dnas.workflows.ranking import Correlation, correlation, rank_networks, read_ground_truth, rows_of_search
 from dnas.workflows.search import run_search
-from search_spaces import space_from
+from search_spaces import load_space, space_from
 
 SPACE = {
     "space": "fasterseg",
@@ -246,9 +246,34 @@ def test_a_ground_truth_that_is_none_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="holds no networks"):
         read_ground_truth(path)
     rows = ground_truth(run, path, count=2)
-    with pytest.raises(UserError, match="0 networks of the space test"):
-        rank_networks(run.path, [{**row, "space": "another"} for row in rows])
+    others = [{**row, "space": f"another {number % 2}"} for number, row in enumerate(rows)]
+    with pytest.raises(
+        UserError,
+        match=r"0 networks of the space test, .* another 0, another 1$",
+    ):
+        rank_networks(run.path, others)
     assert main(["report", "--student", "x", "--out", "x.html", "--ground-truth", str(path)]) == 2
+
+
+def test_a_ground_truth_fits_by_its_networks_and_not_by_the_name_of_the_space(run, tmp_path):
+    rows = ground_truth(run, tmp_path / "rows.jsonl", count=2)
+    renamed = [{**row, "space": "fasterseg_demo"} for row in rows]
+    with pytest.raises(UserError, match=r"0 networks of the space test, .* of fasterseg_demo$"):
+        rows_of_search(renamed, run)
+    unnamed = [{key: value for key, value in row.items() if key != "space"} for row in rows]
+    assert rows_of_search(unnamed, run) == unnamed
+    for name, overrides, fits in (
+        ("mine.yaml", ["search.judged_networks=60"], True),
+        ("fasterseg_demo", ["network.layers=7"], False),
+    ):
+        space = load_space("fasterseg_demo", overrides).configuration()
+        configuration = {**run.configuration, "preset": name, "space": space}
+        with RunFolder.create(tmp_path / name, "search", configuration, 0) as searched:
+            if fits:
+                assert rows_of_search([*rows, *renamed], searched) == renamed
+            else:
+                with pytest.raises(UserError, match=r"it has networks of test, another, fasterseg_demo$"):
+                    rows_of_search([*rows, *renamed], searched)
 
 
 def test_a_retraining_begins_with_the_weights_of_the_search(run, tmp_path, monkeypatch):
