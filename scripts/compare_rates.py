@@ -22,7 +22,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,16 @@ from dnas.progress import RichProgress
 from dnas.training import evaluate
 from dnas.workflows.networks import load_network
 from dnas.workflows.study.config import StudyConfig
+from dnas.workflows.study.graph import JOBS
+from dnas.workflows.study.job import is_done
 from dnas.workflows.study.running import run_study
 from scripts.rf_next import local_search
 from scripts.study.rows import RATES, RESULTS, append_row, read_rows
 from search_spaces import load_space
 from search_spaces.regseg import RegSegSpace
+
+Key = tuple[str, int, int]
+"""Of a training: kind of rates, draw, and seed."""
 
 TRIES = 100_000
 BUILT_IN_IMAGES = ("images.train=200", "images.val=40", "images.test=40")
@@ -70,11 +75,15 @@ def main() -> None:
     if any(row["settings"] != place["settings"] for row in rows):
         raise UserError(f"{results}: '{options.name}' was compared with other settings; give another name")
     done = {(row["rates"], row["draw"], row["seed"]): row["architecture"] for row in rows}
-    for (rates, draw, seed), run in runs(space, data, options, done).items():
+
+    def finished(key: Key, run: Path) -> str:
+        rates, draw, seed = key
         row = {**place, "rates": rates, "draw": draw, "seed": seed, **score_of(run, data)}
         append_row(results, row)
         top = "" if row["top_quarter"] is None else f", top quarter {100 * row['top_quarter']:.1f} %"
-        print(f"seed {seed}, {rates} {draw}: mIoU {100 * row['test_miou']:.1f} %{top}", flush=True)
+        return f"seed {seed}, {rates} {draw}: mIoU {100 * row['test_miou']:.1f} %{top}"
+
+    train_all(space, data, options, done, finished)
 
 
 def digest(space: RegSegSpace, data: DataConfig) -> str:
@@ -113,15 +122,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def runs(
+def train_all(
     space: RegSegSpace,
     data: DataConfig,
     options: argparse.Namespace,
-    done: Mapping[tuple[str, int, int], Mapping[str, Any]],
-) -> dict[tuple[str, int, int], Path]:
-    """The run folders of all trainings by rates, draw and seed: a study of searches, to which trainings are added.
+    done: Mapping[Key, Mapping[str, Any]],
+    finished: Callable[[Key, Path], str],
+) -> None:
+    """Run all trainings: a study of searches, to which trainings are added.
 
-    Trainings in ``done`` are left out, and so are searches whose derived architecture it has.
+    Trainings in ``done`` are left out, and so are searches whose derived architecture it has. ``finished`` is called
+    with the run folder of each training that is done, and returns a line to print.
     """
     out, seeds = options.out, range(options.seeds)
     for name, values in (("space", space.configuration()), ("data", to_mapping(data))):
@@ -136,13 +147,13 @@ def runs(
         study["vary"] = {"seed": searched}
         study["jobs"]["search"] = {"command": "search $study/space.yaml", "options": common}
         study["jobs"]["derived"] = {"command": "derive $search", "options": {"device": "cpu"}}
-    found: dict[tuple[str, int, int], Path] = {}
+    found: dict[str, Key] = {}
     with RichProgress() as progress:
         if searched:
             run_study(parse_config(StudyConfig, study, "study"), out, progress=progress)
         for seed in seeds:
             if seed in searched:
-                derived = Architecture.load(out / "jobs" / f"derived-seed={seed}" / "architecture.yaml")
+                derived = Architecture.load(out / JOBS / f"derived-seed={seed}" / "architecture.yaml")
             else:
                 derived = architecture_from(done["derived", 0, seed], f"{options.results / RATES}: seed {seed}")
             assert isinstance(derived, DilatedArchitecture)
@@ -159,10 +170,20 @@ def runs(
                 name = f"{rates}_{draw}_seed{seed}"
                 training = {**common, "seed": seed, "recipe": "$study/space.yaml"}
                 study["jobs"][name] = {"command": f"retrain $study/{name}.yaml", "options": training}
-                found[rates, draw, seed] = out / "jobs" / name
-        if found:
-            run_study(parse_config(StudyConfig, study, "study"), out, progress=progress)
-    return found
+                found[name] = (rates, draw, seed)
+        if not found:
+            return
+
+        def report(name: str) -> None:
+            if name in found:
+                progress.message(finished(found[name], out / JOBS / name))
+
+        for name in found:
+            if is_done(out / JOBS / name):  # its row was not written, as the command was killed
+                report(name)
+        run_study(
+            parse_config(StudyConfig, study, "study"), out, progress=progress, finished=lambda job: report(job.name)
+        )
 
 
 def architectures(
