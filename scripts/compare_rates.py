@@ -50,6 +50,7 @@ from dnas.workflows.study.job import is_done
 from dnas.workflows.study.running import run_study
 from scripts.rf_next import local_search
 from scripts.study.rows import RATES, RESULTS, append_row, read_rows
+from scripts.study.training import command
 from search_spaces import load_space
 from search_spaces.regseg import RegSegSpace
 
@@ -323,7 +324,4 @@ def top_accuracy(network: nn.Module, data: DataConfig, augmentation: Augmentatio
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    command(main)
