@@ -23,6 +23,7 @@ from dnas.workflows.study.config import StudyConfig, load_study
 from dnas.workflows.study.graph import Job
 from dnas.workflows.study.job import result_of
 from dnas.workflows.study.running import run_study
+from scripts.study.training import command
 
 STUDY = Path(__file__).with_suffix(".yaml")
 COLUMNS = {
@@ -104,7 +105,4 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    command(main)
