@@ -9,14 +9,13 @@ from derive import Architecture, DilatedArchitecture
 from derive.dilated.snapshots import snapshots
 from dnas.cli import main
 from dnas.files import dump_yaml
-from dnas.latency import Effort, LatencyTable, Measurement, make_setup
-from dnas.latency.provenance import start_provenance
 from dnas.ops import fractional_layers
 from dnas.runs import RunFolder
 from dnas.workflows.derivation import deriver_of_run
 from dnas.workflows.networks import load_network
 from scripts.papers.rates import main as rates_table
 from search_spaces import load_space
+from tests.priced import priced_table
 
 SPACE = {
     "space": "regseg",
@@ -134,10 +133,7 @@ def test_fasterseg_wants_a_table(tmp_path, capsys):
 def test_rates_are_led_to_a_latency_target(jobs, capsys):
     """With a handmade table whose latencies equal the rates: rounding alone would miss the target."""
     space = load_space(str(jobs / "space.yaml"))
-    provenance = start_provenance(make_setup("cpu"), Effort(), space="x", input_size=space.input_size, command=None)
-    prices = {item.spec.key: float(dict(item.spec.extras).get("dilation", 40)) for item in space.inventory()}
-    entries = {key: Measurement(ms, ms, ms, 1, 1) for key, ms in prices.items()}
-    LatencyTable(provenance, entries).save(jobs / "made.json")
+    priced_table(space, lambda spec: float(dict(spec.extras).get("dilation", 40))).save(jobs / "made.json")
     # Four rates from 1 to 4: latencies of 40 to 52 ms.
     options = ["--data", str(jobs / "data.yaml"), "--device", "cpu", "--table", str(jobs / "made.json")]
     for target in (41.0, 46.0):

@@ -1,7 +1,5 @@
 """Searches with a latency target and any number of branches, from a handmade table to derived networks."""
 
-import zlib
-
 import pytest
 
 from derive import DeriveOptions
@@ -9,12 +7,11 @@ from derive.multi_branch import decode_as_published, latency_bounds
 from derive.multi_branch.branches import SELECTION
 from dnas.data import DataConfig
 from dnas.files import read_json
-from dnas.latency import Effort, LatencyTable, Measurement, make_setup
-from dnas.latency.provenance import start_provenance
 from dnas.runs import RunFolder
 from dnas.workflows.derivation import derive_network
 from dnas.workflows.search import run_search
 from search_spaces import space_from
+from tests.priced import by_width, priced_table
 
 SPACE = {
     "space": "fasterseg",
@@ -34,14 +31,6 @@ SPACE = {
 DATA = DataConfig(dataset="rectangles", size=(64, 64), images={"train": 8, "val": 1})
 
 
-def price(item):
-    """Latency grows with the width, plus irregular noise."""
-    spec = item.spec
-    channels = sum(shape[0] for shape in spec.inputs) + spec.out_channels
-    cost = {"skip": 0.001, "conv": 0.01, "conv_x2": 0.02, "zoomed_conv": 0.005, "zoomed_conv_x2": 0.009}
-    return cost.get(spec.operator, 0.003) * channels * (1 + zlib.crc32(spec.key.encode()) % 97 / 970)
-
-
 def space_of(**changes):
     """The space with values changed by dotted key."""
     values = {key: dict(part) if isinstance(part, dict) else part for key, part in SPACE.items()}
@@ -51,18 +40,11 @@ def space_of(**changes):
     return space_from(values, "test")
 
 
-def table_of(space):
-    provenance = start_provenance(make_setup("cpu"), Effort(), space="test", input_size=space.input_size, command=None)
-    return LatencyTable(
-        provenance, {item.spec.key: Measurement(ms, ms, ms, 1, 1) for item in space.inventory() for ms in [price(item)]}
-    )
-
-
 @pytest.mark.parametrize("share", [0.15, 0.75])
 def test_the_derived_student_has_the_latency_asked_for(tmp_path, share):
     """With a low and a high target the student is within 5 % of it, and the run folder says how it was reached."""
     free = space_of()
-    table = table_of(free)
+    table = priced_table(free, by_width)
     bounds = latency_bounds(free.plan(), table.lookup).values()
     fastest, slowest = min(pair[0].latency_ms for pair in bounds), max(pair[1].latency_ms for pair in bounds)
     target = fastest + share * (slowest - fastest)
@@ -92,7 +74,7 @@ def test_the_derived_student_has_the_latency_asked_for(tmp_path, share):
 def test_one_and_three_branches_are_scored_too(tmp_path, count, combinations):
     """All other tests have two branches."""
     space = space_of(network__branches=count, search__search_epochs=1)
-    table = table_of(space)
+    table = priced_table(space, by_width)
     run_search(space, DATA, table, tmp_path / "run", device="cpu")
     kept = read_json(tmp_path / "run" / SELECTION, "selection")["student"]
     assert {tuple(score["branches"]) for score in kept["scores"]} == combinations
@@ -106,7 +88,7 @@ def test_one_and_three_branches_are_scored_too(tmp_path, count, combinations):
 
 def test_the_published_code_s_rule_decodes_a_run_of_its_grid(tmp_path):
     space = space_of(network__layers=8, search__search_epochs=1, search__pretrain_epochs=0)
-    table = table_of(space)
+    table = priced_table(space, by_width)
     run_search(space, DATA, table, tmp_path / "run", device="cpu")
     derivation = derive_network(tmp_path / "run", DeriveOptions(rule="published-code"))
     assert derivation.rule == derivation.architecture.provenance["rule"] == "published-code"

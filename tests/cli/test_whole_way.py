@@ -16,12 +16,11 @@ from dnas.cli import main
 from dnas.cli.main import app
 from dnas.data import load_data_config
 from dnas.errors import UserError
-from dnas.latency import Effort, LatencyTable, Measurement, make_setup
-from dnas.latency.provenance import start_provenance
 from dnas.workflows import planning
 from dnas.workflows.planning import PlanRequest, make_plan, working_size
 from dnas.workflows.schedule import Costs
 from search_spaces import load_space
+from tests.priced import priced_table
 
 COSTS = Costs(entry=0.02, read=0.01, image=0.01, step=0.2, score=0.01, judge=0.005)
 DATA = ["streets", "--data-set", "images={train: 12, val: 4}", "--space", "fasterseg_demo_gradient"]
@@ -149,11 +148,7 @@ def written(folder: Path, target: str = "2.5") -> tuple[Path, Path]:
     """A small space with a target, and a table in which every operator takes 0.1 ms."""
     space, table = folder / "space.yaml", folder / "table.json"
     space.write_text(SPACE.replace("2.5", target))
-    found = load_space(str(space))
-    setup = make_setup("cpu")
-    provenance = start_provenance(setup, Effort(), space="test", input_size=found.input_size, command=None)
-    entries = {item.spec.key: Measurement(0.1, 0.1, 0.1, 1, 1) for item in found.inventory()}
-    LatencyTable(provenance, entries).save(table)
+    priced_table(load_space(str(space)), lambda _: 0.1).save(table)
     return space, table
 
 

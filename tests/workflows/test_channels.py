@@ -18,12 +18,11 @@ from dnas.data import AugmentationConfig, batches, load_data_config, open_datase
 from dnas.errors import UserError
 from dnas.export.onnx_file import read_onnx
 from dnas.input_channels import input_channels, with_input_channels
-from dnas.latency import Effort, LatencyTable, Measurement, make_setup
-from dnas.latency.provenance import start_provenance
 from dnas.networks import create_network
 from dnas.runs import RunFolder
 from dnas.workflows.search import run_search
 from search_spaces import space_from
+from tests.priced import priced_table
 
 SPACE = """
 space: fasterseg
@@ -119,8 +118,7 @@ def test_a_table_for_rgb_is_refused(data: Path, tmp_path: Path):
     values = {"space": "fasterseg", "task": {"input_size": [64, 96], "num_classes": 2}}
     network = {"layers": 4, "ratios": [1, 2], "student_ratio": 1, "teacher_ratio": 2}
     space = space_from({**values, "network": network}, "rgb.yaml")
-    provenance = start_provenance(make_setup("cpu"), Effort(), space="rgb", input_size=(64, 96), command=None)
-    table = LatencyTable(provenance, {item.spec.key: Measurement(1, 1, 1, 1, 1) for item in space.inventory()})
+    table = priced_table(space, lambda _: 1.0)
     with pytest.raises(UserError, match=r"holds no 'stem in=4x64x96 .* --set task.channels=4"):
         run_search(space, load_data_config(str(data)), table, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

@@ -18,8 +18,7 @@ from derive.judging import JUDGED, Judge
 from dnas.choices import ChoiceConv2d, ChoiceConvNorm, OperatorChoice, RateChoice, RepeatChoice, WidthChoice
 from dnas.data import DataConfig, evenly_spaced, open_dataset
 from dnas.errors import UserError
-from dnas.latency import Effort, LatencyTable, Measurement, make_setup
-from dnas.latency.provenance import start_provenance
+from dnas.latency import LatencyTable
 from dnas.pricing import LatencyProgramme
 from dnas.runs import RunFolder
 from dnas.search.calibration import calibration_images, recalibrate_bn
@@ -28,6 +27,7 @@ from dnas.workflows.derivation import derive_network
 from dnas.workflows.search import run_search
 from search_spaces import registry, space_from
 from search_spaces.choices import ChoiceSpace, fair_options
+from tests.priced import priced_table
 
 SPACE = {
     "space": "small",
@@ -92,9 +92,7 @@ def table_of(space):
         channels = sum(shape[0] for shape in spec.inputs) + spec.out_channels
         return 0.003 * channels * (1 + zlib.crc32(spec.key.encode()) % 97 / 97)
 
-    provenance = start_provenance(make_setup("cpu"), Effort(), space="test", input_size=space.input_size, command=None)
-    prices = {item.spec.key: price(item.spec) for item in space.inventory()}
-    return LatencyTable(provenance, {key: Measurement(ms, ms, ms, 1, 1) for key, ms in prices.items()})
+    return priced_table(space, price)
 
 
 def searched(path, **options):

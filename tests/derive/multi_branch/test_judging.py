@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import zlib
 
 import pytest
 import scipy.stats
@@ -18,8 +17,7 @@ from dnas.data import DataConfig, evenly_spaced, open_dataset, split_parts
 from dnas.errors import UserError
 from dnas.files import read_json
 from dnas.json_lines import read_lines
-from dnas.latency import Effort, LatencyTable, Measurement, make_setup
-from dnas.latency.provenance import start_provenance
+from dnas.latency import LatencyTable
 from dnas.progress import NoProgress
 from dnas.runs import RunFolder
 from dnas.search import Pass
@@ -32,6 +30,7 @@ from dnas.workflows.networks import inherited_network
 from dnas.workflows.ranking import Correlation, correlation, rank_networks, read_ground_truth, rows_of_search
 from dnas.workflows.search import run_search
 from search_spaces import load_space, space_from
+from tests.priced import by_width, priced_table
 
 SPACE = {
     "space": "fasterseg",
@@ -55,20 +54,9 @@ DATA = DataConfig(dataset="rectangles", size=(64, 64), images={"train": 10, "val
 TARGET_MS = 2.0
 
 
-def table_of(space):
-    def price(spec):
-        channels = sum(shape[0] for shape in spec.inputs) + spec.out_channels
-        cost = {"skip": 0.001, "conv": 0.01, "conv_x2": 0.02, "zoomed_conv": 0.005, "zoomed_conv_x2": 0.009}
-        return cost.get(spec.operator, 0.003) * channels * (1 + zlib.crc32(spec.key.encode()) % 97 / 970)
-
-    provenance = start_provenance(make_setup("cpu"), Effort(), space="test", input_size=space.input_size, command=None)
-    prices = {item.spec.key: price(item.spec) for item in space.inventory()}
-    return LatencyTable(provenance, {key: Measurement(ms, ms, ms, 1, 1) for key, ms in prices.items()})
-
-
 def searched(path, **options):
     space = space_from({**SPACE, "latency_target_ms": TARGET_MS}, "test")
-    run_search(space, DATA, table_of(space), path, seed=2, device="cpu", **options)
+    run_search(space, DATA, priced_table(space, by_width), path, seed=2, device="cpu", **options)
     return RunFolder.open(path)
 
 
@@ -152,7 +140,7 @@ def test_perturbation_keeps_the_operator_whose_removal_hurts_most(tmp_path):
     }
     space = space_from({**SPACE, "network": {**SPACE["network"], "layers": 3}, "search": search}, "test")
     path = tmp_path / "run"
-    run_search(space, DATA, table_of(space), path, seed=2, device="cpu")
+    run_search(space, DATA, priced_table(space, by_width), path, seed=2, device="cpu")
     run = RunFolder.open(path)
     deriver = deriver_of(space)
     judge = Judge.of_run(run, deriver, LatencyTable.load(path / TABLE))
@@ -194,7 +182,7 @@ def test_perturbation_keeps_the_operator_whose_removal_hurts_most(tmp_path):
     for name, table in gradient.items():
         replaced = name.startswith(("student.alpha", "student.gamma"))
         assert torch.equal(tables[name], table) != replaced
-    run_search(space, DATA, table_of(space), path, seed=2, device="cpu", resume=True)
+    run_search(space, DATA, priced_table(space, by_width), path, seed=2, device="cpu", resume=True)
     assert all(torch.equal(tables[name], table) for name, table in run.load_weights("architecture").items())
     assert all(torch.equal(gradient[name], table) for name, table in run.load_weights(GRADIENT).items())
 
@@ -202,7 +190,7 @@ def test_perturbation_keeps_the_operator_whose_removal_hurts_most(tmp_path):
 def ground_truth(run, path, count=24):
     """Random networks with mIoUs that have nothing to do with them, some with two seeds."""
     space = space_from(run.configuration["space"], "test")
-    deriver, table = deriver_of(space), table_of(space)
+    deriver, table = deriver_of(space), priced_table(space, by_width)
     rows = []
     for number, architecture in enumerate(deriver.random_architectures(count, seed=1)):
         row = {"space": "test", "network": str(number), "architecture": to_mapping(architecture)}
