@@ -66,13 +66,29 @@ def _cuda_device(device: torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
+def cpu_model() -> str | None:
+    """Vendor, family and model number of an x86 CPU; None for another one.
+
+    A virtual machine may give all CPUs of a maker one name.
+    """
+    fields = _cpu_fields()
+    found = [fields[name] for name in ("vendor_id", "cpu family", "model") if name in fields]
+    return " ".join(found) if len(found) == 3 else None
+
+
 def _cpu_name() -> str:
+    return _cpu_fields().get("model name") or platform.processor() or platform.machine() or "unknown CPU"
+
+
+def _cpu_fields() -> dict[str, str]:
+    """What Linux says of the first CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
-        lines = []
+        return {}
+    found: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(":")
-        if name.strip() == "model name" and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine() or "unknown CPU"
+        if value.strip():
+            found.setdefault(name.strip(), value.strip())
+    return found

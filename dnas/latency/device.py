@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dnas.config import config
-from dnas.device import device_name
+from dnas.device import cpu_model, device_name
 
 _THROTTLE_REASONS = {
     "HwSlowdown": "hardware slowdown",
@@ -24,20 +24,25 @@ NO_NVML = "unknown: nvidia-ml-py is not installed"
 
 @config
 class DeviceInfo:
-    """The device of a table. ``compute_capability`` is given for CUDA devices, ``cores`` for the others."""
+    """The device of a table. ``compute_capability`` is given for CUDA devices, ``cores`` for the others.
+
+    ``model``: of an x86 CPU, see :func:`dnas.device.cpu_model`; tables of earlier versions do not have it.
+    """
 
     type: str
     name: str
     memory_bytes: int
     cores: int | None = None
     compute_capability: str | None = None
+    model: str | None = None
 
 
 def describe_device(device: torch.device) -> DeviceInfo:
     """Name and size of a device of this machine."""
     name = device_name(device)
     if device.type != "cuda":
-        return DeviceInfo(type=device.type, name=name, memory_bytes=_host_memory(), cores=os.cpu_count())
+        model = cpu_model() if device.type == "cpu" else None
+        return DeviceInfo(type=device.type, name=name, memory_bytes=_host_memory(), cores=os.cpu_count(), model=model)
     found = torch.cuda.get_device_properties(device)
     return DeviceInfo(
         type="cuda",

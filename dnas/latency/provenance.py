@@ -18,6 +18,9 @@ from dnas.latency.device import DeviceInfo, conditions, describe_device, driver_
 from dnas.latency.setup import MeasurementSetup
 from dnas.latency.statistics import Effort
 
+CPU_CAPABILITY = "cpu_capability"
+"""The entry of ``software`` with the vector instructions that PyTorch uses, such as AVX512."""
+
 
 @config
 class Provenance:
@@ -130,6 +133,12 @@ def differences(one: Provenance, other: Provenance) -> list[str]:
         pairs[f"device {name}"] = (getattr(one.device, name), getattr(other.device, name))
     for name in ("torch", "cuda", "cudnn", "driver", "onnxruntime", "openvino", "tensorrt"):
         pairs[name] = (one.software.get(name), other.software.get(name))
+    # Not every table has these.
+    hidden = {
+        "device model": (one.device.model, other.device.model),
+        CPU_CAPABILITY: (one.software.get(CPU_CAPABILITY), other.software.get(CPU_CAPABILITY)),
+    }
+    pairs |= {name: pair for name, pair in hidden.items() if None not in pair}
     for name in sorted({*one.effort, *other.effort}):
         pairs[name] = (one.effort.get(name), other.effort.get(name))
     return [f"{name}: {first} and {second}" for name, (first, second) in pairs.items() if first != second]
@@ -165,7 +174,7 @@ def software_versions(device: torch.device) -> dict[str, str]:
             "driver": driver_version(device),
         }
     elif mkldnn.is_available():
-        found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+        found[CPU_CAPABILITY] = torch.backends.cpu.get_cpu_capability()
     return {name: str(value) for name, value in found.items() if value is not None}
 
 

@@ -17,7 +17,7 @@ from dnas.config import to_mapping
 from dnas.device import resolve_device
 from dnas.errors import UserError
 from dnas.latency.device import DeviceInfo, describe_device
-from dnas.latency.provenance import Provenance, command_words, differences
+from dnas.latency.provenance import CPU_CAPABILITY, Provenance, command_words, differences
 from dnas.latency.spec import OperatorSpec
 from dnas.latency.statistics import Measurement
 from dnas.latency.table_file import read_table_file, write_table_file
@@ -96,7 +96,8 @@ class LatencyTable:
         }
         if device is not None:
             wanted = device if isinstance(device, DeviceInfo) else describe_device(resolve_device(device, mps=True))
-            pairs = {"device": (_device_text(mine.device), _device_text(wanted)), **pairs}
+            same_name = {"device": (_device_text(mine.device), _device_text(wanted))}
+            pairs = {**same_name, **self._hidden_by_the_name(wanted, here=wanted is not device), **pairs}
         found = [
             f"{name} is {_text(wanted)}, the table's is {_text(own)}"
             for name, (own, wanted) in pairs.items()
@@ -108,6 +109,16 @@ class LatencyTable:
                 "build a table for these settings, or allow the difference with --allow-mismatch"
             )
         return found
+
+    def _hidden_by_the_name(self, device: DeviceInfo, *, here: bool) -> dict[str, tuple[object, object]]:
+        """What tells CPUs of one name apart, where the table has it; ``here``: ``device`` is that of this machine."""
+        mine = self.provenance
+        pairs: dict[str, tuple[object, object]] = {}
+        if mine.device.model is not None:
+            pairs["CPU model"] = (mine.device.model, device.model)
+        if CPU_CAPABILITY in mine.software and here and device.type == "cpu":
+            pairs["CPU capability"] = (mine.software[CPU_CAPABILITY], torch.backends.cpu.get_cpu_capability())
+        return pairs
 
     def slowest(self, count: int) -> list[tuple[str, Measurement]]:
         """The ``count`` entries of highest median latency, slowest first."""

@@ -19,13 +19,15 @@ from dnas.report.style import svg_text
 
 
 def headline(network: NetworkFigures) -> tuple[Fact, ...]:
-    """The summary figures of one network for the page's header; figures that were not measured are omitted."""
+    """The summary figures of one network for the page's header; unknown ones are omitted."""
     facts = []
     if network.miou is not None:
         facts.append(Fact("mIoU", percent(network.miou), "%", f"{network.name}, validation"))
-    if network.latency_ms is not None:
-        facts.append(Fact("Latency", format_ms(network.latency_ms), "ms", f"{network.name}, measured"))
-        facts.append(Fact("Speed", three_digits(1000 / network.latency_ms), "FPS", "batch size 1"))
+    latency = network.predicted_latency_ms if network.latency_ms is None else network.latency_ms
+    if latency is not None:
+        kind = "predicted" if network.latency_ms is None else "measured"
+        facts.append(Fact("Latency", format_ms(latency), "ms", f"{network.name}, {kind}"))
+        facts.append(Fact("Speed", three_digits(1000 / latency), "FPS", "batch size 1"))
     if network.parameters is not None:
         value, unit = format_count(network.parameters)
         facts.append(Fact("Parameters", value, unit, network.name))

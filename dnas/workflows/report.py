@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ from dnas.runs.configurations import retrain_configuration
 from dnas.training import Evaluation, evaluate
 from dnas.workflows.checking import CheckResult, check_table
 from dnas.workflows.derivation import deriver_of_run
+from dnas.workflows.measuring import not_of_this_machine
 from dnas.workflows.networks import LoadedNetwork, load_network
 from dnas.workflows.ranking import rank_networks, read_ground_truth, rows_of_search
 
@@ -74,18 +76,30 @@ def gather_report(
     search, deriver = (None, None) if search_run is None else deriver_of_run(search_run)
     table = _table_of(search_run)
     architectures = {name: a for name, found in loaded.items() if (a := _architecture_of(found)) is not None}
-    check = None
-    if deriver is not None and table is not None and networks >= 2:
-        check = _check(deriver, table, architectures, networks)
+    check, elsewhere, predicted = None, None, dict[str, float]()
+    if deriver is not None and table is not None:
+        predicted = _predicted(deriver, table, architectures)
+        elsewhere = not_of_this_machine(table, deriver.space.input_size)
+        if networks >= 2 and elsewhere is None:
+            derived = {name: architectures[name] for name in predicted}
+            effort = Effort(rounds=5, time_per_entry=0.3)
+            check = check_table(table, deriver.space, networks, derived=derived, effort=effort)
+    if elsewhere is not None and progress is not None:
+        progress.message(f"latencies are predicted and not measured, as this is not the table's machine: {elsewhere}")
     scores = {name: _evaluate(found) for name, found in loaded.items()}
     first = next(iter(loaded.values()), None)
-    figures = [_figures(name, found, scores[name], table, check) for name, found in loaded.items()]
+    latencies = {
+        name: None if elsewhere is not None else _measured(name, found, table, check) for name, found in loaded.items()
+    }
+    figures = [
+        _figures(name, found, scores[name], predicted.get(name), latencies[name]) for name, found in loaded.items()
+    ]
     reference = search or (first.run if first else None)
     assert reference is not None
     return ReportData(
         title=title,
         subtitle=_subtitle(reference),
-        latency=None if table is None else _summary(table),
+        latency=None if table is None else _summary(table, elsewhere),
         search=[
             *([] if search is None or deriver is None else deriver.search_sections(search)),
             *([] if known is None or search_run is None else [_ranking(search_run, known, progress)]),
@@ -150,21 +164,25 @@ def _architecture_of(found: LoadedNetwork) -> Architecture | None:
     return None if described is None else architecture_from(described, found.name)
 
 
-def _check(
-    deriver: Deriver[Any], table: LatencyTable, architectures: dict[str, Architecture], networks: int
-) -> CheckResult:
-    effort = Effort(rounds=5, time_per_entry=0.3)
-    derived = {name: found for name, found in architectures.items() if _is_in_space(deriver, found, table)}
-    return check_table(table, deriver.space, networks, derived=derived, effort=effort)
+def _predicted(
+    deriver: Deriver[Any], table: LatencyTable, architectures: Mapping[str, Architecture]
+) -> dict[str, float]:
+    """The predicted latencies in ms of those architectures that are in the search space."""
+    found = {}
+    for name, architecture in architectures.items():
+        with contextlib.suppress(UserError):
+            found[name] = deriver.predict_ms(architecture, table)
+    return found
 
 
-def _is_in_space(deriver: Deriver[Any], architecture: Architecture, table: LatencyTable) -> bool:
-    """Whether an architecture is in the search space."""
-    try:
-        deriver.predict_ms(architecture, table)
-    except UserError:
-        return False
-    return True
+def _measured(name: str, found: LoadedNetwork, table: LatencyTable | None, check: CheckResult | None) -> float:
+    """The latency of a network in ms, as the check has measured it, else on the CPU."""
+    if check is not None and name in check.names:
+        return check.measured[check.names.index(name)]
+    assert found.input_size is not None
+    threads = None if table is None else table.provenance.threads
+    latency: float = benchmark(found.network, found.input_size, threads=threads, seconds=1.0)["latency_ms"]["median"]
+    return latency
 
 
 def _evaluate(found: LoadedNetwork) -> Evaluation:
@@ -180,28 +198,22 @@ def _validation_data(found: LoadedNetwork) -> SegmentationDataset:
 
 
 def _figures(
-    name: str, found: LoadedNetwork, score: Evaluation, table: LatencyTable | None, check: CheckResult | None
+    name: str, found: LoadedNetwork, score: Evaluation, predicted_ms: float | None, measured_ms: float | None
 ) -> NetworkFigures:
     assert found.input_size is not None
-    size = found.input_size
-    predicted = measured = target = None
+    target = None
     architecture = _architecture_of(found)
     if architecture is not None and "target_ms" in architecture.provenance:
         target = _number(architecture.provenance["target_ms"])
-    if check is not None and name in check.names:
-        predicted, measured = check.predicted[check.names.index(name)], check.measured[check.names.index(name)]
-    else:
-        threads = None if table is None else table.provenance.threads
-        measured = benchmark(found.network, size, threads=threads, seconds=1.0)["latency_ms"]["median"]
     return NetworkFigures(
         name=name,
         miou=score.miou,
         pixel_accuracy=score.pixel_accuracy,
-        latency_ms=measured,
-        predicted_latency_ms=predicted,
+        latency_ms=measured_ms,
+        predicted_latency_ms=predicted_ms,
         target_ms=target,
         parameters=count_parameters(found.network),
-        multiply_adds=count_multiply_adds(found.network, size),
+        multiply_adds=count_multiply_adds(found.network, found.input_size),
     )
 
 
@@ -227,7 +239,8 @@ def _examples(found: LoadedNetwork, count: int) -> list[Example]:
     return examples
 
 
-def _summary(table: LatencyTable) -> LatencySummary:
+def _summary(table: LatencyTable, elsewhere: str | None) -> LatencySummary:
+    """The table; ``elsewhere``: why it could not be checked on this machine."""
     provenance = table.provenance
     return LatencySummary(
         device=provenance.device.name,
@@ -243,6 +256,7 @@ def _summary(table: LatencyTable) -> LatencySummary:
             "measured": provenance.date,
             "took": f"{provenance.seconds:.0f} s",
             **provenance.software,
+            **({} if elsewhere is None else {"not checked here": elsewhere}),
         },
     )
 

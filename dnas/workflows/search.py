@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from derive import TABLE, Judge, deriver_of
 from dnas.config import parse_config, to_mapping
 from dnas.data import DataConfig
@@ -21,6 +19,7 @@ from dnas.runs import RunFolder
 from dnas.search import SearchResult, search
 from dnas.training import deterministic_algorithms, fix_workspace
 from dnas.workflows.data_check import SAMPLED_IMAGES, check_sample
+from dnas.workflows.measuring import device_to_compare
 from dnas.workflows.networks import PLACES, deciding, open_splits, recorded_classes, require_classes
 from search_spaces import SearchSpace, space_from
 
@@ -105,10 +104,7 @@ def _check_table(space: SearchSpace[Any], table: LatencyTable | None, allow_mism
                 f"{space.name}: the search needs a latency table: give --table, from dnas latency build {space.name}"
             )
         return
-    # Compare with the device of the table's type, or with the CPU if this machine has no such device.
-    kind = table.provenance.device.type
-    here = "cpu" if kind == "cuda" and not torch.cuda.is_available() else kind
-    table.check_usable(input_size=space.input_size, device=here, allow_mismatch=allow_mismatch)
+    table.check_usable(input_size=space.input_size, device=device_to_compare(table), allow_mismatch=allow_mismatch)
     missing = table.missing([item.spec for item in space.inventory()])
     if missing and space.channels != RGB:
         raise UserError(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dnas.errors import UserError
 from dnas.latency import Effort, LatencyTable, Measurement, OperatorSpec, make_setup
-from dnas.latency.provenance import start_provenance
+from dnas.latency.provenance import differences, start_provenance
 from dnas.latency.table_file import checksum
 
 numbers = st.integers(1, 4096)
@@ -216,6 +216,30 @@ def test_a_table_of_another_machine_is_refused(table):
     elsewhere = dataclasses.replace(table, provenance=dataclasses.replace(table.provenance, device=away))
     with pytest.raises(UserError, match="Another CPU"):
         elsewhere.check_usable(device="cpu")
+
+
+def test_a_cpu_of_the_same_name_is_told_apart_by_its_model_and_instructions(table):
+    """Virtual machines give different CPUs of a maker one name."""
+    mine = table.provenance
+    like_before = dataclasses.replace(
+        mine,
+        device=dataclasses.replace(mine.device, model=None),
+        software={name: version for name, version in mine.software.items() if name != "cpu_capability"},
+    )
+    dataclasses.replace(table, provenance=like_before).check_usable(device="cpu")
+    assert differences(mine, like_before) == []
+    for name, other in (
+        ("CPU model", dataclasses.replace(mine, device=dataclasses.replace(mine.device, model="Maker 1 2"))),
+        ("CPU capability", dataclasses.replace(mine, software={**mine.software, "cpu_capability": "VSX"})),
+    ):
+        elsewhere = dataclasses.replace(table, provenance=other)
+        with pytest.raises(UserError, match=rf"{name} is .*, the table's is (Maker 1 2|VSX)"):
+            elsewhere.check_usable(device="cpu")
+        assert len(elsewhere.check_usable(device="cpu", allow_mismatch=True)) == 1
+        assert len(differences(mine, other)) == 1
+    # Of a device that is not this machine, the instructions are not known.
+    unknown = dataclasses.replace(table, provenance=dataclasses.replace(mine, software={"cpu_capability": "VSX"}))
+    unknown.check_usable(device=mine.device)
 
 
 def test_summary_and_slowest(table):

@@ -302,6 +302,8 @@ def test_header_takes_the_last_network_unless_given() -> None:
         ("1.91", "M"),
         ("28.2", "G"),
     ]
+    elsewhere = replace(student, latency_ms=None, predicted_latency_ms=10.0)
+    assert [fact.note for fact in headline(elsewhere)][1:2] == ["student, predicted"]
     assert "57.1<small>%</small>" in render_report(ReportData(title="t", networks=[student]))
     given = render_report(ReportData(title="t", networks=[student], summary=[Fact("Depth", "7", "cells")]))
     assert "<small>cells</small>" in given

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import scipy.stats
@@ -28,6 +29,7 @@ from dnas.training.metrics import evaluate
 from dnas.workflows.derivation import derive_network
 from dnas.workflows.networks import inherited_network
 from dnas.workflows.ranking import Correlation, correlation, rank_networks, read_ground_truth, rows_of_search
+from dnas.workflows.report import gather_report
 from dnas.workflows.search import run_search
 from search_spaces import load_space, space_from
 from tests.priced import by_width, priced_table
@@ -262,6 +264,21 @@ def test_a_ground_truth_fits_by_its_networks_and_not_by_the_name_of_the_space(ru
             else:
                 with pytest.raises(UserError, match=r"it has networks of test, another, fasterseg_demo$"):
                     rows_of_search([*rows, *renamed], searched)
+
+
+def test_a_report_on_another_machine_than_the_tables_is_written_without_measuring(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    table = LatencyTable.load(run.path / TABLE)
+    away = dataclasses.replace(table.provenance.device, name="Another CPU")
+    runtime = {"backend": "tensorrt", "device": dataclasses.replace(away, type="cuda")}
+    for changes, reason in (({"device": away}, "Another CPU"), (runtime, "cuda")):
+        provenance = dataclasses.replace(table.provenance, **changes)
+        dataclasses.replace(table, provenance=provenance).save(tmp_path / "run" / TABLE)
+        found = gather_report(tmp_path / "run", None, None, networks=4)
+        assert found.agreement is None
+        assert found.latency is not None
+        assert reason in found.latency.details["not checked here"]
+    assert gather_report(run.path, None, None, networks=4).agreement is not None
 
 
 def test_a_retraining_begins_with_the_weights_of_the_search(run, tmp_path, monkeypatch):
