@@ -68,10 +68,14 @@ def describe_environment(device: str | torch.device | None = None) -> dict[str, 
 
     ``device`` is anything that :func:`dnas.device.resolve_device` takes.
     """
+    found = resolve_device(device)
+    # Virtual machines give CPUs with other instructions, which round in another way, the same name.
+    instructions = {"cpu_capability": torch.backends.cpu.get_cpu_capability()} if found.type == "cpu" else {}
     return {
         "date": utc_now(),
         "command": shlex.join(sys.argv),
-        "device": device_name(resolve_device(device)),
+        "device": device_name(found),
+        **instructions,
         "platform": platform.platform(),
         **package_versions(),
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,

@@ -28,7 +28,7 @@ _ENVIRONMENT = "environment.json"
 _LOG = "log.jsonl"
 _STATE = "state.pt"
 _LOCK = ".lock"
-_DECIDES_BITS = ("threads", "device", "torch", "torchvision", "numpy", "processes")
+_DECIDES_BITS = ("threads", "device", "cpu_capability", "torch", "torchvision", "numpy", "processes")
 """Entries of the environment with which the same run may compute other bits."""
 
 _RESUME_PATIENCE = 8.0

@@ -268,6 +268,10 @@ def test_what_decides_the_bits_is_compared_unless_the_user_accepts_it(run):
         _create(run.path, resume=True, other_environment=True).close()
     finally:
         torch.set_num_threads(threads)
+    path = run.path / "environment.json"
+    path.write_text(path.read_text().replace(f'"{torch.backends.cpu.get_cpu_capability()}"', '"VSX"'))
+    with pytest.raises(UserError, match="cpu_capability VSX in the run, now"):
+        _create(run.path, resume=True)
 
 
 def test_resuming_removes_what_killed_writers_left(run):
