@@ -12,7 +12,7 @@ from dnas.errors import UserError
 from dnas.latency import Effort, LatencyTable, measure_networks
 from dnas.runs import RunFolder
 from dnas.runs.configurations import search_configuration
-from dnas.workflows.measuring import setup_of
+from dnas.workflows.measuring import not_of_this_machine, setup_of
 from search_spaces import space_from
 
 
@@ -29,6 +29,7 @@ def derive_network(source: Path, options: DeriveOptions, *, measure: bool = Fals
     """
     if not source.exists():
         raise UserError(f"{source}: no such run folder of dnas search, or file of FasterSeg's logits")
+    table = _table_to_measure_with(source, options.table) if measure else None
     if source.is_file():
         if options.candidates is not None:
             raise UserError(f"{source}: has no weights to judge candidates by; give the run folder of a search")
@@ -37,7 +38,7 @@ def derive_network(source: Path, options: DeriveOptions, *, measure: bool = Fals
         run, deriver = deriver_of_run(source)
         _require_reachable(run, deriver, options)
         derivation = _with_target(deriver.derive(run, options))
-    return _measured(derivation, source, options.table) if measure else derivation
+    return derivation if table is None else _measured(derivation, table)
 
 
 def measure_architecture(architecture: Architecture, table: LatencyTable, effort: Effort | None = None) -> float:
@@ -74,12 +75,24 @@ def _with_target(derivation: Derivation) -> Derivation:
     return dataclasses.replace(derivation, architecture=derivation.architecture.with_provenance(**latencies))
 
 
-def _measured(derivation: Derivation, source: Path, table: LatencyTable | None) -> Derivation:
-    """Add the measured latency to the derivation and to the provenance of the architecture."""
+def _table_to_measure_with(source: Path, table: LatencyTable | None) -> LatencyTable:
+    """The given table or that of the search; raises :class:`UserError` if it is not of this machine."""
     if table is None and (source / TABLE).exists():
         table = LatencyTable.load(source / TABLE)
     if table is None:
         raise UserError("--measure: needs the latency table of this device; give --table")
+    elsewhere = not_of_this_machine(table, table.provenance.input_size)
+    if elsewhere is not None:
+        source_of_table = table.source or "the latency table"
+        raise UserError(
+            f"--measure: {source_of_table} is not of this machine: {elsewhere}; leave --measure out, or give it on the "
+            "machine of the table"
+        )
+    return table
+
+
+def _measured(derivation: Derivation, table: LatencyTable) -> Derivation:
+    """Add the measured latency to the derivation and to the provenance of the architecture."""
     measured = measure_architecture(derivation.architecture, table)
     architecture = derivation.architecture.with_provenance(measured_ms=f"{measured:.6f}")
     return dataclasses.replace(derivation, architecture=architecture, measured_ms=measured)

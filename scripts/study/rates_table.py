@@ -58,7 +58,7 @@ def rates_table(comparison: str, results: Path) -> str:
                 difference,
             )
         )
-    header = (
+    header = [
         "rates",
         "n",
         "field of view",
@@ -67,7 +67,11 @@ def rates_table(comparison: str, results: Path) -> str:
         "top quarter",
         "below the derived mean",
         "derived better by",
-    )
+    ]
+    if not any(row["top_quarter"] is not None for row in rows):  # only `rectangles` has one
+        place = header.index("top quarter")
+        header.pop(place)
+        lines = [(*line[:place], *line[place + 1 :]) for line in lines]
     return markdown_table(header, lines) if lines else NOTHING
 
 

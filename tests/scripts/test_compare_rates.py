@@ -112,9 +112,9 @@ def test_the_table_compares_with_the_derived_networks(tmp_path):
             row = {"comparison": "bars", "rates": rates, "draw": 0, "seed": seed, "field_of_view": 500}
             append_row(tmp_path / RATES, {**row, "test_miou": miou, "top_quarter": None})
     document = with_rates_tables("<!-- begin: rates bars -->\nold\n<!-- end: rates bars -->", tmp_path)
-    assert "| derived | 2 | 500 | 85.0 ± 7.1 | 80.0 to 90.0 |" in document
+    assert "| derived | 2 | 500 | 85.0 ± 7.1 | 80.0 to 90.0 |  |  |" in document
     assert (
-        "| random, same field of view, no gaps (Eq. 3) | 3 | 500 | 80.0 ± 8.7 | 70.0 to 86.0 |  | 2 of 3 | +5.0 ("
+        "| random, same field of view, no gaps (Eq. 3) | 3 | 500 | 80.0 ± 8.7 | 70.0 to 86.0 | 2 of 3 | +5.0 ("
         in document
     )
     assert rates_table("other", tmp_path) == "*No rows yet.*"

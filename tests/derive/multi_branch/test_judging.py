@@ -278,6 +278,8 @@ def test_a_report_on_another_machine_than_the_tables_is_written_without_measurin
         assert found.agreement is None
         assert found.latency is not None
         assert reason in found.latency.details["not checked here"]
+        with pytest.raises(UserError, match=rf"table\.json is not of this machine: .*{reason}.*; leave --measure out"):
+            derive_network(tmp_path / "run", DeriveOptions(), measure=True)
     assert gather_report(run.path, None, None, networks=4).agreement is not None
 
 
