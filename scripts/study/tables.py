@@ -9,9 +9,10 @@ rows.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dnas.report import save_figure
 from scripts.markdown import NOTHING, markdown_table, spread, update, with_block
 from scripts.study.analysis import (
     Comparison,
+    Row,
     compare,
     highest_tau,
     means,
@@ -98,23 +100,42 @@ def random_table(study: StudyConfig, results: Path) -> str:
 
 
 def length_table(study: StudyConfig, results: Path) -> str:
-    """How trainings of other lengths order the same networks."""
+    """How trainings of other lengths, or with another seed, order the same networks."""
     every = [row for row in read_rows(results / LENGTH) if (row["space"], row["data"]) == (study.space, study.data)]
-    base = {row["network"]: row for row in _of(study, results, RANDOM) if row["seed"] == 0}
-    lines = []
-    for epochs in sorted({row["epochs"] for row in every}):
-        pairs = [(base[row["network"]], row) for row in every if row["epochs"] == epochs and row["network"] in base]
-        if len(pairs) < 3:
-            continue
-        sides = list(zip(*pairs, strict=True))
-        mean = [statistics.mean(100 * row["val_miou"] for row in side) for side in sides]
-        scores: tuple[tuple[str, ...], ...] = (("val_miou",), ("test_miou",), ("val_miou", "test_miou"))
-        taus = [
-            rank_correlation(*([sum(row[key] for key in keys) for row in side] for side in sides))[0] for keys in scores
+    by_seed = {
+        seed: {row["network"]: row for row in _of(study, results, RANDOM) if row["seed"] == seed}
+        for seed in range(study.seeds)
+    }
+    compared = {
+        f"{study.recipe.epochs} and {epochs}": [
+            _common(by_seed[0], {row["network"]: row for row in every if row["epochs"] == epochs})
         ]
-        lines.append((f"{study.recipe.epochs} and {epochs}", len(pairs), *(f"{x:.1f}" for x in mean), *taus))
+        for epochs in sorted({row["epochs"] for row in every})
+    }
+    if compared:
+        same_length = [_common(by_seed[a], by_seed[b]) for a, b in itertools.combinations(by_seed, 2)]
+        compared[f"{study.recipe.epochs}, two seeds"] = same_length
+    lines = [_length_line(name, pairs) for name, pairs in compared.items() if all(len(one) > 2 for one in pairs)]
     header = ("epochs", "n", "val, first", "val, second", "tau, val", "tau, test", "tau, mean of both")
     return markdown_table(header, lines) if lines else NOTHING
+
+
+def _common(first: Mapping[str, Row], second: Mapping[str, Row]) -> list[tuple[Row, Row]]:
+    """The rows of the networks that both have."""
+    return [(first[network], row) for network, row in second.items() if network in first]
+
+
+def _length_line(name: str, comparisons: Sequence[Sequence[tuple[Row, Row]]]) -> tuple[Any, ...]:
+    """The means over several comparisons of the same networks."""
+    scores: tuple[tuple[str, ...], ...] = (("val_miou",), ("test_miou",), ("val_miou", "test_miou"))
+    found = []
+    for pairs in comparisons:
+        sides = list(zip(*pairs, strict=True))
+        mean = [statistics.mean(100 * row["val_miou"] for row in side) for side in sides]
+        sums = [[[sum(row[key] for key in keys) for row in side] for side in sides] for keys in scores]
+        found.append([*mean, *(rank_correlation(*one)[0] for one in sums)])
+    first, second, *taus = (statistics.mean(values) for values in zip(*found, strict=True))
+    return (name, len(comparisons[0]), f"{first:.1f}", f"{second:.1f}", *taus)
 
 
 def supernet_table(study: StudyConfig, results: Path) -> str:

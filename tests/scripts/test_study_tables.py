@@ -64,7 +64,8 @@ def test_every_table_of_rows(tmp_path):
     tables = {block: table(study, tmp_path) for block, table in TABLES.items()}
     assert "| all | 30 |" in tables["random"]
     assert "4 networks, 12 trainings" in tables["random"]
-    assert "| 20 and 40 | 30 |" in tables["length"]
+    assert "| 20 and 40 | 30 | 42.9 | 42.9 | 1.00 | 1.00 | 1.00 |" in tables["length"]
+    assert "| 20, two seeds | 4 | 40.3 | 40.3 | 1.00 | 1.00 | 1.00 |" in tables["length"]
     assert tables["derived"].splitlines()[2].startswith("| estimator | 7 | 3 | 3 | 30 | 45.8 ± 0.0 |")
     assert f"| {name} | 1.00 | 7.10 | 1 |" in tables["hand-made"]
     assert "| inherited | 20 | 2 | 1.0 | 42.5 ± 0.7 | +2.0 ± 0.0 | 30.0 ± 0.0 | +0.0 ± 0.0 |" in tables["retrainings"]
