@@ -43,7 +43,9 @@ def rates_table(comparison: str, results: Path) -> str:
             low, high = bootstrap(mine, miou, lambda a, b: a.mean(axis=1) - b.mean(axis=1))
             mean = statistics.mean(mine)
             below = f"{sum(value < mean for value in miou)} of {len(miou)}"
-            difference = f"{mean - statistics.mean(miou):+.1f} ({low:+.1f} to {high:+.1f})"
+            # Of one training the interval would leave out its noise.
+            interval = f" ({low:+.1f} to {high:+.1f})" if min(len(mine), len(miou)) > 1 else ""
+            difference = f"{mean - statistics.mean(miou):+.1f}{interval}"
         top = [row for row in group if row["top_quarter"] is not None]
         fields = sorted({row["field_of_view"] for row in group})
         lines.append(
