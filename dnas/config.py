@@ -31,6 +31,7 @@ _WORDING = {
     "a valid array": "a list",
     "an object": "a mapping",
     "Tuple should have": "expected",
+    "Dictionary should have": "expected",
     "String should have": "expected",
     " after validation": "",
 }

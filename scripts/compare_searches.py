@@ -5,7 +5,7 @@ machine has cores. The derived students are retrained with equal settings. Print
 standard deviation over the seeds. Finished runs in the folder are reused, interrupted runs are resumed; `dnas study
 status DIR` and `dnas report DIR --by kind` read the same folder.
 
-    python scripts/compare_searches.py --out DIR [--kinds plain,single_path] [--seeds 3]
+    python -m scripts.compare_searches --out DIR [--kinds plain,single_path] [--seeds 3]
 """
 
 from __future__ import annotations

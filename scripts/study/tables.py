@@ -150,7 +150,10 @@ def supernet_table(study: StudyConfig, results: Path) -> str:
     order = list(study.supernets)
     for (name, networks), found in sorted(rows.items(), key=lambda item: (order.index(item[0][0]), item[0][1])):
         bands = [
-            ", ".join(spread([row["bands"][f"{ms:g}"][score] for row in found]) for score in ("tau", "rho"))
+            ", ".join(
+                spread([row["bands"][f"{ms:g}"][score] for row in found if f"{ms:g}" in row["bands"]])
+                for score in ("tau", "rho")
+            )
             for ms in study.targets_ms
         ]
         lines.append(
