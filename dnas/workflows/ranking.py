@@ -65,6 +65,8 @@ def read_ground_truth(path: Path) -> list[dict[str, Any]]:
     Raises :class:`UserError` for a file without such rows.
     """
     wanted = ("architecture", "predicted_ms", "val_miou")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected a ground truth, JSON lines with the keys {', '.join(wanted)}")
     by_network: dict[str, list[dict[str, Any]]] = {}
     for number, line in enumerate(read_lines(path, "ground truth"), start=1):
         row = line.record

@@ -229,6 +229,8 @@ def test_a_search_ranks_networks_of_known_miou(run, tmp_path):
 
 def test_a_ground_truth_that_is_none_is_refused(run, tmp_path):
     path = tmp_path / "rows.jsonl"
+    with pytest.raises(UserError, match=r"rows\.jsonl: no such file"):
+        read_ground_truth(path)
     path.write_text('{"val_miou": 0.5}\n')
     with pytest.raises(UserError, match="line 1: expected a JSON object with the keys architecture, predicted_ms"):
         read_ground_truth(path)
