@@ -97,3 +97,5 @@ def collect(
     table = collect_table(bundle, out)
     summary = table.summary()
     note(f"{out}: {len(table)} operators of {table.provenance.space} on {summary['device']}")
+    if doubt := table.doubt():
+        note(doubt)

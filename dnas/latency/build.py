@@ -81,10 +81,11 @@ def build_table(
         if existing and not todo:
             journal.remove()
             return existing
+        progress = progress or NoProgress()
         journal.begin(provenance)
         measured, seconds = _measure(
             todo, workers or (setup,), journal, out, command, effort=effort, seed=seed, budget_s=budget_s,
-            cache_bytes=cache_bytes, progress=progress or NoProgress(),
+            cache_bytes=cache_bytes, progress=progress,
         )  # fmt: skip
         finished = finish_provenance(
             existing.provenance if existing else journal.provenance or provenance,
@@ -95,6 +96,8 @@ def build_table(
         table = LatencyTable(finished, {**known, **measured}, out)
         table.save(out)
         journal.remove()
+        if doubt := table.doubt():
+            progress.message(doubt)
         return table
 
 

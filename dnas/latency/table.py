@@ -22,6 +22,9 @@ from dnas.latency.spec import OperatorSpec
 from dnas.latency.statistics import Measurement
 from dnas.latency.table_file import read_table_file, write_table_file
 
+UNSTEADY = 0.2
+"""Median spread of the entries from which on a table is doubted. Of idle CPUs it is 0.04 to 0.12."""
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -131,10 +134,14 @@ class LatencyTable:
             found.setdefault(OperatorSpec.from_key(key).operator, []).append(entry)
         return dict(sorted(found.items()))
 
+    @property
+    def median_spread(self) -> float:
+        """Median of the entries' spreads, as a fraction of the latency."""
+        return float(np.median([entry.spread for entry in self.entries.values()])) if self.entries else 0.0
+
     def summary(self) -> dict[str, Any]:
         """A summary as plain values: latencies in ms, spreads as fractions of the median."""
         medians = [entry.median for entry in self.entries.values()]
-        spreads = [entry.spread for entry in self.entries.values()]
         return {
             "entries": len(medians),
             "operators": {name: len(entries) for name, entries in self.by_operator().items()},
@@ -142,8 +149,8 @@ class LatencyTable:
             "median_ms": float(np.median(medians)) if medians else 0.0,
             "slowest_ms": max(medians, default=0.0),
             "total_ms": float(sum(medians)),
-            "median_spread": float(np.median(spreads)) if spreads else 0.0,
-            "worst_spread": max(spreads, default=0.0),
+            "median_spread": self.median_spread,
+            "worst_spread": max((entry.spread for entry in self.entries.values()), default=0.0),
             "device": self.provenance.device.name,
             "backend": self.provenance.backend,
             "precision": self.provenance.precision,
@@ -152,6 +159,16 @@ class LatencyTable:
             "threads": self.provenance.threads,
             "date": self.provenance.date,
         }
+
+    def doubt(self) -> str | None:
+        """A line that says that the device was not steady while it was measured; None if it was."""
+        if self.median_spread < UNSTEADY:
+            return None
+        return (
+            f"warning: the latencies of half of the operators vary by {100 * self.median_spread:.0f} % or more, usual "
+            "is some 10 %: the device was busy or changed its clocks; measure again when it is idle, and compare with "
+            "`dnas latency check`"
+        )
 
     def to_mapping(self) -> dict[str, Any]:
         """Provenance and entries as plain containers."""

@@ -142,7 +142,9 @@ def test_a_table_is_a_file_or_a_shipped_name(tmp_path, monkeypatch, capsys):
     import latency_tables
 
     for name in latency_tables.table_names():
-        assert LatencyTable.load(find_table(name)).entries
+        table = LatencyTable.load(find_table(name))
+        assert table.entries
+        assert table.doubt() is None
     with pytest.raises(UserError, match="one of the bundled tables"):
         find_table("nothing_of_this_name")
     assert "one of the bundled tables" in fail(capsys, "latency", "show", "nothing_of_this_name")

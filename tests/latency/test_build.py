@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import random
@@ -13,6 +14,8 @@ from torch import nn
 from dnas.errors import UserError
 from dnas.latency import BuildInterrupted, Effort, InventoryItem, LatencyTable, OperatorSpec, build_table, make_setup
 from dnas.latency.journal import Journal
+from dnas.latency.statistics import HostStopwatch
+from dnas.progress import NoProgress
 
 
 def inventory(count, made=None):
@@ -50,6 +53,19 @@ def test_every_signature_is_measured_once(build, tmp_path):
     assert provenance.device.cores
     assert provenance.software["torch"]
     assert provenance.effort["rounds"] == 2
+
+
+@pytest.mark.parametrize(("slow", "doubted"), [(1.1, False), (1.6, True)])
+def test_a_device_of_two_speeds_makes_a_doubtful_table(build, monkeypatch, slow, doubted):
+    """As a virtual machine beside a busy neighbour: of three samples two take their time, and one takes longer."""
+    seconds = itertools.cycle([1e-3, 1e-3, slow * 1e-3])
+    monkeypatch.setattr(HostStopwatch, "time", lambda self, run, repetitions, meanwhile=None: next(seconds))
+    told = []
+    progress = NoProgress()
+    monkeypatch.setattr(progress, "message", told.append, raising=False)
+    build(inventory(3), effort=Effort(rounds=3, time_per_entry=0.03, warm_up_s=0, sample_s=0), progress=progress)
+    assert [line.split(":")[0] for line in told] == ["warning"] * doubted
+    assert all("vary by 60 % or more" in line for line in told)
 
 
 def test_an_existing_table_is_not_overwritten(build, tmp_path):

@@ -51,6 +51,13 @@ def test_what_is_saved_is_loaded(table, tmp_path, entries):
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "t.json").read_bytes()
 
 
+def test_a_table_is_doubted_by_the_median_spread_of_its_entries(table):
+    steady, unsteady = Measurement(1.0, 0.95, 1.05, 9, 3), Measurement(1.0, 0.9, 1.15, 9, 3)
+    assert LatencyTable(table.provenance, {}).doubt() is None
+    assert LatencyTable(table.provenance, {"a": steady, "b": steady, "c": unsteady}).doubt() is None
+    assert "25 % or more" in LatencyTable(table.provenance, {"a": steady, "b": unsteady, "c": unsteady}).doubt()
+
+
 @settings(max_examples=50)
 @given(st.dictionaries(keys, measurements, max_size=6), st.dictionaries(keys, measurements, max_size=6), st.data())
 def test_a_comparison_loses_no_entry(table_provenance, first, second, data):
