@@ -15,11 +15,13 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 
 IMAGES = "images={train: 16, val: 4, test: 2}"
+SPACE = ["--set", "network.layers=4", "--set", "network.ratios=[2]", "--set", "network.student_ratio=2"]
+SPACE += ["--set", "network.teacher_ratio=2"]
 SMALLER = {
-    "latency build": ["--rounds", "1", "--time-per-entry", "0.001", "--set", "network.layers=4"],
-    "latency check": ["--set", "network.layers=4"],
+    "latency build": [*SPACE, "--rounds", "1", "--time-per-entry", "0.001"],
+    "latency check": [*SPACE, "--networks", "3", "--time-per-network", "0.02"],
     "search": [
-        *("--data-set", IMAGES, "--set", "network.layers=4", "--set", "search.epochs=1"),
+        *(*SPACE, "--data-set", IMAGES, "--set", "search.epochs=1"),
         *("--set", "search.judged_networks=50", "--set", "search.judge_images=1"),
         *("--set", "search.validation_images=2"),
     ],

@@ -38,14 +38,14 @@ def begin(monkeypatch, tmp_path, *settings, preset="fasterseg", kind=BilevelSear
 @pytest.mark.parametrize(
     ("settings", "launches", "waits"),
     [
-        ((), 9_520, 8),
-        (("search.operator_sampling=single_path", "search.batch_equal_passes=false"), 3_530, 8),
+        ((), 6_350, 8),
+        (("search.operator_sampling=single_path", "search.batch_equal_passes=false"), 2_850, 8),
     ],
     ids=["mixed", "single path"],
 )
 def test_a_step_launches_few_kernels_and_does_not_wait(fake_gpu, monkeypatch, tmp_path, settings, launches, waits):
     with fake_gpu() as device:
-        session, batch = begin(monkeypatch, tmp_path, "search.precision=fp32", "network.layers=6", *settings)
+        session, batch = begin(monkeypatch, tmp_path, "search.precision=fp32", "network.layers=4", *settings)
         device.launches.clear()
         device.waits.clear()
         generator = torch.Generator().manual_seed(0)

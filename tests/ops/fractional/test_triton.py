@@ -29,8 +29,8 @@ torch.manual_seed(0)
 CASES = [  # channels, out, groups, kernel, stride, height, width, rate, half
     (6, 4, 1, 3, 1, 9, 13, 1.3, False),
     (6, 4, 2, 3, 2, 9, 13, 2.7, False),
-    (3, 3, 3, 3, 1, 7, 19, 3.0, False),
-    (3, 6, 3, 5, 2, 6, 9, 1.6, False),
+    (2, 2, 2, 3, 1, 5, 9, 3.0, False),
+    (2, 4, 2, 5, 2, 3, 5, 1.6, False),
     (20, 18, 1, 3, 1, 5, 6, 25.2, False),
     (40, 36, 1, 3, 1, 4, 5, 1.4, False),
     (8, 8, 2, 3, 1, 8, 8, 1.5, True),
