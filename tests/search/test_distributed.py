@@ -15,6 +15,7 @@ from dnas.files import dump_yaml
 from dnas.runs import RunFolder
 
 SCRIPT = '''
+import gc
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from dnas.training import end_processes
 from search_spaces.fasterseg import CoSearch
 
 torch.set_num_threads(1)
+gc.freeze()  # each search collects at its end
 root, ports = Path(sys.argv[2]), sys.argv[3:]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = '''
+import gc
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from conftest import lasting, make_config, make_target, run_joint, run_search
 from dnas.runs import RunFolder
 
 torch.set_num_threads(1)
+gc.freeze()  # each search collects at its end
 config = make_config(pretrain_epochs=1, search_epochs=2)
 root = Path(sys.argv[2])
 
