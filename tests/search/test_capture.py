@@ -57,7 +57,8 @@ def captured(monkeypatch):
     return recorder
 
 
-@pytest.mark.parametrize(("clipping", "merged"), [(None, True), (5.0, False)])
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("clipping", [None, 5.0])
 def test_a_search_with_graphs_ends_like_one_without(tiny, tmp_path, request, clipping, merged):
     config = tiny.config(gradient_clipping=clipping, batch_equal_passes=merged, pretrain_epochs=2, search_epochs=2)
     found = []

@@ -297,7 +297,7 @@ def test_reading_ahead_changes_nothing(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("sampling", "clipping", "precision"),
-    [("mixed", 5.0, "fp32"), ("single_path", None, "fp32"), ("mixed", 5.0, "bf16")],
+    [("mixed", 5.0, "fp32"), ("mixed", None, "fp32"), ("single_path", 5.0, "fp32"), ("mixed", 5.0, "bf16")],
 )
 def test_ctrl_c_ends_after_the_step_and_the_search_resumes(
     tiny, presses_ctrl_c, tmp_path, sampling, clipping, precision
